@@ -1,0 +1,2 @@
+//! The `celesta` binary.
+fn main() {}
