@@ -1,1 +1,21 @@
-//! celesta-server
+//! The HTTP API: services, runs, artifacts, health; problems per RFC 9457; OpenAPI 3.1.
+//!
+//! `Config` → [`Server::bind`] → [`Server::spawn`]. One file per resource. This crate validates what is HTTP's (paths,
+//! headers, sizes, content types) and leaves meaning to the runtime; it stores nothing itself.
+
+mod artifacts;
+mod body;
+mod guard;
+mod health;
+mod listen;
+mod openapi;
+mod problem;
+mod run_events;
+mod runs;
+mod server;
+mod services;
+mod submit;
+
+pub use openapi::document;
+pub use problem::CODES;
+pub use server::{Api, BindError, Server, ServerConfig};

@@ -1,1 +1,42 @@
-//! celesta-worker
+//! Workers: they lease invocations, run functions as processes of this machine, and report.
+//!
+//! A [`Worker`] stands on three seams: a [`Feed`] gives it invocations and takes outcomes (the queues of this process
+//! through [`QueueFeed`], or a server far away), [`Packages`] gives it the files of functions, and `celesta-artifacts`
+//! holds what functions read and write. Every function runs below a [`guard`], which bounds it and ends it whole.
+//!
+//! - `dispatch` decides who runs next and holds no process; `lane` is one function's queue and its warm processes.
+//! - `exec` and `serve` are the two protocols; `launch` starts a guard; `files` brings artifacts in and out.
+//! - [`attempts`] is the record of what failed or printed something.
+//!
+//! It decides nothing about runs and never parses the JSON that passes through, unless a manifest has a schema or the
+//! JSON names artifacts or files. It starts no containers.
+
+mod attempts;
+mod capture;
+mod config;
+mod dispatch;
+mod exec;
+mod feed;
+mod files;
+mod floor;
+pub mod guard;
+mod judge;
+mod lane;
+mod launch;
+mod metrics;
+mod outcome;
+mod packages;
+mod queue_feed;
+mod serve;
+mod slots;
+mod worker;
+
+pub use attempts::{
+    AttemptRecord, INLINE_OUTPUT_MAX, MIGRATIONS, Output, OutputError, Stream, attempt_output, attempts,
+};
+pub use capture::OUTPUT_MAX;
+pub use config::{GuardProgram, WorkerConfig};
+pub use feed::{Feed, FeedError, Finish, Finished, Progress, ProgressHook, Ready};
+pub use packages::{Package, PackageError, Packages, Served};
+pub use queue_feed::{QueueFeed, queue_template};
+pub use worker::{Capacity, Handle, StartError, Worker, WorkerParts};

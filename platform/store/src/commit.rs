@@ -264,8 +264,7 @@ impl Committer {
     }
 
     async fn transaction(&mut self, group: &[Rows]) -> Result<(), CommitError> {
-        self.control("BEGIN IMMEDIATE").await?;
-        let outcome = self.writer.execute(&mut self.connection, group).await;
+        let outcome = self.writer.begin(&mut self.connection, group).await;
         if matches!(outcome, Err(CommitError::Conflict { .. })) {
             self.control("ROLLBACK").await?;
         }
@@ -278,7 +277,7 @@ impl Committer {
         self.control("BEGIN IMMEDIATE").await?;
         for unit in group {
             self.control("SAVEPOINT unit").await?;
-            let outcome = self.writer.execute(&mut self.connection, std::slice::from_ref(unit)).await;
+            let outcome = self.writer.execute(&mut self.connection, unit).await;
             match &outcome {
                 Err(error @ CommitError::Unavailable { .. }) => return Err(error.clone()),
                 Err(_) => self.control("ROLLBACK TO unit").await?,

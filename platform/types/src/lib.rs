@@ -8,6 +8,7 @@ mod class;
 mod ids;
 mod priority;
 mod time;
+pub mod wire;
 
 pub use artifact::{ArtifactRef, Digest, ParseDigestError};
 pub use class::{ErrorClass, ErrorKind};

@@ -1,1 +1,40 @@
-//! celesta-runs
+//! The durable runtime: requests become runs, runs take turns, turns become durable in one commit each.
+//!
+//! A [`Runtime`] accepts requests ([`Runtime::submit`]), evaluates turns on threads of its own, keeps services and
+//! their versions ([`Runtime::push`]), and answers what stands in the journal. It leases from the exclusive queue and
+//! sends to the functions' queues; it runs no function and knows no HTTP.
+//!
+//! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
+
+mod cache;
+mod evaluate;
+mod head;
+mod history;
+mod lifecycle;
+mod live;
+mod load;
+mod message;
+mod query;
+pub mod record;
+mod registry;
+mod runtime;
+mod schema;
+mod send;
+mod state;
+mod submit;
+mod turn;
+mod view;
+mod watch;
+
+pub use lifecycle::{LifecycleError, REASON_BYTES_MAX};
+pub use load::LoadError;
+pub use query::{ExplainError, PAGE_ROWS_MAX};
+pub use registry::{PushError, Pushed, Version};
+pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
+pub use schema::MIGRATIONS;
+pub use state::{IllegalStep, RunState, RunStep};
+pub use submit::{Submit, SubmitError, Submitted};
+pub use view::{
+    CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView, RunEvent, RunFilter,
+    RunView, TurnView,
+};

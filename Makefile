@@ -1,0 +1,93 @@
+# What people type. `make demo` shows the thing, `make test` is what has to pass, `make check` is the quick loop.
+#
+# One cargo at a time: tests, lints and docs share the debug build, the demo and the benches the release build.
+
+SHELL = /bin/bash
+CARGO = cargo
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# How long a command of the test suite may take.
+PATIENCE = 2400
+
+.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test packages-demo
+
+help:
+	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
+	@echo 'make test                    format, lints, docs, every test, the examples'
+	@echo 'make check                   does it compile? (the quick loop)'
+	@echo 'make bench                   steps, fan-out, latency and crash, measured on this machine'
+	@echo 'make build                   the release binary: target/release/celesta'
+	@echo 'make clean-demo              forget what the demo made'
+
+# --- the demo -------------------------------------------------------------------------------------------------------
+
+demo: packages-demo build
+	target/release/celesta demo $${SOURCE:+--source "$$SOURCE"}
+
+build:
+	$(CARGO) build --release --locked --package celesta
+
+clean-demo:
+	rm -rf .demo
+
+# --- the tests ------------------------------------------------------------------------------------------------------
+
+test: packages-test fmt lint docs unit examples
+	@echo 'everything passed'
+
+check:
+	$(CARGO) check --workspace --all-targets
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --all-features check bans licenses sources; \
+	else \
+	    echo 'cargo-deny is not installed: licenses and owners of crates are not checked here'; \
+	fi
+
+docs:
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps --locked
+
+# The binary comes first: end-to-end tests start it.
+unit:
+	$(CARGO) build --locked --package celesta
+	timeout $(PATIENCE) $(CARGO) test --workspace --locked
+
+# Every example must be without mistakes and pass its scenarios.
+examples:
+	@set -e; for example in examples/*/; do \
+	    echo "== $$example"; \
+	    target/debug/celesta check "$$example"; \
+	    target/debug/celesta test "$$example"; \
+	done
+
+# --- the figures ----------------------------------------------------------------------------------------------------
+
+bench: build
+	target/release/celesta bench steps --runs 2000 --steps 10 --concurrency 256
+	target/release/celesta bench fanout --children 10000
+	target/release/celesta bench latency --runs 500
+	target/release/celesta bench crash --kills 100
+
+# --- what must be there ---------------------------------------------------------------------------------------------
+
+packages-test:
+	@$(NEED); need python3 python3
+
+packages-demo:
+	@$(NEED); need ffmpeg ffmpeg; need ffprobe ffmpeg; need python3 python3
+
+# need COMMAND PACKAGE: installs the package when the command is missing, or says what to install.
+NEED = set -e; need() { \
+    command -v "$$1" >/dev/null && return; \
+    if ! command -v apt-get >/dev/null; then echo "$$1 is missing: please install $$2" >&2; exit 1; fi; \
+    if [ "$$(id -u)" = 0 ]; then root=; \
+    elif command -v sudo >/dev/null; then root=sudo; \
+    else echo "$$1 is missing and nobody may install it here: as root, apt-get install $$2" >&2; exit 1; fi; \
+    echo "installing $$2, which brings $$1"; \
+    $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq update; \
+    $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$$2" >/dev/null; \
+  }

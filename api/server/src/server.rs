@@ -1,0 +1,210 @@
+//! The server as a component: bound to an address, spawned into a task set, stopped with it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use celesta_artifacts::Artifacts;
+use celesta_queue::Queues;
+use celesta_runs::Runtime;
+use celesta_runtime::{Clock, Fate, Shutdown, TaskSet};
+use celesta_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::listen::Bounded;
+use crate::{artifacts, guard, health, openapi, problem, run_events, runs, services, submit};
+
+/// Requests served at once, waiting clients included: each costs a few kilobytes.
+const REQUESTS_MAX: usize = 16_384;
+/// Event streams open at once: each watches a run and may read its journal.
+const STREAMS_MAX: usize = 4_096;
+/// How long open connections may go on after shutdown was asked for.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: String,
+    /// What clients must show as `Authorization: Bearer`; needed on any address but loopback.
+    pub token: Option<String>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7070".to_owned(),
+            token: None,
+        }
+    }
+}
+
+/// The parts the API stands on.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Services and runs.
+    pub runtime: Runtime,
+    /// The record, for what workers noted of attempts.
+    pub store: Store,
+    /// The blobs.
+    pub artifacts: Artifacts,
+    /// The queues, for readiness.
+    pub queues: Queues,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// What all handlers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) api: Api,
+    pub(crate) token: Option<String>,
+    pub(crate) loopback: bool,
+    pub(crate) room: Semaphore,
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// The state handlers are given.
+pub(crate) type State = axum::extract::State<Arc<Shared>>;
+
+/// Why a server does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is wrong or taken.
+    #[error("{source}")]
+    Address {
+        /// The system's words.
+        #[from]
+        source: std::io::Error,
+    },
+    /// Others could reach it and nothing would ask who they are.
+    #[error(
+        "{address} can be reached from other machines, and no token is set; set one with --token or CELESTA_TOKEN"
+    )]
+    NeedsToken {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// A server that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: ServerConfig,
+    api: Api,
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the address is wrong or taken, or is not loopback and there is no token.
+    pub async fn bind(config: ServerConfig, api: Api) -> Result<Self, BindError> {
+        let listener = TcpListener::bind(&config.listen).await?;
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() && config.token.is_none() {
+            return Err(BindError::NeedsToken { address });
+        }
+        Ok(Self {
+            listener,
+            address,
+            config,
+            api,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the task set is stopped; then takes nothing new and lets what is open end for a few seconds.
+    pub fn spawn(self, tasks: &TaskSet) {
+        let shutdown = tasks.shutdown().clone();
+        let clock = self.api.clock.clone();
+        let shared = Arc::new(Shared {
+            api: self.api,
+            token: self.config.token,
+            loopback: self.address.ip().is_loopback(),
+            room: Semaphore::new(REQUESTS_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            shutdown: shutdown.clone(),
+        });
+        let router = router(shared);
+        let listener = self.listener;
+        tasks.spawn("server", Fate::Essential, async move {
+            let asked = shutdown.clone();
+            let serving =
+                axum::serve(Bounded::new(listener, clock.clone()), router).with_graceful_shutdown(async move { asked.requested().await });
+            let late = async {
+                shutdown.requested().await;
+                clock.sleep(DRAIN).await;
+            };
+            tokio::select! {
+                outcome = serving => if let Err(error) = outcome { tracing::error!(%error, "the server ended") },
+                () = late => tracing::warn!("connections that did not end are dropped"),
+            }
+        });
+    }
+}
+
+/// All routes and what stands before them.
+fn router(shared: Arc<Shared>) -> Router {
+    let artifact_bodies = DefaultBodyLimit::disable();
+    Router::new()
+        .route("/v1/services", get(services::list))
+        .route(
+            "/v1/services/{service}",
+            get(services::show)
+                .put(services::push)
+                .layer(DefaultBodyLimit::max(services::PACKED_BYTES_MAX)),
+        )
+        .route("/v1/services/{service}/{operation}", post(submit::submit))
+        .route("/v1/runs", get(runs::list))
+        .route("/v1/runs/{run}", get(runs::show))
+        .route("/v1/runs/{run}/facts", get(runs::facts))
+        .route("/v1/runs/{run}/history", get(runs::history))
+        .route("/v1/runs/{run}/calls", get(runs::calls))
+        .route("/v1/runs/{run}/calls/{call}/attempts", get(runs::attempts))
+        .route(
+            "/v1/runs/{run}/calls/{call}/attempts/{attempt}/{stream}",
+            get(runs::attempt_output),
+        )
+        .route("/v1/runs/{run}/explain", get(runs::explain))
+        .route("/v1/runs/{run}/events", get(run_events::events))
+        .route("/v1/runs/{run}/cancel", post(runs::cancel))
+        .route("/v1/runs/{run}/retry", post(runs::retry))
+        .route(
+            "/v1/artifacts",
+            post(artifacts::create).layer(artifact_bodies.clone()),
+        )
+        .route(
+            "/v1/artifacts/{digest}",
+            get(artifacts::read)
+                .head(artifacts::head)
+                .put(artifacts::write)
+                .layer(artifact_bodies),
+        )
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/errors/{code}", get(problem::page))
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            guard::admit,
+        ))
+        .with_state(shared)
+}

@@ -1,0 +1,47 @@
+//! `celesta serve`: a node.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use crate::args::DataArgs;
+use crate::exit::Outcome;
+use crate::node::{Node, NodeOptions};
+use crate::output::{DIM, STRONG};
+
+/// Where a node listens unless told otherwise: this machine only.
+pub(crate) const LISTEN: &str = "127.0.0.1:7070";
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// The address to listen on; one beyond this machine needs --token
+    #[arg(long, env = "CELESTA_LISTEN", default_value = LISTEN, value_name = "ADDRESS:PORT")]
+    listen: String,
+    /// Processor slots for functions; 0 runs none here. The machine's processors unless given
+    #[arg(long, value_name = "N")]
+    workers: Option<u32>,
+}
+
+/// Serves until it is told to stop.
+pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
+    context.start_logging("info,sqlx=warn");
+    let options = NodeOptions {
+        data: args.data.folder.clone(),
+        listen: args.listen,
+        token: context.global.token.clone(),
+        workers: args.workers,
+    };
+    let node = Node::start(options).await?;
+    context.out.json(&json!({ "url": node.url, "pid": std::process::id(), "data": args.data.folder, "workers": node.slots }))?;
+    context.out.line(format_args!(
+        "celesta {} listens on {STRONG}{}{STRONG:#} {DIM}(data in {}, {} slots for functions){DIM:#}",
+        env!("CARGO_PKG_VERSION"),
+        node.url,
+        args.data.folder.display(),
+        node.slots
+    ))?;
+    node.run_to_end().await
+}

@@ -1,0 +1,99 @@
+//! `celesta service list|show`.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::Context;
+use crate::client::{self, ServiceView, instant_text};
+use crate::exit::{Exit, Outcome};
+use crate::output::{DIM, STRONG, paint, table};
+
+/// Options of `service`.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the services
+    List,
+    /// Show a service: its version, operations and functions
+    Show {
+        /// Its name
+        service: String,
+    },
+}
+
+/// Does what was asked.
+pub(crate) async fn run(context: &Context, args: ServiceArgs) -> Outcome {
+    let (client, out) = (context.client()?, context.out);
+    match args.action {
+        Action::List => {
+            let answer = client.get(&["v1", "services"], &[]).await?;
+            out.json(&answer)?;
+            let services: Vec<ServiceView> = client::read(rows(answer))?;
+            let rows: Vec<_> = services.iter().map(row).collect();
+            out.line(table(&["service", "version", "operations", "pushed"], &rows))?;
+        }
+        Action::Show { service } => {
+            let answer = client.get(&["v1", "services", &service], &[]).await?;
+            out.json(&answer)?;
+            out.line(shown(&client::read(answer)?))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The rows of a list, whether it comes bare or in a page.
+pub(crate) fn rows(answer: Value) -> Value {
+    match answer {
+        Value::Object(mut page) => ["rows", "services", "runs", "facts", "turns", "calls", "attempts"]
+            .into_iter()
+            .find_map(|key| page.shift_remove(key))
+            .unwrap_or(Value::Object(page)),
+        bare => bare,
+    }
+}
+
+/// The name of an operation or function, whether it stands as a text or in an object.
+fn name(value: &Value) -> String {
+    value.as_str().or_else(|| value.get("name").and_then(Value::as_str)).unwrap_or_default().to_owned()
+}
+
+fn names(values: &[Value]) -> String {
+    values.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Enough of a digest to tell versions apart.
+pub(crate) fn short_version(version: &str) -> String {
+    version.trim_start_matches("sha256:").chars().take(12).collect()
+}
+
+fn row(service: &ServiceView) -> Vec<String> {
+    vec![
+        paint(STRONG, &service.name),
+        short_version(&service.version),
+        names(&service.operations),
+        instant_text(service.pushed_at),
+    ]
+}
+
+fn shown(service: &ServiceView) -> String {
+    let mut lines = vec![
+        format!("{STRONG}{}{STRONG:#} {DIM}{}{DIM:#}", service.name, service.version),
+        format!("pushed     {}", instant_text(service.pushed_at)),
+        format!("functions  {}", names(&service.functions)),
+    ];
+    if let Some(description) = &service.description {
+        lines.insert(1, description.clone());
+    }
+    for operation in &service.operations {
+        lines.push(format!("\n{STRONG}{}/{}{STRONG:#}", service.name, name(operation)));
+        if let Some(schema) = operation.get("input").or_else(|| operation.get("input_schema")).filter(|schema| !schema.is_null()) {
+            lines.push(serde_json::to_string_pretty(schema).unwrap_or_default());
+        }
+    }
+    lines.join("\n")
+}

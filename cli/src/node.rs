@@ -1,0 +1,185 @@
+//! A node: the only place where adapters meet services.
+//!
+//! Store, artifacts, queues, runtime, worker and server are opened here in that order, and stopped in the opposite one:
+//! the server takes nothing new, workers and evaluators drain to a deadline and give their leases back, the store
+//! commits what was handed to it, and what is still there is dropped with the process. Nothing else of this program
+//! knows how they are put together.
+
+mod lock;
+mod packages;
+
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use celesta_artifacts::Artifacts;
+use celesta_queue::Queues;
+use celesta_runs::{Parts, Runtime, RuntimeConfig};
+use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
+use celesta_server::{Api, Server, ServerConfig};
+use celesta_store::{Migration, Store, StoreOptions};
+use celesta_worker::{GuardProgram, QueueFeed, Worker, WorkerConfig, WorkerParts};
+
+use self::lock::DataLock;
+use self::packages::Registered;
+use crate::child::own_binary;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::signals;
+
+/// Requests and functions under way may end within this time after a stop was asked for; the worker gives leases back
+/// after five seconds, and the store needs one commit more.
+const DRAIN: Duration = Duration::from_secs(10);
+/// The store commits what it was handed.
+const STORE_DRAIN: Duration = Duration::from_secs(5);
+
+/// How a node is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeOptions {
+    /// The folder of its data.
+    pub(crate) data: PathBuf,
+    /// Where it listens.
+    pub(crate) listen: String,
+    /// What clients must show; needed beyond this machine.
+    pub(crate) token: Option<String>,
+    /// Processor slots for functions; the machine's unless given. Zero runs no functions here.
+    pub(crate) workers: Option<u32>,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) runtime: Runtime,
+    /// Where it listens.
+    pub(crate) url: String,
+    /// Processor slots for functions.
+    pub(crate) slots: u32,
+    pub(crate) clock: Clock,
+    /// Server, worker, evaluators.
+    pub(crate) tasks: TaskSet,
+    /// The committer and the queue's keepers: they outlive those who hand work to them.
+    keepers: TaskSet,
+    _lock: DataLock,
+}
+
+impl Node {
+    /// Opens everything and listens.
+    ///
+    /// # Errors
+    /// When another process has the data, something cannot be opened, or the address is taken.
+    pub(crate) async fn start(options: NodeOptions) -> Result<Self, Failure> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| Failure::internal(format!("cannot open {what}: {error}"));
+        let lock = DataLock::take(&options.data)?;
+        let data = std::path::absolute(&options.data).map_err(|error| Failure::file("use", &options.data, &error))?;
+        let (clock, random) = (Clock::system(), Random::system());
+        let (tasks, keepers) = (TaskSet::new(Shutdown::new()), TaskSet::new(Shutdown::new()));
+
+        let migrations: Vec<Migration> =
+            [celesta_queue::MIGRATIONS, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat();
+        let store = Store::open(&StoreOptions::at(data.join("celesta.db")), &migrations, &clock, &keepers)
+            .await
+            .map_err(|error| failed("the store", &error))?;
+        let artifacts = Artifacts::open(data.join("artifacts")).await.map_err(|error| failed("the artifacts", &error))?;
+        let queues = Queues::open(&store, &clock, &keepers, celesta_queue::Options::default())
+            .await
+            .map_err(|error| failed("the queues", &error))?;
+        let parts = Parts {
+            store: store.clone(),
+            queues: queues.clone(),
+            artifacts: artifacts.clone(),
+            clock: clock.clone(),
+            random: random.clone(),
+            tasks: tasks.clone(),
+        };
+        let runtime = Runtime::open(RuntimeConfig::new(data.join("bundles")), parts)
+            .await
+            .map_err(|error| failed("the runtime", &error))?;
+
+        let slots = options.workers.unwrap_or_else(cores);
+        if slots > 0 {
+            let guard = GuardProgram { program: own_binary()?, arguments: vec!["guard".into()] };
+            let mut config = WorkerConfig::new("local", data.join("worker"), guard);
+            config.cpu_millis = slots.saturating_mul(1_000);
+            config.memory_bytes = memory_bytes();
+            if let Some(path) = search_path() {
+                config.search_path = path;
+            }
+            let feed = QueueFeed::start(queues.clone(), store.clone(), &clock, &tasks, "local", Arc::new(tell_progress))
+                .map_err(|error| failed("the worker's queues", &error))?;
+            let parts = WorkerParts {
+                clock: clock.clone(),
+                random: random.clone(),
+                tasks: tasks.clone(),
+                feed,
+                packages: Arc::new(Registered::new(runtime.clone())),
+                artifacts: artifacts.clone(),
+            };
+            Worker::new(config, parts).run().map_err(|error| failed("the worker", &error))?;
+        }
+
+        let config = ServerConfig { listen: options.listen.clone(), token: options.token };
+        let api = Api { runtime: runtime.clone(), store, artifacts, queues, clock: clock.clone() };
+        let server = Server::bind(config, api).await.map_err(|error| {
+            Failure::new(Exit::Conflict, format!("cannot listen on {}: {error}", options.listen))
+                .hint("name another address with --listen")
+        })?;
+        let url = format!("http://{}", server.address());
+        server.spawn(&tasks);
+        Ok(Self { runtime, url, slots, clock, tasks, keepers, _lock: lock })
+    }
+
+    /// Serves until a signal comes or a part that everything stands on has ended, then stops in order.
+    pub(crate) async fn run_to_end(self) -> Outcome {
+        let asked = tokio::select! {
+            () = signals::interrupted() => true,
+            () = self.tasks.shutdown().requested() => false,
+            () = self.keepers.shutdown().requested() => false,
+        };
+        let stopped = tokio::select! {
+            () = self.stop() => true,
+            () = signals::interrupted() => false,
+        };
+        match (asked, stopped) {
+            (true, true) => Ok(Exit::Done),
+            (true, false) => Ok(Exit::Interrupted),
+            (false, _) => Err(Failure::internal("a part of the node ended; the log says which")),
+        }
+    }
+
+    /// Stops in order.
+    pub(crate) async fn stop(self) {
+        if !self.tasks.stop(DRAIN).await {
+            tracing::warn!("not everything has ended in time; what was not durable is done after the next start");
+        }
+        drop(self.runtime);
+        if !self.keepers.stop(STORE_DRAIN).await {
+            tracing::warn!("the store has not ended in time");
+        }
+    }
+}
+
+/// How far a function says it is. Rules say it of a run with `progress`; this is for who looks closely.
+#[expect(clippy::needless_pass_by_value, reason = "the shape of the worker's hook")]
+fn tell_progress(progress: celesta_worker::Progress) {
+    tracing::debug!(run = %progress.run, call = %progress.call, fraction = progress.fraction, text = progress.text, "progress");
+}
+
+/// The machine's processors.
+fn cores() -> u32 {
+    std::thread::available_parallelism().ok().and_then(|cores| u32::try_from(NonZero::get(cores)).ok()).unwrap_or(1)
+}
+
+/// Memory for functions: three quarters of the machine's, the rest is the node's and the page cache's.
+fn memory_bytes() -> u64 {
+    const UNKNOWN: u64 = 4 << 30;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total_kb: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    total_kb.map_or(UNKNOWN, |kb| kb * 1_024 / 4 * 3)
+}
+
+/// The `PATH` of this process: functions find their interpreters where the user does.
+#[expect(clippy::disallowed_methods, reason = "the cli is where the environment is read")]
+fn search_path() -> Option<std::ffi::OsString> {
+    std::env::var_os("PATH")
+}

@@ -1,0 +1,342 @@
+//! The feed of a worker in the process that owns the queues: no wire between them, one commit for both.
+//!
+//! A finished invocation is *handed over*: the message to the run carries the completion of the function's message (and
+//! the attempt's row, if there is one) as its companion, and as a rule all of it becomes durable in the unit of the turn
+//! that consumes it. Should that unit fail, the report is handed over again.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use celesta_functions::names::{FUNCTION_QUEUES, RUNS_QUEUE};
+use celesta_functions::report_id;
+use celesta_queue::{
+    Failure, HandOver, Key, LeaseRef, LeaseRequest, Leased, NewMessage, Payload, QueueName, Queues, Settings,
+    Watch,
+};
+use celesta_runtime::{Clock, Fate, TaskSet};
+use celesta_store::{Store, Unit};
+use celesta_types::{CallId, Priority, RunId};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::attempts::{self, AttemptRecord};
+use crate::feed::{Feed, FeedError, Finish, Finished, Progress, ProgressHook, Ready};
+
+/// Reports that wait to be handed over again after their unit failed. What does not fit lapses and is run again.
+const AGAIN_MAX: usize = 16_384;
+/// The wait before that: a store that refused a unit needs a moment.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Leases of one invocation in all: the policy of a function decides long before, and a message that ran out of them
+/// would be a dead letter of which its run never hears.
+const LEASES_MAX: u32 = 1_000_000;
+
+/// What the queues of functions are to be configured like, for the queues' options: a prefix and its settings.
+#[must_use]
+pub fn queue_template() -> (String, Settings) {
+    (
+        FUNCTION_QUEUES.to_owned(),
+        Settings {
+            attempts_max: LEASES_MAX,
+            ..Settings::simple()
+        },
+    )
+}
+
+/// A feed straight from the queues of this process.
+pub struct QueueFeed {
+    queues: Queues,
+    store: Store,
+    tasks: TaskSet,
+    runs: QueueName,
+    consumer: Arc<str>,
+    watching: Mutex<Watching>,
+    progress: ProgressHook,
+    again: mpsc::Sender<Again>,
+}
+
+/// The queues that are watched at this moment.
+struct Watching {
+    watch: Arc<Watch>,
+    asked: Arc<[QueueName]>,
+    queues: HashSet<QueueName>,
+}
+
+/// A report whose unit failed.
+#[derive(Debug)]
+struct Again {
+    lease: LeaseRef,
+    run: RunId,
+    priority: Priority,
+    payload: Payload,
+}
+
+impl QueueFeed {
+    /// A feed from `queues`. Rows of attempts go to `store`, progress to `progress`.
+    ///
+    /// # Errors
+    /// When a queue cannot be watched.
+    pub fn start(
+        queues: Queues,
+        store: Store,
+        clock: &Clock,
+        tasks: &TaskSet,
+        consumer: impl Into<Arc<str>>,
+        progress: ProgressHook,
+    ) -> Result<Arc<Self>, FeedError> {
+        let broken = |reason: String| FeedError {
+            reason,
+            kind: celesta_types::ErrorKind::Internal,
+        };
+        let runs = QueueName::new(RUNS_QUEUE).map_err(|error| broken(error.to_string()))?;
+        let watch = queues.watch(&[]).map_err(|error| broken(error.to_string()))?;
+        let watching = Watching {
+            watch: Arc::new(watch),
+            asked: Arc::default(),
+            queues: HashSet::new(),
+        };
+        let (again, failed) = mpsc::channel(AGAIN_MAX);
+        let feed = Arc::new(Self {
+            queues,
+            store,
+            tasks: tasks.clone(),
+            runs,
+            consumer: consumer.into(),
+            watching: Mutex::new(watching),
+            progress,
+            again,
+        });
+        let repeating = repeat(Arc::clone(&feed), clock.clone(), failed);
+        tasks.spawn("worker reports again", Fate::Expendable, repeating);
+        Ok(feed)
+    }
+
+    /// Brings the watch in line with what is asked for.
+    fn watch(&self, asked: &Arc<[QueueName]>) -> Arc<Watch> {
+        let mut watching = self.watching.lock();
+        if watching.asked != *asked {
+            let wanted: HashSet<QueueName> = asked.iter().cloned().collect();
+            for queue in watching.queues.difference(&wanted) {
+                watching.watch.remove(queue);
+            }
+            for queue in wanted.difference(&watching.queues) {
+                if let Err(error) = watching.watch.add(queue) {
+                    tracing::error!(%error, %queue, "a function's queue cannot be watched");
+                }
+            }
+            watching.asked = Arc::clone(asked);
+            watching.queues = wanted;
+        }
+        Arc::clone(&watching.watch)
+    }
+
+    /// The message to the run, with the completion of the invocation as its companion; nothing when the lease is over.
+    fn hand_over(&self, again: Again, record: Option<AttemptRecord>) -> Option<HandOver> {
+        let mut companion = Unit::new();
+        let completed = self
+            .queues
+            .stage_complete(&mut companion, std::slice::from_ref(&again.lease));
+        if let Err(stale) = completed {
+            tracing::debug!(%stale, "an outcome came too late");
+            return None;
+        }
+        if let Some(record) = record {
+            record.stage(&mut companion);
+        }
+        let message = NewMessage {
+            priority: again.priority,
+            key: Some(Key::from(again.run)),
+            // Reported once: by the commit that completes the invocation.
+            repeatable_id: true,
+            ..NewMessage::new(
+                report_id(again.lease.id),
+                self.runs.clone(),
+                Arc::clone(&again.payload),
+            )
+        };
+        let failed = self.again.clone();
+        companion.on_done(move |outcome| {
+            if outcome.is_err() {
+                // When there is no room the lease lapses, and the invocation is run again.
+                failed.try_send(again).ok();
+            }
+        });
+        Some(HandOver { message, companion })
+    }
+
+    fn hand_over_all(&self, hand_overs: Vec<HandOver>) {
+        for refused in self.queues.hand_over(hand_overs) {
+            // The companion is dropped with it: the lease lapses, and the invocation is run again.
+            tracing::error!(error = %refused.error, "a report was refused");
+        }
+    }
+
+    /// Says that attempts failed and shall be repeated, apart from the reports: it waits for a commit.
+    fn fail(&self, failures: Vec<Failure>, rows: Unit) {
+        let (queues, store) = (self.queues.clone(), self.store.clone());
+        self.tasks.spawn("worker failures", Fate::Expendable, async move {
+            if !rows.is_empty()
+                && let Err(error) = store.commit(rows).await
+            {
+                tracing::warn!(%error, "attempts are not recorded");
+            }
+            if let Err(error) = queues.fail(failures).await {
+                tracing::warn!(%error, "failed attempts lapse instead of being repeated in time");
+            }
+        });
+    }
+}
+
+async fn repeat(feed: Arc<QueueFeed>, clock: Clock, mut failed: mpsc::Receiver<Again>) {
+    let shutdown = feed.tasks.shutdown().clone();
+    let mut waiting = Vec::new();
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => break,
+            received = failed.recv_many(&mut waiting, AGAIN_MAX) => if received == 0 { break },
+        }
+        clock.sleep(AGAIN_AFTER).await;
+        let hand_overs = waiting
+            .drain(..)
+            .filter_map(|again| feed.hand_over(again, None))
+            .collect();
+        feed.hand_over_all(hand_overs);
+    }
+}
+
+impl Feed for QueueFeed {
+    fn ready(self: Arc<Self>, queues: Arc<[QueueName]>) -> BoxFuture<'static, Vec<Ready>> {
+        Box::pin(async move {
+            let watch = self.watch(&queues);
+            loop {
+                let ready = watch.ready().await;
+                if ready.is_empty() {
+                    // The process is stopping.
+                    return std::future::pending().await;
+                }
+                let found = ready.into_iter().filter_map(|ready| {
+                    let index = queues.iter().position(|queue| *queue == ready.queue)?;
+                    Some(Ready {
+                        index,
+                        head: ready.head,
+                        depth: ready.count,
+                    })
+                });
+                let found: Vec<Ready> = found.collect();
+                if !found.is_empty() {
+                    return found;
+                }
+            }
+        })
+    }
+
+    fn lease(
+        self: Arc<Self>,
+        queue: QueueName,
+        max: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Leased>, FeedError>> {
+        Box::pin(async move {
+            let consumer = Arc::clone(&self.consumer);
+            let request = LeaseRequest {
+                queue,
+                max,
+                lease_ms: Some(millis(lease)),
+                wait,
+                consumer,
+            };
+            let leased = self.queues.lease(&request).await;
+            leased.map_err(|error| FeedError {
+                kind: error.kind(),
+                reason: error.to_string(),
+            })
+        })
+    }
+
+    fn extend(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, Vec<bool>> {
+        let extended = self.queues.extend(&leases, millis(lease));
+        Box::pin(std::future::ready(
+            extended.into_iter().map(|outcome| outcome.is_ok()).collect(),
+        ))
+    }
+
+    fn settle(&self, finished: Vec<Finished>) -> BoxFuture<'_, ()> {
+        let mut hand_overs = Vec::with_capacity(finished.len());
+        let (mut failures, mut rows, mut releases) = (Vec::new(), Unit::new(), Vec::new());
+        for Finished {
+            lease,
+            run,
+            priority,
+            finish,
+            record,
+        } in finished
+        {
+            match finish {
+                Finish::Report(payload) => {
+                    hand_overs.extend(self.hand_over(
+                        Again {
+                            lease,
+                            run,
+                            priority,
+                            payload: payload.into(),
+                        },
+                        record,
+                    ));
+                }
+                Finish::Retry { after_ms, error } => {
+                    if let Some(record) = record {
+                        record.stage(&mut rows);
+                    }
+                    failures.push(Failure {
+                        lease,
+                        retryable: true,
+                        delay_ms: after_ms,
+                        error,
+                    });
+                }
+                Finish::Release => releases.push(lease),
+            }
+        }
+        if !hand_overs.is_empty() {
+            self.hand_over_all(hand_overs);
+        }
+        if !failures.is_empty() {
+            self.fail(failures, rows);
+        }
+        for stale in self.queues.release(&releases).into_iter().filter_map(Result::err) {
+            tracing::debug!(%stale, "a lease to be given back was over");
+        }
+        Box::pin(std::future::ready(()))
+    }
+
+    fn shortages(&self, run: RunId, call: CallId) -> BoxFuture<'_, u32> {
+        Box::pin(async move {
+            attempts::shortages(&self.store, run, call)
+                .await
+                .unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the shape of an attempt is not known");
+                    0
+                })
+        })
+    }
+
+    fn progress(&self, progress: Progress) {
+        (self.progress)(progress);
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl fmt::Debug for QueueFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueFeed")
+            .field("consumer", &self.consumer)
+            .finish_non_exhaustive()
+    }
+}

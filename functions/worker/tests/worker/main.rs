@@ -1,0 +1,9 @@
+//! Workers with real processes: both protocols, their limits, and what is left behind.
+
+mod durable;
+mod exec;
+mod files;
+mod limits;
+mod orphans;
+mod serve;
+mod stage;

@@ -1,0 +1,44 @@
+//! Every bound of the queue, with its reason.
+
+/// Bytes of one payload: 32 KiB of content and the envelope the platform puts around it. Larger values travel as artifacts,
+/// so that a batch of messages stays small.
+pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024 + 512;
+/// Messages of one call. At 32 KiB each it bounds one commit to some 300 MiB; callers split larger batches.
+pub const BATCH_MAX: usize = 10_000;
+/// Messages staged into one caller's unit by one call: a turn that fans out to 100,000 calls must fit.
+pub const STAGED_MAX: usize = 131_072;
+/// Metadata pairs of one message: enough to find it again, few enough to compare with each candidate.
+pub const METADATA_PAIRS_MAX: usize = 8;
+/// Bytes of one metadata key or value, and of a fairness key.
+pub const METADATA_BYTES_MAX: usize = 256;
+/// Bytes of a queue's name: it is a path segment of URLs and a label of logs.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The shortest lease: below it the timer's own precision would decide who holds a message.
+pub const LEASE_MS_MIN: i64 = 10;
+/// The longest lease, seven days: whoever works longer extends, so that a lost consumer is noticed within a week.
+pub const LEASE_MS_MAX: i64 = 7 * 24 * 3_600_000;
+/// The longest delay of a message, ten years: run timers reach that far.
+pub const DELAY_MS_MAX: i64 = 3_653 * 24 * 3_600_000;
+/// The most attempts a message may be given; more is a loop, not a retry.
+pub const ATTEMPTS_MAX: u32 = 1_000_000;
+/// Messages of all queues in memory: at about 300 bytes and a small payload each, some 2 GiB.
+pub const MESSAGES_MAX: usize = 4_000_000;
+/// Ended messages kept for each queue; beyond it the oldest are forgotten before their time.
+pub const ENDED_MAX: usize = 10_000;
+/// Bytes of an error text; longer ones are cut: it is for people, and it is kept in memory.
+pub const ERROR_BYTES_MAX: usize = 4_096;
+/// Queues of one process: each costs about a kilobyte, and names come from callers.
+pub const QUEUES_MAX: usize = 100_000;
+/// How long an unstored message waits for a consumer before it is stored on its own. A busy run is free again within
+/// one commit, a few milliseconds; much longer would only delay the acknowledgement its producer waits for.
+pub const LINGER_MS: i64 = 20;
+/// A lease that lives longer than this is written to the record, so that the attempt counts after a crash. Shorter
+/// ones cost no write: they are nearly all leases.
+pub const RECORD_AFTER_MS: i64 = 1_000;
+/// After a start, leases of messages that were found in the record are written at once for this long: a message that
+/// kills the process quickly is the reason to have started, and must run out of attempts.
+pub const SUSPECT_MS: i64 = 60_000;
+/// Rows read at once when a store is opened.
+pub const LOAD_ROWS: i64 = 20_000;
+/// Views returned by one listing.
+pub const LIST_MAX: usize = 1_000;

@@ -1,0 +1,162 @@
+//! The evaluators: threads that lease keys of the exclusive queue, run turns and hand their units to the committer.
+//!
+//! They are threads of their own because rules are CPU work: a long script holds one of them, never the threads that
+//! serve HTTP, commits and workers. As many as cores evaluate at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use celesta_queue::{Failure, LeaseKeys, Leased, LeasedKey};
+use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
+use celesta_store::Unit;
+use celesta_types::RunId;
+use tokio::runtime::Handle;
+
+use crate::live::Live;
+use crate::runtime::Inner;
+use crate::send::Outgoing;
+use crate::turn::{Done, turn};
+
+/// Runs leased at once by one evaluator: enough to share the lock, few enough to leave some to the other evaluators.
+const KEYS_PER_LEASE: usize = 64;
+/// Messages of one run in one turn: a fan-in of 10,000 results is a few turns, and a turn stays short.
+const MESSAGES_PER_TURN: usize = 4_096;
+/// How long a turn may take before its run is given to somebody else: far above the bound of a script.
+const LEASE_MS: i64 = 60_000;
+/// A run that could not be read is tried again after this.
+const RELOAD_DELAY_MS: i64 = 1_000;
+/// How long an evaluator waits in one call; only bounds how soon it notices a shutdown that no message announces.
+const WAIT: Duration = Duration::from_secs(3_600);
+
+/// What evaluators count.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    turns: IntCounter,
+    firings: IntCounter,
+    messages: IntCounter,
+    seconds: Histogram,
+}
+
+impl Meters {
+    pub(crate) fn new() -> Self {
+        Self {
+            turns: counter("celesta_runs_turns_total", "Turns evaluated."),
+            firings: counter("celesta_runs_firings_total", "Sections of rules that ran."),
+            messages: counter("celesta_runs_messages_total", "Messages applied by turns."),
+            seconds: durations("celesta_runs_turn_seconds", "Time of one turn, without its commit."),
+        }
+    }
+}
+
+/// Evaluates until shutdown. Runs on a thread that may block.
+pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
+    let shutdown = inner.tasks.shutdown().clone();
+    while !shutdown.is_requested() {
+        let request = LeaseKeys {
+            queue: inner.runs_queue.clone(),
+            max_keys: KEYS_PER_LEASE,
+            max_messages_per_key: MESSAGES_PER_TURN,
+            lease_ms: Some(LEASE_MS),
+            wait: WAIT,
+            consumer: inner.node.clone(),
+        };
+        let leased = handle.block_on(async {
+            tokio::select! {
+                leased = inner.queues.lease_keys(&request) => leased,
+                () = shutdown.requested() => Ok(Vec::new()),
+            }
+        });
+        match leased {
+            Ok(keys) => evaluate_keys(inner, handle, keys),
+            Err(error) => {
+                tracing::error!(%error, "cannot lease runs");
+                handle.block_on(inner.clock.sleep(Duration::from_secs(1)));
+            }
+        }
+    }
+}
+
+fn evaluate_keys(inner: &Arc<Inner>, handle: &Handle, keys: Vec<LeasedKey>) {
+    for key in keys {
+        let run = RunId::from_bits(key.key.bits());
+        let live = match inner.cache.take(run) {
+            Some(live) => Ok(Some(live)),
+            None => handle.block_on(inner.load(run)),
+        };
+        match live {
+            Ok(Some(live)) => evaluate_key(inner, &key, live),
+            Ok(None) => {
+                tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
+                let mut unit = Unit::new();
+                inner.acknowledge(&mut unit, &key);
+                inner.store.submit_blocking(unit);
+            }
+            Err(error) => {
+                tracing::error!(%run, %error, "cannot read a run; its messages are given back");
+                give_back(inner, handle, &key, &error.to_string());
+            }
+        }
+    }
+}
+
+/// The messages come again after a while: reading may succeed then.
+fn give_back(inner: &Inner, handle: &Handle, key: &LeasedKey, error: &str) {
+    let failure = |message: &Leased| Failure {
+        lease: message.lease(),
+        retryable: true,
+        delay_ms: RELOAD_DELAY_MS,
+        error: error.to_owned(),
+    };
+    let failures = key.messages.iter().map(failure).collect();
+    if let Err(error) = handle.block_on(inner.queues.fail(failures)) {
+        tracing::warn!(%error, "the messages come back when their lease lapses");
+    }
+}
+
+fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>) {
+    let begun = inner.clock.monotonic();
+    let run = live.head.run;
+    let version = Arc::clone(&live.version);
+    let sender = Outgoing { registry: &inner.registry, runs_queue: &inner.runs_queue, now: inner.clock.now() };
+    let Done { live, mut unit, outgoing, canceled, children, firings } =
+        turn(live, &key.messages, &sender);
+    inner.meters.turns.inc();
+    inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
+    inner.meters.messages.inc_by(u64::try_from(key.messages.len()).unwrap_or(0));
+    inner.meters.seconds.observe((inner.clock.monotonic().saturating_sub(begun)).as_secs_f64());
+    // Before the acknowledgement: the run must be back in the cache when its key is free for the next lease.
+    let keeper = Arc::clone(inner);
+    unit.on_done(move |outcome| match outcome {
+        Ok(()) => {
+            for child in children {
+                keeper.cache.put(child);
+            }
+            if let Some(live) = live {
+                keeper.announce(&live);
+                keeper.cache.put(live);
+            } else {
+                keeper.watchers.tell(run, u64::MAX, || None);
+            }
+        }
+        Err(error) => tracing::warn!(%run, %error, "a turn did not become durable; it will be repeated"),
+    });
+    if let Err(error) = inner.queues.stage_enqueue(&mut unit, outgoing) {
+        // Nothing of the turn becomes durable; its lease lapses and it is evaluated again.
+        tracing::error!(%run, %error, "the queue does not take what a turn sends");
+        return;
+    }
+    if !canceled.is_empty() {
+        // A call does not say any more where it was sent: each queue takes what it knows.
+        for queue in version.queues.values().chain([&inner.runs_queue]) {
+            inner.queues.stage_cancel(&mut unit, queue, &canceled);
+        }
+        let teller = Arc::clone(inner);
+        unit.on_done(move |outcome| {
+            if let (Ok(()), Some(hook)) = (outcome, teller.canceled.get()) {
+                hook(&canceled);
+            }
+        });
+    }
+    inner.acknowledge(&mut unit, key);
+    inner.store.submit_blocking(unit);
+}

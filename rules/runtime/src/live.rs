@@ -1,0 +1,39 @@
+//! A run in memory: its row, its rules, its working memory, and where its journal ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use celesta_engine::{RuleSet, WorkingMemory};
+use celesta_types::CallId;
+
+use crate::head::RunHead;
+use crate::registry::Version;
+
+/// What the row, the version and the handles take besides the working memory: an estimate for the cache's bound.
+const HEAD_BYTES: usize = 512;
+
+/// A run in memory, as of its last durable turn.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) head: RunHead,
+    pub(crate) version: Arc<Version>,
+    pub(crate) rules: Arc<RuleSet>,
+    pub(crate) memory: WorkingMemory,
+    /// The last turn in the journal; 0 before the first.
+    pub(crate) seq: u64,
+    /// The request's body, until the first turn has used it.
+    pub(crate) input: Option<Arc<[u8]>>,
+    /// Requests to other services that are not answered.
+    pub(crate) requests: BTreeSet<CallId>,
+    /// Bytes of deltas since the last snapshot, and how many.
+    pub(crate) delta_bytes: usize,
+    pub(crate) deltas: usize,
+    /// The size of the last snapshot.
+    pub(crate) snapshot_bytes: usize,
+}
+
+impl Live {
+    pub(crate) fn bytes(&self) -> usize {
+        HEAD_BYTES + self.memory.memory_bytes() + self.input.as_ref().map_or(0, |input| input.len())
+    }
+}

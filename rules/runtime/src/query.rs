@@ -1,0 +1,155 @@
+//! Reading runs: rows, facts, explanations. Always from what is durable, never from the middle of a turn.
+
+use celesta_engine::{Explanation, Rule};
+use celesta_store::{Cell, QueryError};
+use celesta_types::RunId;
+
+use crate::head::{COLUMNS, RunHead};
+use crate::load::LoadError;
+use crate::runtime::Inner;
+use crate::view::{FactView, Page, RunFilter, RunView, raw};
+
+/// Rows of one page at most.
+pub const PAGE_ROWS_MAX: usize = 500;
+
+/// Why a run cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// There is no such run.
+    #[error("there is no run {run}")]
+    NoRun {
+        /// The run.
+        run: RunId,
+    },
+    /// Its rules have none of that name.
+    #[error("the workflow has no rule `{rule}`; its rules are: {known}")]
+    NoRule {
+        /// The name that was given.
+        rule: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The run cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl Inner {
+    /// The run's row with its input.
+    pub(crate) async fn view(&self, run: RunId) -> Result<Option<RunView>, QueryError> {
+        let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id = ?");
+        let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
+        Ok(rows.first().and_then(|row| {
+            let mut view = RunHead::from_row(row)?.view();
+            view.input = row.blob(19).map(|input| raw(String::from_utf8_lossy(input)));
+            Some(view)
+        }))
+    }
+
+    /// The newest runs first; `cursor` is the `next` of the page before.
+    pub(crate) async fn list(&self, filter: &RunFilter, cursor: Option<RunId>, limit: usize) -> Result<Page<RunView>, QueryError> {
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE TRUE");
+        let mut cells: Vec<Cell> = Vec::new();
+        let mut and = |condition: &str, values: Vec<Cell>| {
+            sql.push_str(" AND ");
+            sql.push_str(condition);
+            cells.extend(values);
+        };
+        if let Some(service) = &filter.service {
+            and("service = ?", vec![service.as_str().into()]);
+        }
+        if let Some(operation) = &filter.operation {
+            and("operation = ?", vec![operation.as_str().into()]);
+        }
+        if let Some(state) = filter.state {
+            and("state = ?", vec![i64::from(state.code()).into()]);
+        }
+        if let Some((key, value)) = &filter.label {
+            let path = format!("$.\"{}\"", key.replace('"', ""));
+            and("json_extract(labels, ?) = ?", vec![path.into(), value.as_str().into()]);
+        }
+        if let Some(after) = filter.created_after {
+            and("created_at >= ?", vec![after.as_millis().into()]);
+        }
+        if let Some(before) = filter.created_before {
+            and("created_at < ?", vec![before.as_millis().into()]);
+        }
+        if let Some(cursor) = cursor {
+            and("id < ?", vec![Cell::Id(cursor.to_bytes())]);
+        }
+        // Ids are ordered by creation, so the primary key is the order of the list and of its cursor.
+        sql.push_str(" ORDER BY id DESC LIMIT ?");
+        cells.push(i64::try_from(limit + 1).unwrap_or(i64::MAX).into());
+        let rows = self.store.fetch(&sql, &cells).await?;
+        let mut views: Vec<RunView> = rows.iter().filter_map(RunHead::from_row).map(|head| head.view()).collect();
+        let more = views.len() > limit;
+        views.truncate(limit);
+        let next = if more { views.last().map(|last| last.id.to_string()) } else { None };
+        Ok(Page { rows: views, next })
+    }
+
+    /// The run's facts with ids above `after`, in the order they came; `None` when there is no such run.
+    pub(crate) async fn facts(
+        &self,
+        run: RunId,
+        fact_type: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Page<FactView>>, LoadError> {
+        let Some(live) = self.load(run).await? else { return Ok(None) };
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let mut facts = live.memory.facts().filter(|fact| {
+            fact.id.0 > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted)
+        });
+        let mut rows = Vec::new();
+        for fact in facts.by_ref().take(limit) {
+            rows.push(FactView {
+                id: fact.id.0,
+                fact_type: fact.fact_type.to_owned(),
+                version: fact.version.into(),
+                value: raw(object(&fact.slots)),
+                written_by: fact.written_by.to_owned(),
+            });
+        }
+        let next = if facts.next().is_some() { rows.last().map(|last| last.id.to_string()) } else { None };
+        Ok(Some(Page { rows, next }))
+    }
+
+    /// Why `rule` fired in `run`, or why it did not.
+    pub(crate) async fn explain(&self, run: RunId, rule: &str) -> Result<Explanation, ExplainError> {
+        let live = self.load(run).await?.ok_or(ExplainError::NoRun { run })?;
+        live.memory.explain(rule).map_err(|_| ExplainError::NoRule {
+            rule: rule.to_owned(),
+            known: live.rules.rules().iter().map(Rule::name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The run a client's key names, and the digest of the body it came with.
+    pub(crate) async fn idempotent(&self, service: &str, key: &str) -> Result<Option<(RunId, Vec<u8>)>, QueryError> {
+        let sql = "SELECT run, body FROM idempotency WHERE service = ? AND key = ?";
+        let rows = self.store.fetch(sql, &[service.into(), key.into()]).await?;
+        Ok(rows.first().and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
+    }
+
+    /// How many runs of each state there are, for the metrics and the front page.
+    pub(crate) async fn count_by_state(&self) -> Result<Vec<(crate::state::RunState, i64)>, QueryError> {
+        let rows = self.store.fetch("SELECT state, count(*) FROM runs GROUP BY state", &[]).await?;
+        Ok(rows.iter().filter_map(|row| Some((crate::state::RunState::from_code(row.int(0)?)?, row.int(1)?))).collect())
+    }
+}
+
+/// A JSON object of slots in their declared order.
+fn object(slots: &[(&str, &celesta_engine::Value)]) -> String {
+    use serde::ser::{SerializeMap as _, Serializer as _};
+    let mut text = Vec::new();
+    let mut serializer = serde_json::Serializer::new(&mut text);
+    let written = serializer.serialize_map(Some(slots.len())).and_then(|mut map| {
+        for (name, value) in slots {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    });
+    written.expect("texts and values serialize");
+    String::from_utf8(text).unwrap_or_default()
+}

@@ -1,0 +1,472 @@
+//! One journal record: what a turn was given, what it did, and the state delta.
+//!
+//! The delta is the engine's own and opaque here; recovery needs nothing else. The rest is for people: history, calls
+//! and events are read from it. A record names rules by their index in the run's version.
+//!
+//! Format 1, after the version byte: instant, causes, firings, effects, fact changes, note, delta.
+
+use celesta_types::wire::{Damaged, Reader, Writer};
+use celesta_types::{CallId, ErrorClass, Timestamp};
+
+/// The format written by this release; all earlier ones are readable.
+const FORMAT: u8 = 1;
+
+/// One turn of a run as it stands in the journal.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Record {
+    /// When the turn was evaluated.
+    pub at: Timestamp,
+    /// The messages it applied, in order.
+    pub causes: Vec<Cause>,
+    /// The sections that ran, in order.
+    pub firings: Vec<Firing>,
+    /// What it asked for, in order; the index is the call's.
+    pub effects: Vec<Recorded>,
+    /// The facts it changed.
+    pub changes: Vec<Change>,
+    /// What the platform did to the run besides: a state it was put in and why.
+    pub note: Option<Note>,
+    /// The engine's state delta; empty when the state did not change.
+    pub delta: Vec<u8>,
+}
+
+/// Why a turn happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The request.
+    Started,
+    /// A call succeeded.
+    Succeeded {
+        /// Which call.
+        call: CallId,
+        /// Its result, as JSON.
+        result: String,
+        /// How it ran.
+        ran: Ran,
+    },
+    /// A call failed for good.
+    Failed {
+        /// Which call.
+        call: CallId,
+        /// The class of the last error.
+        class: ErrorClass,
+        /// Its message.
+        message: String,
+        /// How it ran.
+        ran: Ran,
+    },
+    /// A timer's instant came.
+    TimerFired {
+        /// The timer.
+        call: CallId,
+    },
+    /// Somebody asked for the run to stop.
+    CancelRequested {
+        /// Why, in their words.
+        reason: String,
+    },
+    /// Somebody asked for another try.
+    RetryRequested,
+}
+
+/// How a call's last attempt ran.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ran {
+    /// Attempts in all.
+    pub attempts: u32,
+    /// When the last one began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// The worker that ran it.
+    pub worker: String,
+}
+
+/// One section of a rule that ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firing {
+    /// The rule's index in the run's version.
+    pub rule: u32,
+    /// Which section: 0 action, 1 reaction, 2 error.
+    pub section: u8,
+    /// The facts of the tuple and their versions.
+    pub facts: Vec<(u64, u64)>,
+    /// What the section threw.
+    pub threw: Option<String>,
+}
+
+/// One effect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recorded {
+    /// A function was called.
+    Call {
+        /// The function.
+        function: String,
+        /// Its input, as JSON.
+        input: String,
+    },
+    /// A timer was set.
+    Timer {
+        /// For when.
+        at: Timestamp,
+    },
+    /// Another service was asked.
+    Request {
+        /// `service/operation`.
+        target: String,
+        /// Its input, as JSON.
+        input: String,
+    },
+    /// Outstanding calls were called off.
+    CancelCalls {
+        /// Which.
+        calls: Vec<CallId>,
+    },
+    /// An event for whoever listens.
+    Emit {
+        /// Its type.
+        event_type: String,
+        /// Its data, as JSON.
+        data: String,
+    },
+    /// The run completed.
+    Complete {
+        /// Its result, as JSON.
+        result: String,
+    },
+    /// The run failed.
+    Fail {
+        /// Why.
+        message: String,
+    },
+    /// How far the run is.
+    Progress {
+        /// 0 to 1.
+        fraction: f64,
+        /// In words.
+        text: String,
+    },
+    /// A line of the rules' log.
+    Log {
+        /// The line.
+        text: String,
+    },
+}
+
+/// What happened to one fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The fact.
+    pub fact: u64,
+    /// Its type's index in the run's version.
+    pub fact_type: u32,
+    /// 0 inserted, 1 updated, 2 retracted.
+    pub kind: u8,
+}
+
+/// What the platform did to the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The run was put aside; the turn's changes were not kept.
+    Quarantined {
+        /// Why.
+        reason: String,
+        /// The messages that were not applied, as they came.
+        messages: Vec<Vec<u8>>,
+    },
+}
+
+impl Record {
+    /// The stored form.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(64 + self.delta.len() + 32 * (self.causes.len() + self.effects.len()));
+        out.byte(FORMAT);
+        out.instant(self.at);
+        out.size(self.causes.len());
+        self.causes.iter().for_each(|cause| cause.write(&mut out));
+        out.size(self.firings.len());
+        self.firings.iter().for_each(|firing| firing.write(&mut out));
+        out.size(self.effects.len());
+        self.effects.iter().for_each(|effect| effect.write(&mut out));
+        out.size(self.changes.len());
+        for change in &self.changes {
+            out.uint(change.fact);
+            out.uint(change.fact_type.into());
+            out.byte(change.kind);
+        }
+        match &self.note {
+            None => out.byte(0),
+            Some(Note::Quarantined { reason, messages }) => {
+                out.byte(1);
+                out.text(reason);
+                out.size(messages.len());
+                messages.iter().for_each(|message| out.bytes(message));
+            }
+        }
+        out.bytes(&self.delta);
+        out.finish()
+    }
+
+    /// Reads the stored form of any release.
+    ///
+    /// # Errors
+    /// When the bytes are of a later format or damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut input = Reader::new(bytes);
+        if input.byte()? != FORMAT {
+            return Err(input.damaged("a journal record of format 1"));
+        }
+        let mut record = Self { at: input.instant()?, ..Self::default() };
+        for _ in 0..input.size()? {
+            record.causes.push(Cause::read(&mut input)?);
+        }
+        for _ in 0..input.size()? {
+            record.firings.push(Firing::read(&mut input)?);
+        }
+        for _ in 0..input.size()? {
+            record.effects.push(Recorded::read(&mut input)?);
+        }
+        for _ in 0..input.size()? {
+            record.changes.push(Change { fact: input.uint()?, fact_type: input.uint32()?, kind: input.byte()? });
+        }
+        record.note = match input.byte()? {
+            0 => None,
+            1 => {
+                let reason = input.text()?.to_owned();
+                let messages = (0..input.size()?).map(|_| input.bytes().map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
+                Some(Note::Quarantined { reason, messages })
+            }
+            _ => return Err(input.damaged("a note")),
+        };
+        record.delta = input.bytes()?.to_vec();
+        Ok(record)
+    }
+
+    /// The delta alone, without reading the rest into memory.
+    ///
+    /// # Errors
+    /// As [`Record::decode`].
+    pub fn delta_of(bytes: &[u8]) -> Result<Vec<u8>, Damaged> {
+        Ok(Self::decode(bytes)?.delta)
+    }
+}
+
+fn write_call(out: &mut Writer, call: CallId) {
+    out.uint(call.seq);
+    out.uint(call.index.into());
+}
+
+fn read_call(input: &mut Reader<'_>) -> Result<CallId, Damaged> {
+    Ok(CallId { seq: input.uint()?, index: input.uint32()? })
+}
+
+impl Ran {
+    fn write(&self, out: &mut Writer) {
+        out.uint(self.attempts.into());
+        out.instant(self.started);
+        // Durations are short: two bytes where an instant takes six.
+        out.int(self.ended.as_millis().saturating_sub(self.started.as_millis()));
+        out.text(&self.worker);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let attempts = input.uint32()?;
+        let started = input.instant()?;
+        Ok(Self { attempts, started, ended: started.after_millis(input.int()?), worker: input.text()?.to_owned() })
+    }
+}
+
+impl Cause {
+    fn write(&self, out: &mut Writer) {
+        match self {
+            Self::Started => out.byte(0),
+            Self::Succeeded { call, result, ran } => {
+                out.byte(1);
+                write_call(out, *call);
+                out.text(result);
+                ran.write(out);
+            }
+            Self::Failed { call, class, message, ran } => {
+                out.byte(2);
+                write_call(out, *call);
+                out.byte(class.code());
+                out.text(message);
+                ran.write(out);
+            }
+            Self::TimerFired { call } => {
+                out.byte(3);
+                write_call(out, *call);
+            }
+            Self::CancelRequested { reason } => {
+                out.byte(4);
+                out.text(reason);
+            }
+            Self::RetryRequested => out.byte(5),
+        }
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(match input.byte()? {
+            0 => Self::Started,
+            1 => Self::Succeeded { call: read_call(input)?, result: input.text()?.to_owned(), ran: Ran::read(input)? },
+            2 => {
+                let call = read_call(input)?;
+                let class = ErrorClass::from_code(input.byte()?).ok_or_else(|| input.damaged("an error class"))?;
+                Self::Failed { call, class, message: input.text()?.to_owned(), ran: Ran::read(input)? }
+            }
+            3 => Self::TimerFired { call: read_call(input)? },
+            4 => Self::CancelRequested { reason: input.text()?.to_owned() },
+            5 => Self::RetryRequested,
+            _ => return Err(input.damaged("a cause")),
+        })
+    }
+}
+
+impl Firing {
+    fn write(&self, out: &mut Writer) {
+        out.uint(self.rule.into());
+        out.byte(self.section | if self.threw.is_some() { 0x80 } else { 0 });
+        out.size(self.facts.len());
+        for (fact, version) in &self.facts {
+            out.uint(*fact);
+            out.uint(*version);
+        }
+        if let Some(error) = &self.threw {
+            out.text(error);
+        }
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let rule = input.uint32()?;
+        let section = input.byte()?;
+        let facts = (0..input.size()?).map(|_| Ok((input.uint()?, input.uint()?))).collect::<Result<_, Damaged>>()?;
+        let threw = if section & 0x80 == 0 { None } else { Some(input.text()?.to_owned()) };
+        Ok(Self { rule, section: section & 0x7f, facts, threw })
+    }
+}
+
+impl Recorded {
+    fn write(&self, out: &mut Writer) {
+        match self {
+            Self::Call { function, input } => {
+                out.byte(0);
+                out.text(function);
+                out.text(input);
+            }
+            Self::Timer { at } => {
+                out.byte(1);
+                out.instant(*at);
+            }
+            Self::Request { target, input } => {
+                out.byte(2);
+                out.text(target);
+                out.text(input);
+            }
+            Self::CancelCalls { calls } => {
+                out.byte(3);
+                out.size(calls.len());
+                calls.iter().for_each(|call| write_call(out, *call));
+            }
+            Self::Emit { event_type, data } => {
+                out.byte(4);
+                out.text(event_type);
+                out.text(data);
+            }
+            Self::Complete { result } => {
+                out.byte(5);
+                out.text(result);
+            }
+            Self::Fail { message } => {
+                out.byte(6);
+                out.text(message);
+            }
+            Self::Progress { fraction, text } => {
+                out.byte(7);
+                out.raw(&fraction.to_le_bytes());
+                out.text(text);
+            }
+            Self::Log { text } => {
+                out.byte(8);
+                out.text(text);
+            }
+        }
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let text = |input: &mut Reader<'_>| input.text().map(str::to_owned);
+        Ok(match input.byte()? {
+            0 => Self::Call { function: text(input)?, input: text(input)? },
+            1 => Self::Timer { at: input.instant()? },
+            2 => Self::Request { target: text(input)?, input: text(input)? },
+            3 => Self::CancelCalls { calls: (0..input.size()?).map(|_| read_call(input)).collect::<Result<_, _>>()? },
+            4 => Self::Emit { event_type: text(input)?, data: text(input)? },
+            5 => Self::Complete { result: text(input)? },
+            6 => Self::Fail { message: text(input)? },
+            7 => Self::Progress { fraction: f64::from_le_bytes(input.array()?), text: text(input)? },
+            8 => Self::Log { text: text(input)? },
+            _ => return Err(input.damaged("an effect")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Record {
+        let call = CallId { seq: 3, index: 1 };
+        let ran = Ran {
+            attempts: 2,
+            started: Timestamp::from_millis(1_700_000_000_000),
+            ended: Timestamp::from_millis(1_700_000_000_250),
+            worker: "local".to_owned(),
+        };
+        Record {
+            at: Timestamp::from_millis(1_700_000_001_000),
+            causes: vec![
+                Cause::Started,
+                Cause::Succeeded { call, result: "{\"n\":1}".to_owned(), ran: ran.clone() },
+                Cause::Failed { call, class: ErrorClass::Timeout, message: "too long".to_owned(), ran },
+                Cause::TimerFired { call },
+                Cause::CancelRequested { reason: "no longer needed".to_owned() },
+                Cause::RetryRequested,
+            ],
+            firings: vec![
+                Firing { rule: 4, section: 0, facts: vec![(1, 1), (300, 7)], threw: None },
+                Firing { rule: 5, section: 2, facts: vec![], threw: Some("division by zero".to_owned()) },
+            ],
+            effects: vec![
+                Recorded::Call { function: "encode".to_owned(), input: "{}".to_owned() },
+                Recorded::Timer { at: Timestamp::from_millis(5) },
+                Recorded::Request { target: "a/b".to_owned(), input: "[]".to_owned() },
+                Recorded::CancelCalls { calls: vec![call] },
+                Recorded::Emit { event_type: "x".to_owned(), data: "1".to_owned() },
+                Recorded::Complete { result: "null".to_owned() },
+                Recorded::Fail { message: "why".to_owned() },
+                Recorded::Progress { fraction: 0.25, text: "a quarter".to_owned() },
+                Recorded::Log { text: "line".to_owned() },
+            ],
+            changes: vec![Change { fact: 300, fact_type: 2, kind: 1 }],
+            note: Some(Note::Quarantined { reason: "cycle".to_owned(), messages: vec![vec![1, 2, 3]] }),
+            delta: vec![9, 8, 7],
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back() {
+        let record = sample();
+        assert_eq!(Record::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn a_cut_or_later_record_is_an_error_and_no_panic() {
+        let bytes = sample().encode();
+        for length in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        let mut later = bytes;
+        later[0] = FORMAT + 1;
+        assert!(Record::decode(&later).is_err());
+    }
+}

@@ -1,0 +1,234 @@
+//! The services of this platform and their versions: pushed once, immutable, kept as long as a run follows them.
+//!
+//! A version is stored as an artifact (the packed bundle) and unpacked to a folder of this node, from which functions
+//! run. The row in `services` says which version new runs follow; a run keeps the version it began with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use celesta_artifacts::Artifacts;
+use celesta_bundle::{Bundle, BundleErrors, Files};
+use celesta_engine::RuleSet;
+use celesta_functions::names::function_queue;
+use celesta_queue::QueueName;
+use celesta_runtime::Clock;
+use celesta_store::{Cell, Store, Unit};
+use celesta_types::{Digest, ErrorKind, Timestamp};
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+use crate::schema::{SERVICE_UPSERT, VERSION_INSERT};
+
+/// One version of a service, compiled and unpacked.
+#[derive(Debug)]
+pub struct Version {
+    /// The service.
+    pub service: Arc<str>,
+    /// The digest of its files.
+    pub digest: Digest,
+    /// When it was first pushed.
+    pub pushed_at: Timestamp,
+    /// The compiled bundle.
+    pub bundle: Bundle,
+    /// The unpacked files.
+    pub folder: PathBuf,
+    /// The queue of each function, by the function's name.
+    pub(crate) queues: BTreeMap<String, QueueName>,
+}
+
+impl Version {
+    /// The rules of `workflow`.
+    pub(crate) fn rules(&self, workflow: &str) -> Option<&Arc<RuleSet>> {
+        self.bundle.workflows.get(workflow)
+    }
+}
+
+/// What a push did.
+#[derive(Debug)]
+pub struct Pushed {
+    /// The version that new runs follow from now on.
+    pub version: Arc<Version>,
+    /// Whether it differs from the one before.
+    pub changed: bool,
+}
+
+/// Why a push was refused. Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The bundle is wrong.
+    #[error("{0}")]
+    Invalid(BundleErrors),
+    /// The bundle names another service than the path it was pushed to.
+    #[error("the bundle is of service `{found}` and was pushed to `{expected}`")]
+    OtherService {
+        /// The service of the path.
+        expected: String,
+        /// The name in `service.toml`.
+        found: String,
+    },
+    /// It could not be kept.
+    #[error("cannot keep the bundle: {reason}")]
+    Unavailable {
+        /// The words of the disk or the store.
+        reason: String,
+    },
+}
+
+impl PushError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) | Self::OtherService { .. } => ErrorKind::Invalid,
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    pub(crate) fn unavailable(error: impl std::fmt::Display) -> Self {
+        Self::Unavailable { reason: error.to_string() }
+    }
+}
+
+/// All services and the versions in use.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    folder: PathBuf,
+    store: Store,
+    artifacts: Artifacts,
+    clock: Clock,
+    current: RwLock<BTreeMap<Arc<str>, Arc<Version>>>,
+    versions: RwLock<HashMap<Digest, Arc<Version>>>,
+    /// Counts changes, so that workers notice new functions.
+    changes: tokio::sync::watch::Sender<u64>,
+}
+
+impl Registry {
+    /// Loads the current version of every service.
+    pub(crate) async fn open(folder: PathBuf, store: Store, artifacts: Artifacts, clock: Clock) -> Result<Self, PushError> {
+        let registry = Self {
+            folder,
+            store,
+            artifacts,
+            clock,
+            current: RwLock::default(),
+            versions: RwLock::default(),
+            changes: tokio::sync::watch::Sender::new(0),
+        };
+        let rows = registry.store.fetch("SELECT digest FROM services ORDER BY name", &[]).await.map_err(PushError::unavailable)?;
+        for row in rows {
+            let Some(digest) = row.blob(0).and_then(digest_of) else { continue };
+            let version = registry.version(digest).await?;
+            registry.current.write().insert(Arc::clone(&version.service), version);
+        }
+        Ok(registry)
+    }
+
+    /// The current version of `service`.
+    pub(crate) fn current(&self, service: &str) -> Option<Arc<Version>> {
+        self.current.read().get(service).cloned()
+    }
+
+    /// The current version of every service, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<Version>> {
+        self.current.read().values().cloned().collect()
+    }
+
+    /// The version with that digest when it is in memory.
+    pub(crate) fn loaded(&self, digest: &Digest) -> Option<Arc<Version>> {
+        self.versions.read().get(digest).cloned()
+    }
+
+    /// Hears of pushes.
+    pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The version with that digest, read from its artifact when it is not in memory.
+    pub(crate) async fn version(&self, digest: Digest) -> Result<Arc<Version>, PushError> {
+        if let Some(version) = self.loaded(&digest) {
+            return Ok(version);
+        }
+        let rows = self
+            .store
+            .fetch("SELECT artifact, pushed_at FROM versions WHERE digest = ?", &[digest.as_bytes().to_vec().into()])
+            .await
+            .map_err(PushError::unavailable)?;
+        let lost = || PushError::Unavailable { reason: format!("version {digest} is not in the store") };
+        let row = rows.first().ok_or_else(lost)?;
+        let artifact = row.blob(0).and_then(digest_of).ok_or_else(lost)?;
+        let pushed_at = Timestamp::from_millis(row.int(1).unwrap_or(0));
+        let path = self.artifacts.path(&artifact).await.map_err(PushError::unavailable)?.ok_or_else(lost)?;
+        let packed = tokio::fs::read(path).await.map_err(PushError::unavailable)?;
+        let files = celesta_bundle::unpack(packed.as_slice(), &celesta_bundle::UnpackLimits::default()).map_err(PushError::unavailable)?;
+        let bundle = Bundle::compile(&files).map_err(PushError::Invalid)?;
+        self.keep(bundle, files, pushed_at).await
+    }
+
+    /// Checks, keeps and makes current what an author pushes.
+    pub(crate) async fn push(&self, service: &str, files: Files) -> Result<Pushed, PushError> {
+        let bundle = Bundle::compile(&files).map_err(PushError::Invalid)?;
+        if bundle.name != service {
+            return Err(PushError::OtherService { expected: service.to_owned(), found: bundle.name });
+        }
+        let now = self.clock.now();
+        let packed = celesta_bundle::pack(&files);
+        let artifact = self.artifacts.put_bytes(packed, Some("application/gzip".to_owned())).await.map_err(PushError::unavailable)?;
+        let digest = bundle.digest;
+        let version = match self.loaded(&digest) {
+            Some(version) => version,
+            None => self.keep(bundle, files, now).await?,
+        };
+        let changed = self.current(service).is_none_or(|before| before.digest != digest);
+        let mut unit = Unit::new();
+        let digest_cell = || Cell::Blob(digest.as_bytes().to_vec());
+        unit.add(
+            &VERSION_INSERT,
+            [service.into(), digest_cell(), artifact.digest.as_bytes().to_vec().into(), now.as_millis().into()],
+        );
+        unit.add(&SERVICE_UPSERT, [service.into(), digest_cell(), now.as_millis().into()]);
+        self.store.commit(unit).await.map_err(PushError::unavailable)?;
+        self.current.write().insert(Arc::clone(&version.service), Arc::clone(&version));
+        self.changes.send_modify(|changes| *changes += 1);
+        Ok(Pushed { version, changed })
+    }
+
+    /// Unpacks the files to their folder and remembers the version.
+    async fn keep(&self, bundle: Bundle, files: Files, pushed_at: Timestamp) -> Result<Arc<Version>, PushError> {
+        let folder = self.folder.join(bundle.digest.hex());
+        let target = folder.clone();
+        let written = tokio::task::spawn_blocking(move || write_folder(&target, &files)).await;
+        written.map_err(PushError::unavailable)?.map_err(PushError::unavailable)?;
+        let service = Arc::<str>::from(bundle.name.as_str());
+        let queues = bundle.functions.keys().filter_map(|function| {
+            let queue = QueueName::new(&function_queue(&bundle.name, function)).ok()?;
+            Some((function.clone(), queue))
+        });
+        let queues = queues.collect();
+        let version = Arc::new(Version { service, digest: bundle.digest, pushed_at, bundle, folder, queues });
+        self.versions.write().insert(version.digest, Arc::clone(&version));
+        Ok(version)
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Option<Digest> {
+    bytes.try_into().ok().map(Digest::from_bytes)
+}
+
+/// Writes the files beside the folder and renames: a folder that stands is whole.
+fn write_folder(folder: &Path, files: &Files) -> std::io::Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    let growing = folder.with_extension("growing");
+    if growing.exists() {
+        std::fs::remove_dir_all(&growing)?;
+    }
+    std::fs::create_dir_all(&growing)?;
+    celesta_bundle::write_folder(&growing, files)?;
+    match std::fs::rename(&growing, folder) {
+        // Somebody else was first with the same content.
+        Err(_) if folder.exists() => std::fs::remove_dir_all(&growing),
+        outcome => outcome,
+    }
+}

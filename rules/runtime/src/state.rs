@@ -1,0 +1,181 @@
+//! The life of a run as a machine: total, pure, readable at a glance.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Accepted, or waiting for calls, timers or requests.
+    Running,
+    /// No rule matches and nothing is awaited: only a new fact can move it.
+    Idle,
+    /// A rule completed it. Its facts stay, and new ones may move it again.
+    Completed,
+    /// A rule failed it, or an error had no `error` section. May be retried.
+    Failed,
+    /// Somebody called it off.
+    Canceled,
+    /// Put aside by the platform: its rules went in a cycle, or an invariant broke. May be retried.
+    Quarantined,
+}
+
+/// What may happen to a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RunStep {
+    /// A turn ended and something is awaited.
+    Awaits,
+    /// A turn ended and nothing is awaited.
+    Rests,
+    /// A rule completed the run.
+    Completes,
+    /// The run failed.
+    Fails,
+    /// Somebody called it off.
+    Cancel,
+    /// The platform puts it aside.
+    Quarantine,
+    /// Somebody wants another try.
+    Retry,
+}
+
+impl RunStep {
+    /// All steps.
+    pub const ALL: [Self; 7] =
+        [Self::Awaits, Self::Rests, Self::Completes, Self::Fails, Self::Cancel, Self::Quarantine, Self::Retry];
+}
+
+/// A step that means nothing in that state; it changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a run that is {state} cannot take the step {step:?}")]
+pub struct IllegalStep {
+    /// The state.
+    pub state: RunState,
+    /// The step.
+    pub step: RunStep,
+}
+
+impl RunState {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Running, Self::Idle, Self::Completed, Self::Failed, Self::Canceled, Self::Quarantined];
+
+    /// The name as shown and filtered by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Idle => "idle",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Running => 0,
+            Self::Idle => 1,
+            Self::Completed => 2,
+            Self::Failed => 3,
+            Self::Canceled => 4,
+            Self::Quarantined => 5,
+        }
+    }
+
+    /// The state stored as `code`.
+    #[must_use]
+    pub fn from_code(code: i64) -> Option<Self> {
+        usize::try_from(code).ok().and_then(|at| Self::ALL.get(at)).copied()
+    }
+
+    /// Whether a client that waits has its answer.
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Canceled | Self::Quarantined)
+    }
+
+    /// The state after `step`.
+    ///
+    /// # Errors
+    /// When the step means nothing here.
+    pub const fn after(self, step: RunStep) -> Result<Self, IllegalStep> {
+        use RunStep::{Awaits, Cancel, Completes, Fails, Quarantine, Rests, Retry};
+        Ok(match (self, step) {
+            (Self::Running | Self::Idle, Awaits) => Self::Running,
+            (Self::Running | Self::Idle, Rests) => Self::Idle,
+            // A finished run that new facts have moved: it keeps its result until it has another.
+            (Self::Completed, Awaits | Rests | Completes) => Self::Completed,
+            (Self::Running | Self::Idle, Completes) => Self::Completed,
+            (Self::Running | Self::Idle | Self::Completed, Fails) => Self::Failed,
+            (Self::Running | Self::Idle | Self::Failed | Self::Quarantined, Cancel) => Self::Canceled,
+            (Self::Running | Self::Idle | Self::Completed | Self::Failed, Quarantine) => Self::Quarantined,
+            (Self::Failed | Self::Quarantined, Retry) => Self::Running,
+            // Late results find the run ended: they are recorded and change nothing.
+            (Self::Failed, Awaits | Rests | Completes | Fails) => Self::Failed,
+            (Self::Canceled, Awaits | Rests | Completes | Fails | Cancel | Quarantine) => Self::Canceled,
+            (Self::Quarantined, Awaits | Rests | Completes | Fails | Quarantine) => Self::Quarantined,
+            (Self::Completed, Cancel | Retry) | (Self::Running | Self::Idle | Self::Canceled, Retry) => {
+                return Err(IllegalStep { state: self, step });
+            }
+        })
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for RunState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|state| state.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|state| state.name()).collect();
+            format!("`{}` is not a run's state; expected one of {}", text.chars().take(64).collect::<String>(), names.join(", "))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    #[test]
+    fn the_whole_machine_is_written_out() {
+        let mut table = String::new();
+        for state in RunState::ALL {
+            write!(table, "{state:<11}").expect("writing to a string");
+            for step in RunStep::ALL {
+                let cell = state.after(step).map_or("-", RunState::name);
+                write!(table, " {step:?}={cell}").expect("writing to a string");
+            }
+            table.push('\n');
+        }
+        insta::assert_snapshot!(table, @r"
+        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=-
+        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=-
+        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=-
+        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running
+        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=-
+        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running
+        ");
+    }
+
+    #[test]
+    fn names_and_codes_read_back() {
+        for state in RunState::ALL {
+            assert_eq!(state.name().parse(), Ok(state));
+            assert_eq!(RunState::from_code(state.code().into()), Some(state));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Accepting a request: validate, name, hand over; answer when it is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use celesta_bundle::Violation;
+use celesta_engine::WorkingMemory;
+use celesta_functions::INLINE_JSON_MAX;
+use celesta_queue::{HandOver, NewMessage};
+use celesta_store::{Cell, Store, Unit};
+use celesta_types::{ErrorKind, MessageId, Priority, RunId};
+use hashbrown::HashSet;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+
+use crate::head::RunHead;
+use crate::live::Live;
+use crate::message::HostMessage;
+use crate::registry::Version;
+use crate::runtime::{Inner, Runtime};
+use crate::schema::IDEMPOTENCY_INSERT;
+use crate::state::RunState;
+use crate::view::RunView;
+
+/// A request to run an operation.
+#[derive(Debug, Clone, Default)]
+pub struct Submit {
+    /// The service.
+    pub service: String,
+    /// Its operation.
+    pub operation: String,
+    /// The body, JSON.
+    pub input: Vec<u8>,
+    /// The client's key: the same key and body name the same run.
+    pub idempotency_key: Option<String>,
+    /// The priority; the operation's when none.
+    pub priority: Option<Priority>,
+    /// Labels to find the run by.
+    pub labels: BTreeMap<String, String>,
+    /// W3C `traceparent`.
+    pub trace: Option<String>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Submitted {
+    /// The run.
+    pub run: RunId,
+    /// Whether it was there before: the client's key was used with the same body.
+    pub existing: bool,
+    /// How the run stands, when the client wanted to wait.
+    pub view: Option<RunView>,
+}
+
+/// Why a request was refused. Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// There is no such service.
+    #[error("there is no service `{service}`")]
+    UnknownService {
+        /// The name.
+        service: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// The service has no such operation.
+    #[error("service `{service}` has no operation `{operation}`")]
+    UnknownOperation {
+        /// The service.
+        service: String,
+        /// The name.
+        operation: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// The body is not what the operation's schema says.
+    #[error("the request does not fit the operation's schema")]
+    InvalidInput {
+        /// Where and why.
+        violations: Vec<Violation>,
+    },
+    /// The client's key was used with another body.
+    #[error("the idempotency key was used for run {run} with another body")]
+    IdempotencyConflict {
+        /// That run.
+        run: RunId,
+    },
+    /// The same key is being accepted at this moment.
+    #[error("a request with this idempotency key is being accepted; ask again")]
+    InFlight,
+    /// The body is too large.
+    #[error("the body has {bytes} bytes, more than {INLINE_JSON_MAX}; store large values as artifacts")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not now.
+    #[error("the request cannot be stored: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl SubmitError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownService { .. } | Self::UnknownOperation { .. } => ErrorKind::NotFound,
+            Self::InvalidInput { .. } | Self::TooLarge { .. } => ErrorKind::Invalid,
+            Self::IdempotencyConflict { .. } | Self::InFlight => ErrorKind::Conflict,
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    fn unavailable(error: impl std::fmt::Display) -> Self {
+        Self::Unavailable { reason: error.to_string() }
+    }
+}
+
+/// Clients' keys that are being accepted: two requests at once cannot both find a key unused.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight(Mutex<HashSet<(Arc<str>, String)>>);
+
+/// One key being accepted; free again when dropped.
+struct Accepting<'a> {
+    keys: &'a InFlight,
+    key: (Arc<str>, String),
+}
+
+impl InFlight {
+    fn accept(&self, service: &Arc<str>, key: &str) -> Option<Accepting<'_>> {
+        let key = (Arc::clone(service), key.to_owned());
+        self.0.lock().insert(key.clone()).then_some(Accepting { keys: self, key })
+    }
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        self.keys.0.lock().remove(&self.key);
+    }
+}
+
+impl Runtime {
+    /// Accepts a request and answers when it is durable; with `wait`, when its run has ended or the time is over.
+    ///
+    /// # Errors
+    /// When the request is wrong or cannot be stored; nothing was stored then.
+    ///
+    /// # Cancel safety
+    /// A request that was handed over becomes durable even when nobody waits for the answer.
+    pub async fn submit(&self, request: Submit, wait: Option<Duration>) -> Result<Submitted, SubmitError> {
+        let inner = &self.inner;
+        if request.input.len() > INLINE_JSON_MAX {
+            return Err(SubmitError::TooLarge { bytes: request.input.len() });
+        }
+        let version = inner.registry.current(&request.service).ok_or_else(|| SubmitError::UnknownService {
+            service: request.service.clone(),
+            known: inner.registry.all().iter().map(|version| version.service.to_string()).collect(),
+        })?;
+        let operation = version.bundle.operations.get(&request.operation).ok_or_else(|| SubmitError::UnknownOperation {
+            service: request.service.clone(),
+            operation: request.operation.clone(),
+            known: version.bundle.operations.keys().cloned().collect(),
+        })?;
+        operation.validate(&request.input).map_err(|violations| SubmitError::InvalidInput { violations })?;
+        let accepting = match &request.idempotency_key {
+            None => None,
+            Some(key) => {
+                let accepting = inner.in_flight.accept(&version.service, key).ok_or(SubmitError::InFlight)?;
+                if let Some(run) = self.existing(&request, key).await? {
+                    drop(accepting);
+                    return self.answer(run, true, wait).await;
+                }
+                Some(accepting)
+            }
+        };
+        let now = inner.clock.now();
+        let run = RunId::new(now, inner.random.next_u128());
+        let head = RunHead {
+            run,
+            service: Arc::clone(&version.service),
+            operation: request.operation.as_str().into(),
+            workflow: operation.workflow.as_str().into(),
+            version: version.digest,
+            state: RunState::Running,
+            created_at: now,
+            updated_at: now,
+            ended_at: None,
+            priority: request.priority.unwrap_or_else(|| Priority::of(operation.priority)),
+            labels: request.labels,
+            trace: request.trace.as_deref().map(Arc::from),
+            parent: None,
+            depth: 0,
+            result: None,
+            error: None,
+            progress: None,
+        };
+        let mut companion = Unit::new();
+        head.insert(&mut companion, &request.input, request.idempotency_key.as_deref());
+        if let Some(key) = &request.idempotency_key {
+            companion.add(
+                &IDEMPOTENCY_INSERT,
+                [
+                    Cell::Text(Arc::clone(&version.service)),
+                    key.as_str().into(),
+                    Cell::Id(run.to_bytes()),
+                    Sha256::digest(&request.input).to_vec().into(),
+                    now.as_millis().into(),
+                ],
+            );
+        }
+        let durable = Store::watch(&mut companion);
+        let watch = wait.map(|_| inner.watchers.watch(run));
+        let start = inner.start_message(&head);
+        if let Some(live) = new_live(head, version, request.input.into()) {
+            inner.cache.put(live);
+        }
+        if let Some(refused) = inner.queues.hand_over(vec![HandOver { message: start, companion }]).pop() {
+            inner.cache.take(run);
+            return Err(SubmitError::unavailable(refused.error));
+        }
+        durable.wait().await.map_err(SubmitError::unavailable)?;
+        drop(accepting);
+        let view = match (watch, wait) {
+            (Some(watch), Some(patience)) => self.wait_with(watch, run, patience).await.map_err(SubmitError::unavailable)?,
+            _ => None,
+        };
+        Ok(Submitted { run, existing: false, view })
+    }
+
+    async fn existing(&self, request: &Submit, key: &str) -> Result<Option<RunId>, SubmitError> {
+        let found = self.inner.idempotent(&request.service, key).await.map_err(SubmitError::unavailable)?;
+        match found {
+            None => Ok(None),
+            Some((run, body)) if body == Sha256::digest(&request.input).as_slice() => Ok(Some(run)),
+            Some((run, _)) => Err(SubmitError::IdempotencyConflict { run }),
+        }
+    }
+
+    async fn answer(&self, run: RunId, existing: bool, wait: Option<Duration>) -> Result<Submitted, SubmitError> {
+        let view = match wait {
+            Some(patience) => self.wait(run, patience).await.map_err(SubmitError::unavailable)?,
+            None => None,
+        };
+        Ok(Submitted { run, existing, view })
+    }
+}
+
+impl Inner {
+    /// The first message of a run.
+    pub(crate) fn start_message(&self, head: &RunHead) -> NewMessage {
+        start_message(&self.runs_queue, head)
+    }
+}
+
+/// The first message of a run: its id is the run's own, so that it cannot be sent twice.
+pub(crate) fn start_message(queue: &celesta_queue::QueueName, head: &RunHead) -> NewMessage {
+    let id = MessageId::from_bits(head.run.bits());
+    let message = NewMessage::new(id, queue.clone(), HostMessage::Start.encode());
+    NewMessage {
+        fairness: Some(Arc::clone(&head.service)),
+        repeatable_id: true,
+        ..message.with_key(head.run).with_priority(head.priority)
+    }
+}
+
+/// A run before its first turn; `None` when its version has no such workflow, which a push refuses.
+pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -> Option<Box<Live>> {
+    let rules = Arc::clone(version.rules(&head.workflow)?);
+    let memory = WorkingMemory::new(&rules, head.run);
+    Some(Box::new(Live {
+        head,
+        version,
+        rules,
+        memory,
+        seq: 0,
+        input: Some(input),
+        requests: BTreeSet::new(),
+        delta_bytes: 0,
+        deltas: 0,
+        snapshot_bytes: 0,
+    }))
+}
