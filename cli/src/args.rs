@@ -37,10 +37,24 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "CELESTA_SERVER", default_value = SERVER, value_name = "URL", help_heading = "Global options")]
     pub(crate) server: String,
     /// The token the server asks for
-    #[arg(long, global = true, env = "CELESTA_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "CELESTA_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        help_heading = "Global options"
+    )]
     pub(crate) token: Option<String>,
     /// When to use color
-    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
     pub(crate) color: Color,
     /// Log more: -v for details, -vv for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
@@ -51,7 +65,12 @@ pub(crate) struct Global {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DataArgs {
     /// The folder that holds the node's data
-    #[arg(long = "data", env = "CELESTA_DATA", default_value = ".celesta", value_name = "DIR")]
+    #[arg(
+        long = "data",
+        env = "CELESTA_DATA",
+        default_value = ".celesta",
+        value_name = "DIR"
+    )]
     pub(crate) folder: PathBuf,
 }
 

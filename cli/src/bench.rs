@@ -53,7 +53,11 @@ enum Bench {
 
 /// Runs the bench that was asked for.
 pub(crate) async fn run(context: &Context, args: BenchArgs) -> Outcome {
-    let place = rig::Place { parent: args.data, workers: args.workers, keep: args.keep };
+    let place = rig::Place {
+        parent: args.data,
+        workers: args.workers,
+        keep: args.keep,
+    };
     let sound = match args.bench {
         Bench::Steps(bench) => steps::run(context, &place, &bench).await?,
         Bench::Fanout(bench) => fanout::run(context, &place, &bench).await?,

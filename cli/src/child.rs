@@ -54,27 +54,47 @@ impl ServerProcess {
     /// When it cannot be started or ends before it listens; the end of its log is in the message.
     pub(crate) async fn start(options: &ServerOptions) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::internal(format!("cannot start a server: {error}"));
-        let log = std::fs::File::options().create(true).append(true).open(&options.log).map_err(failed)?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&options.log)
+            .map_err(failed)?;
         let mut command = command(&own_binary()?);
-        command.args(["serve", "--json", "--listen", &options.listen, "--data"]).arg(&options.data);
+        command
+            .args(["serve", "--json", "--listen", &options.listen, "--data"])
+            .arg(&options.data);
         if let Some(workers) = options.workers {
             command.args(["--workers", &workers.to_string()]);
         }
-        command.env_remove("CELESTA_TOKEN").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command
+            .env_remove("CELESTA_TOKEN")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true);
         let mut child = command.spawn().map_err(failed)?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             let mut reader = BufReader::new(stdout);
-            tokio::time::timeout(START_PATIENCE, reader.read_line(&mut line)).await.ok();
+            tokio::time::timeout(START_PATIENCE, reader.read_line(&mut line))
+                .await
+                .ok();
         }
         let Ok(started) = serde_json::from_str::<Started>(&line) else {
             child.start_kill().ok();
             let said = std::fs::read_to_string(&options.log).unwrap_or_default();
             let tail: Vec<&str> = said.lines().rev().take(8).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            return Err(Failure::internal(format!("the server did not start:\n{}", tail.join("\n"))));
+            return Err(Failure::internal(format!(
+                "the server did not start:\n{}",
+                tail.join("\n")
+            )));
         };
-        Ok(Self { child, url: started.url, pid: started.pid })
+        Ok(Self {
+            child,
+            url: started.url,
+            pid: started.pid,
+        })
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
@@ -82,16 +102,25 @@ impl ServerProcess {
     /// # Errors
     /// When the system refuses.
     pub(crate) async fn kill_now(&mut self) -> Result<(), Failure> {
-        self.child.kill().await.map_err(|error| Failure::internal(format!("cannot kill the server: {error}")))
+        self.child
+            .kill()
+            .await
+            .map_err(|error| Failure::internal(format!("cannot kill the server: {error}")))
     }
 
     /// Asks it to stop, and kills it when it does not.
     pub(crate) async fn stop(mut self) {
-        if let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = i32::try_from(self.pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
             // A server that has ended by itself needs no signal.
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
         }
-        if tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_PATIENCE, self.child.wait())
+            .await
+            .is_err()
+        {
             self.child.kill().await.ok();
         }
     }
@@ -102,11 +131,15 @@ impl ServerProcess {
 /// # Errors
 /// When the system does not tell.
 pub(crate) fn own_binary() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::internal(format!("cannot find this program's own file: {error}")))
+    std::env::current_exe()
+        .map_err(|error| Failure::internal(format!("cannot find this program's own file: {error}")))
 }
 
 /// A command to be completed.
-#[expect(clippy::disallowed_methods, reason = "servers of our own and ffmpeg are no functions")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "servers of our own and ffmpeg are no functions"
+)]
 pub(crate) fn command(program: &Path) -> Command {
     Command::new(program)
 }
@@ -116,10 +149,19 @@ pub(crate) fn command(program: &Path) -> Command {
 /// # Errors
 /// When it is not there or fails; the end of what it said is in the message.
 pub(crate) async fn tool(name: &str, arguments: &[&str]) -> Result<String, Failure> {
-    let output = command(Path::new(name)).args(arguments).stdin(Stdio::null()).output().await.map_err(|error| {
-        let failure = Failure::new(Exit::Failed, format!("cannot run {name}: {error}"));
-        if error.kind() == std::io::ErrorKind::NotFound { failure.hint(format!("install {name}, or run `make demo`")) } else { failure }
-    })?;
+    let output = command(Path::new(name))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|error| {
+            let failure = Failure::new(Exit::Failed, format!("cannot run {name}: {error}"));
+            if error.kind() == std::io::ErrorKind::NotFound {
+                failure.hint(format!("install {name}, or run `make demo`"))
+            } else {
+                failure
+            }
+        })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().last().unwrap_or_default();

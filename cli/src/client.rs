@@ -21,7 +21,11 @@ use crate::exit::{Exit, Failure};
 
 /// How often a repeatable request is sent when the connection fails, and how long after each failure: together under
 /// a second, so that a server that is not there is reported at once and one that restarts is not missed.
-const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500)];
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+];
 /// Answers to `Prefer: wait` come within 60 seconds; everything else is quicker.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(90);
 /// A server on the network is given this long to accept a connection.
@@ -72,7 +76,11 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| Failure::internal(format!("cannot set up HTTP: {error}")))?;
-        Ok(Self { http, base: parsed, clock: Clock::system() })
+        Ok(Self {
+            http,
+            base: parsed,
+            clock: Clock::system(),
+        })
     }
 
     /// The address of the server.
@@ -107,7 +115,9 @@ impl Client {
     /// # Errors
     /// When the server is away or answers with a problem.
     pub(crate) async fn get(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Value, Failure> {
-        let request = self.request(Method::GET, self.url(segments, query)).timeout(ANSWER_PATIENCE);
+        let request = self
+            .request(Method::GET, self.url(segments, query))
+            .timeout(ANSWER_PATIENCE);
         json(self.send(request, Repeat::Safe).await?).await
     }
 
@@ -124,7 +134,10 @@ impl Client {
     /// # Errors
     /// When the server is away or answers with a problem.
     pub(crate) async fn post(&self, segments: &[&str], body: &Value) -> Result<Value, Failure> {
-        let request = self.request(Method::POST, self.url(segments, &[])).timeout(ANSWER_PATIENCE).json(body);
+        let request = self
+            .request(Method::POST, self.url(segments, &[]))
+            .timeout(ANSWER_PATIENCE)
+            .json(body);
         json(self.send(request, Repeat::Never).await?).await
     }
 
@@ -135,10 +148,16 @@ impl Client {
     pub(crate) async fn send(&self, request: RequestBuilder, repeat: Repeat) -> Result<Response, Failure> {
         let mut request = request;
         for pause in PAUSES {
-            let again = if repeat == Repeat::Safe { request.try_clone() } else { None };
+            let again = if repeat == Repeat::Safe {
+                request.try_clone()
+            } else {
+                None
+            };
             match (request.send().await, again) {
                 (Ok(response), _) => return checked(response).await,
-                (Err(error), Some(next)) if error.is_connect() || error.is_request() && !error.is_timeout() => {
+                (Err(error), Some(next))
+                    if error.is_connect() || error.is_request() && !error.is_timeout() =>
+                {
                     self.clock.sleep(pause).await;
                     request = next;
                 }
@@ -156,8 +175,11 @@ impl Client {
         while let Some(source) = reason.source() {
             reason = source;
         }
-        Failure::new(Exit::Unreachable, format!("cannot reach {}: {reason}", self.base()))
-            .hint("start one with `celesta dev` or `celesta serve`, or name another with --server")
+        Failure::new(
+            Exit::Unreachable,
+            format!("cannot reach {}: {reason}", self.base()),
+        )
+        .hint("start one with `celesta dev` or `celesta serve`, or name another with --server")
     }
 }
 
@@ -182,14 +204,17 @@ async fn checked(response: Response) -> Result<Response, Failure> {
 /// # Errors
 /// When the connection breaks or the body is no JSON.
 pub(crate) async fn json(response: Response) -> Result<Value, Failure> {
-    let body = response
-        .bytes()
-        .await
-        .map_err(|error| Failure::new(Exit::Unreachable, format!("the server's answer broke off: {error}")))?;
+    let body = response.bytes().await.map_err(|error| {
+        Failure::new(
+            Exit::Unreachable,
+            format!("the server's answer broke off: {error}"),
+        )
+    })?;
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&body).map_err(|error| Failure::internal(format!("the server's answer is no JSON: {error}")))
+    serde_json::from_slice(&body)
+        .map_err(|error| Failure::internal(format!("the server's answer is no JSON: {error}")))
 }
 
 /// A typed view of an answer.
@@ -217,6 +242,9 @@ mod tests {
     fn segments_and_queries_are_escaped() {
         let client = Client::new("http://h:1/prefix/", None).expect("a URL");
         let url = client.url(&["v1", "runs", "a/b c"], &[("rule", "split the source")]);
-        assert_eq!(url.as_str(), "http://h:1/prefix/v1/runs/a%2Fb%20c?rule=split+the+source");
+        assert_eq!(
+            url.as_str(),
+            "http://h:1/prefix/v1/runs/a%2Fb%20c?rule=split+the+source"
+        );
     }
 }

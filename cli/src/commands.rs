@@ -55,7 +55,14 @@ impl Context {
             1 => "debug,sqlx=info,hyper=info,hyper_util=info,reqwest=info,h2=info,tower_http=info",
             _ => "trace",
         };
-        start_logging(filter, if self.out.is_json() { LogFormat::Json } else { LogFormat::Text });
+        start_logging(
+            filter,
+            if self.out.is_json() {
+                LogFormat::Json
+            } else {
+                LogFormat::Text
+            },
+        );
     }
 }
 
@@ -70,11 +77,19 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are errors to the parser too; nobody reading them is no failure.
             error.print().ok();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            }
+            .into();
         }
     };
     let out = Output::new(arguments.global.json, arguments.global.color);
-    let context = Context { global: arguments.global, out };
+    let context = Context {
+        global: arguments.global,
+        out,
+    };
     match dispatch(&context, arguments.command) {
         Ok(exit) => exit.into(),
         Err(failure) => {
@@ -107,7 +122,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
 
 /// Runs `work` on as many threads as the machine has cores.
 fn node(work: impl Future<Output = Outcome>) -> Outcome {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(THREADS_MAX);
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .min(THREADS_MAX);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     drive(builder.worker_threads(threads), work)
 }
@@ -118,7 +135,10 @@ fn client(work: impl Future<Output = Outcome>) -> Outcome {
 }
 
 fn drive(builder: &mut tokio::runtime::Builder, work: impl Future<Output = Outcome>) -> Outcome {
-    let runtime = builder.enable_all().build().map_err(|error| Failure::internal(format!("cannot start: {error}")))?;
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("cannot start: {error}")))?;
     let outcome = runtime.block_on(Box::pin(work));
     // Blocking reads (standard input, a watched file) must not hold the process back.
     runtime.shutdown_background();

@@ -65,9 +65,18 @@ pub(crate) async fn run(context: &Context, args: DemoArgs) -> Outcome {
         None => clip::ensure(out, &args.dir).await?,
     };
     let probed = clip::probe(&source).await?;
-    out.line(format_args!("source   {} {DIM}{:.1} s, {}{DIM:#}", source.display(), probed.duration_s, probed.codecs.join(" + ")))?;
+    out.line(format_args!(
+        "source   {} {DIM}{:.1} s, {}{DIM:#}",
+        source.display(),
+        probed.duration_s,
+        probed.codecs.join(" + ")
+    ))?;
     let mut stage = Stage::set(&args.dir).await?;
-    out.line(format_args!("server   {} {DIM}data in {}{DIM:#}", stage.client.base(), stage.options.data.display()))?;
+    out.line(format_args!(
+        "server   {} {DIM}data in {}{DIM:#}",
+        stage.client.base(),
+        stage.options.data.display()
+    ))?;
     push::upload(&stage.client, bundle::SERVICE, bundle::packed()).await?;
     let run = tokio::select! {
         run = stage.encode(context, &args, &source) => run?,
@@ -78,7 +87,10 @@ pub(crate) async fn run(context: &Context, args: DemoArgs) -> Outcome {
     };
     let good = stage.collect(context, &args, &run, &probed).await?;
     if args.keep {
-        out.line(format_args!("\nthe server goes on at {} until Ctrl-C", stage.client.base()))?;
+        out.line(format_args!(
+            "\nthe server goes on at {} until Ctrl-C",
+            stage.client.base()
+        ))?;
         signals::interrupted().await;
     }
     stage.server.stop().await;
@@ -111,12 +123,25 @@ impl Stage {
         let server = ServerProcess::start(&options).await?;
         let client = Client::new(&server.url, None)?;
         // After a kill the server comes back at the same address.
-        let listen = server.url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        Ok(Self { server, options: ServerOptions { listen, ..options }, client })
+        let listen = server
+            .url
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned();
+        Ok(Self {
+            server,
+            options: ServerOptions { listen, ..options },
+            client,
+        })
     }
 
     /// Has the source encoded and gives the run that did it.
-    async fn encode(&mut self, context: &Context, args: &DemoArgs, source: &Path) -> Result<RunView, Failure> {
+    async fn encode(
+        &mut self,
+        context: &Context,
+        args: &DemoArgs,
+        source: &Path,
+    ) -> Result<RunView, Failure> {
         let out = context.out;
         let reference = artifact::upload(&self.client, out, source, None).await?;
         let recipes = json!([
@@ -147,9 +172,17 @@ impl Stage {
                 wait_s: 0,
             };
             let answer = request.send(&self.client).await?;
-            let id = answer.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let id = answer
+                .get("id")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned();
             let view: RunView = self.client.view(&["v1", "runs", &id]).await?;
-            let usable = if again { !view.is_ended() } else { !view.is_ended() || view.state == "completed" };
+            let usable = if again {
+                !view.is_ended()
+            } else {
+                !view.is_ended() || view.state == "completed"
+            };
             if usable {
                 return Ok(view);
             }
@@ -174,18 +207,35 @@ impl Stage {
                 shown.say(&format!("{BAD}kill -9{BAD:#} {}", self.server.pid));
                 self.server.kill_now().await?;
                 self.server = ServerProcess::start(&self.options).await?;
-                shown.say(&format!("{GOOD}restarted{GOOD:#} as {}; the run goes on", self.server.pid));
+                shown.say(&format!(
+                    "{GOOD}restarted{GOOD:#} as {}; the run goes on",
+                    self.server.pid
+                ));
             }
             self.client.clock().sleep(Duration::from_millis(400)).await;
         }
     }
 
     /// Fetches the files, probes and prints them; whether all are as they should be.
-    async fn collect(&self, context: &Context, args: &DemoArgs, run: &RunView, source: &clip::Probed) -> Result<bool, Failure> {
+    async fn collect(
+        &self,
+        context: &Context,
+        args: &DemoArgs,
+        run: &RunView,
+        source: &clip::Probed,
+    ) -> Result<bool, Failure> {
         let out = context.out;
         if run.state != "completed" {
-            return Err(Failure::new(Exit::Failed, format!("{} {}: {}", run.id, run.state, run.error_text().unwrap_or_default()))
-                .hint(format!("the server's log is {}", self.options.log.display())));
+            return Err(Failure::new(
+                Exit::Failed,
+                format!(
+                    "{} {}: {}",
+                    run.id,
+                    run.state,
+                    run.error_text().unwrap_or_default()
+                ),
+            )
+            .hint(format!("the server's log is {}", self.options.log.display())));
         }
         let encodings: Encodings = crate::client::read(run.result.clone().unwrap_or_default())?;
         let folder = args.dir.join("out");
@@ -205,8 +255,14 @@ impl Stage {
                 format!("{:.2} s", probed.duration_s),
                 size_text(encoded.file.size),
                 probed.codecs.join(" + "),
-                encoded.ssim.map_or_else(|| "-".to_owned(), |ssim| format!("ssim {ssim:.4}")),
-                if fine { paint(GOOD, "ok") } else { paint(BAD, if sound { "wrong duration" } else { "no sound" }) },
+                encoded
+                    .ssim
+                    .map_or_else(|| "-".to_owned(), |ssim| format!("ssim {ssim:.4}")),
+                if fine {
+                    paint(GOOD, "ok")
+                } else {
+                    paint(BAD, if sound { "wrong duration" } else { "no sound" })
+                },
             ]);
             files.push(json!({
                 "file": path, "duration_s": probed.duration_s, "size": encoded.file.size, "codecs": probed.codecs,
@@ -214,9 +270,18 @@ impl Stage {
             }));
         }
         out.json(&json!({ "run": run.id, "source_duration_s": source.duration_s, "files": files }))?;
-        out.line(format_args!("\n{}", table(&["file", "duration", "size", "streams", "quality", "ffprobe"], &rows)))?;
+        out.line(format_args!(
+            "\n{}",
+            table(
+                &["file", "duration", "size", "streams", "quality", "ffprobe"],
+                &rows
+            )
+        ))?;
         if let (Some(created), Some(ended)) = (run.created_at, run.ended_at) {
-            out.line(format_args!("\n{STRONG}encoded in {}{STRONG:#}", time_text(ended.since(created))))?;
+            out.line(format_args!(
+                "\n{STRONG}encoded in {}{STRONG:#}",
+                time_text(ended.since(created))
+            ))?;
         }
         Ok(good)
     }

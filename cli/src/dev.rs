@@ -36,7 +36,9 @@ struct Folder {
 
 impl std::fmt::Debug for Bundles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bundles").field("folders", &self.folders.len()).finish_non_exhaustive()
+        f.debug_struct("Bundles")
+            .field("folders", &self.folders.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -49,7 +51,10 @@ impl Bundles {
         let (sender, changes) = mpsc::channel(1);
         let mut roots = Vec::new();
         for path in paths {
-            roots.push(path.canonicalize().map_err(|error| Failure::file("read", path, &error))?);
+            roots.push(
+                path.canonicalize()
+                    .map_err(|error| Failure::file("read", path, &error))?,
+            );
         }
         let watched = roots.clone();
         let on_event = move |event: notify::Result<notify::Event>| {
@@ -67,8 +72,18 @@ impl Bundles {
         for root in &roots {
             watcher.watch(root, RecursiveMode::Recursive).map_err(failed)?;
         }
-        let folders = paths.iter().map(|path| Folder { path: path.clone(), seen: None }).collect();
-        Ok(Self { folders, changes, _watcher: watcher })
+        let folders = paths
+            .iter()
+            .map(|path| Folder {
+                path: path.clone(),
+                seen: None,
+            })
+            .collect();
+        Ok(Self {
+            folders,
+            changes,
+            _watcher: watcher,
+        })
     }
 
     /// Waits until something may have changed.
@@ -117,7 +132,11 @@ impl Folder {
                 for diagnostic in &diagnostics {
                     out.line(format_args!("{}\n", shown(diagnostic)))?;
                 }
-                return out.line(format_args!("{} {DIM}in {}; what was pushed before stays{DIM:#}", counts.text(), self.path.display()));
+                return out.line(format_args!(
+                    "{} {DIM}in {}; what was pushed before stays{DIM:#}",
+                    counts.text(),
+                    self.path.display()
+                ));
             }
         };
         for warning in &bundle.warnings {
@@ -130,8 +149,14 @@ impl Folder {
                     "kind": "pushed", "service": name, "version": pushed.version.digest, "changed": pushed.changed, "files": changed,
                 }))?;
                 let what = if pushed.changed { "pushed" } else { "unchanged" };
-                let why = if changed.is_empty() { text } else { format!("{} ({changed} changed)", pushed.version.digest.short()) };
-                out.line(format_args!("{GOOD}{what}{GOOD:#} {STRONG}{name}{STRONG:#} {DIM}{why}{DIM:#}"))
+                let why = if changed.is_empty() {
+                    text
+                } else {
+                    format!("{} ({changed} changed)", pushed.version.digest.short())
+                };
+                out.line(format_args!(
+                    "{GOOD}{what}{GOOD:#} {STRONG}{name}{STRONG:#} {DIM}{why}{DIM:#}"
+                ))
             }
             Err(error) => refused(context, &self.path, &error),
         }
@@ -139,8 +164,13 @@ impl Folder {
 }
 
 fn refused(context: &Context, folder: &Path, error: &PushError) -> Result<(), Failure> {
-    context.out.json(&json!({ "kind": "refused", "folder": folder, "message": error.to_string() }))?;
-    context.out.line(format_args!("{BAD}not pushed{BAD:#} {}: {error}", folder.display()))
+    context
+        .out
+        .json(&json!({ "kind": "refused", "folder": folder, "message": error.to_string() }))?;
+    context.out.line(format_args!(
+        "{BAD}not pushed{BAD:#} {}: {error}",
+        folder.display()
+    ))
 }
 
 /// Whether a change of `path` may change a bundle: hidden files and build folders do not belong to it.
@@ -157,8 +187,11 @@ fn concerns(roots: &[PathBuf], path: &Path) -> bool {
 /// The files that differ, by name.
 fn changed_names(before: &Files, after: &Files) -> String {
     let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let changed: Vec<&str> =
-        paths.into_iter().filter(|path| before.get(*path) != after.get(*path)).map(String::as_str).collect();
+    let changed: Vec<&str> = paths
+        .into_iter()
+        .filter(|path| before.get(*path) != after.get(*path))
+        .map(String::as_str)
+        .collect();
     shorten(&changed.join(", "), NAMES_WIDTH_MAX)
 }
 

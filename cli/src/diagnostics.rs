@@ -14,8 +14,14 @@ pub(crate) struct Counts {
 impl Counts {
     /// Of these diagnostics.
     pub(crate) fn of(diagnostics: &[Diagnostic]) -> Self {
-        let errors = diagnostics.iter().filter(|one| one.severity == Severity::Error).count();
-        Self { errors, warnings: diagnostics.len() - errors }
+        let errors = diagnostics
+            .iter()
+            .filter(|one| one.severity == Severity::Error)
+            .count();
+        Self {
+            errors,
+            warnings: diagnostics.len() - errors,
+        }
     }
 
     /// `5 errors, 1 warning`.
@@ -39,7 +45,11 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
 
 /// One diagnostic, without a line feed at its end.
 pub(crate) fn shown(diagnostic: &Diagnostic) -> String {
-    let style = if diagnostic.severity == Severity::Error { BAD } else { PENDING };
+    let style = if diagnostic.severity == Severity::Error {
+        BAD
+    } else {
+        PENDING
+    };
     let text = diagnostic.to_string();
     let mut lines = Vec::new();
     for (at, line) in text.lines().enumerate() {
@@ -49,7 +59,13 @@ pub(crate) fn shown(diagnostic: &Diagnostic) -> String {
             _ if trimmed.starts_with("-->") => paint(DIM, line),
             _ => line.split_once('^').map_or_else(
                 || line.to_owned(),
-                |(margin, rest)| if is_margin(margin) { format!("{margin}{}", paint(style, format_args!("^{rest}"))) } else { line.to_owned() },
+                |(margin, rest)| {
+                    if is_margin(margin) {
+                        format!("{margin}{}", paint(style, format_args!("^{rest}")))
+                    } else {
+                        line.to_owned()
+                    }
+                },
             ),
         });
     }

@@ -113,12 +113,22 @@ pub(crate) type Outcome = Result<Exit, Failure>;
 impl Failure {
     /// A failure with its code and message.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, problem: None }
+        Self {
+            exit,
+            message: message.into(),
+            hint: None,
+            problem: None,
+        }
     }
 
     /// A failure about which everything has been printed already.
     pub(crate) const fn silent(exit: Exit) -> Self {
-        Self { exit, message: String::new(), hint: None, problem: None }
+        Self {
+            exit,
+            message: String::new(),
+            hint: None,
+            problem: None,
+        }
     }
 
     /// A wrong command line.
@@ -133,7 +143,11 @@ impl Failure {
 
     /// A file of the user that cannot be read or written.
     pub(crate) fn file(verb: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
+        let exit = if error.kind() == std::io::ErrorKind::NotFound {
+            Exit::NotFound
+        } else {
+            Exit::Failed
+        };
         Self::new(exit, format!("cannot {verb} {}: {error}", path.display()))
     }
 

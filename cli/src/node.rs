@@ -68,18 +68,32 @@ impl Node {
     /// # Errors
     /// When another process has the data, something cannot be opened, or the address is taken.
     pub(crate) async fn start(options: NodeOptions) -> Result<Self, Failure> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| Failure::internal(format!("cannot open {what}: {error}"));
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::internal(format!("cannot open {what}: {error}"))
+        };
         let lock = DataLock::take(&options.data)?;
-        let data = std::path::absolute(&options.data).map_err(|error| Failure::file("use", &options.data, &error))?;
+        let data = std::path::absolute(&options.data)
+            .map_err(|error| Failure::file("use", &options.data, &error))?;
         let (clock, random) = (Clock::system(), Random::system());
         let (tasks, keepers) = (TaskSet::new(Shutdown::new()), TaskSet::new(Shutdown::new()));
 
-        let migrations: Vec<Migration> =
-            [celesta_queue::MIGRATIONS, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat();
-        let store = Store::open(&StoreOptions::at(data.join("celesta.db")), &migrations, &clock, &keepers)
+        let migrations: Vec<Migration> = [
+            celesta_queue::MIGRATIONS,
+            celesta_runs::MIGRATIONS,
+            celesta_worker::MIGRATIONS,
+        ]
+        .concat();
+        let store = Store::open(
+            &StoreOptions::at(data.join("celesta.db")),
+            &migrations,
+            &clock,
+            &keepers,
+        )
+        .await
+        .map_err(|error| failed("the store", &error))?;
+        let artifacts = Artifacts::open(data.join("artifacts"))
             .await
-            .map_err(|error| failed("the store", &error))?;
-        let artifacts = Artifacts::open(data.join("artifacts")).await.map_err(|error| failed("the artifacts", &error))?;
+            .map_err(|error| failed("the artifacts", &error))?;
         let queues = Queues::open(&store, &clock, &keepers, celesta_queue::Options::default())
             .await
             .map_err(|error| failed("the queues", &error))?;
@@ -97,15 +111,25 @@ impl Node {
 
         let slots = options.workers.unwrap_or_else(cores);
         if slots > 0 {
-            let guard = GuardProgram { program: own_binary()?, arguments: vec!["guard".into()] };
+            let guard = GuardProgram {
+                program: own_binary()?,
+                arguments: vec!["guard".into()],
+            };
             let mut config = WorkerConfig::new("local", data.join("worker"), guard);
             config.cpu_millis = slots.saturating_mul(1_000);
             config.memory_bytes = memory_bytes();
             if let Some(path) = search_path() {
                 config.search_path = path;
             }
-            let feed = QueueFeed::start(queues.clone(), store.clone(), &clock, &tasks, "local", Arc::new(tell_progress))
-                .map_err(|error| failed("the worker's queues", &error))?;
+            let feed = QueueFeed::start(
+                queues.clone(),
+                store.clone(),
+                &clock,
+                &tasks,
+                "local",
+                Arc::new(tell_progress),
+            )
+            .map_err(|error| failed("the worker's queues", &error))?;
             let parts = WorkerParts {
                 clock: clock.clone(),
                 random: random.clone(),
@@ -114,18 +138,40 @@ impl Node {
                 packages: Arc::new(Registered::new(runtime.clone())),
                 artifacts: artifacts.clone(),
             };
-            Worker::new(config, parts).run().map_err(|error| failed("the worker", &error))?;
+            Worker::new(config, parts)
+                .run()
+                .map_err(|error| failed("the worker", &error))?;
         }
 
-        let config = ServerConfig { listen: options.listen.clone(), token: options.token };
-        let api = Api { runtime: runtime.clone(), store, artifacts, queues, clock: clock.clone() };
+        let config = ServerConfig {
+            listen: options.listen.clone(),
+            token: options.token,
+        };
+        let api = Api {
+            runtime: runtime.clone(),
+            store,
+            artifacts,
+            queues,
+            clock: clock.clone(),
+        };
         let server = Server::bind(config, api).await.map_err(|error| {
-            Failure::new(Exit::Conflict, format!("cannot listen on {}: {error}", options.listen))
-                .hint("name another address with --listen")
+            Failure::new(
+                Exit::Conflict,
+                format!("cannot listen on {}: {error}", options.listen),
+            )
+            .hint("name another address with --listen")
         })?;
         let url = format!("http://{}", server.address());
         server.spawn(&tasks);
-        Ok(Self { runtime, url, slots, clock, tasks, keepers, _lock: lock })
+        Ok(Self {
+            runtime,
+            url,
+            slots,
+            clock,
+            tasks,
+            keepers,
+            _lock: lock,
+        })
     }
 
     /// Serves until a signal comes or a part that everything stands on has ended, then stops in order.
@@ -149,8 +195,12 @@ impl Node {
     /// Stops in order.
     pub(crate) async fn stop(self) {
         if !self.tasks.stop(DRAIN).await {
-            tracing::warn!("not everything has ended in time; what was not durable is done after the next start");
+            tracing::warn!(
+                "not everything has ended in time; what was not durable is done after the next start"
+            );
         }
+        // From here on the committer may end: it does so when the last handle on the store is dropped.
+        self.keepers.shutdown().request();
         drop(self.runtime);
         if !self.keepers.stop(STORE_DRAIN).await {
             tracing::warn!("the store has not ended in time");
@@ -166,7 +216,10 @@ fn tell_progress(progress: celesta_worker::Progress) {
 
 /// The machine's processors.
 fn cores() -> u32 {
-    std::thread::available_parallelism().ok().and_then(|cores| u32::try_from(NonZero::get(cores)).ok()).unwrap_or(1)
+    std::thread::available_parallelism()
+        .ok()
+        .and_then(|cores| u32::try_from(NonZero::get(cores)).ok())
+        .unwrap_or(1)
 }
 
 /// Memory for functions: three quarters of the machine's, the rest is the node's and the page cache's.
@@ -179,7 +232,10 @@ fn memory_bytes() -> u64 {
 }
 
 /// The `PATH` of this process: functions find their interpreters where the user does.
-#[expect(clippy::disallowed_methods, reason = "the cli is where the environment is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the cli is where the environment is read"
+)]
 fn search_path() -> Option<std::ffi::OsString> {
     std::env::var_os("PATH")
 }

@@ -53,7 +53,10 @@ impl Output {
             Color::Never => anstream::ColorChoice::Never,
         };
         choice.write_global();
-        Self { json, terminal: std::io::stderr().is_terminal() }
+        Self {
+            json,
+            terminal: std::io::stderr().is_terminal(),
+        }
     }
 
     /// Whether the result is to be JSON.
@@ -71,7 +74,11 @@ impl Output {
     /// # Errors
     /// When standard output cannot be written; silent when its reader has gone.
     pub(crate) fn line(self, text: impl Display) -> Result<(), Failure> {
-        if self.json { Ok(()) } else { Self::raw(format_args!("{text}\n")) }
+        if self.json {
+            Ok(())
+        } else {
+            Self::raw(format_args!("{text}\n"))
+        }
     }
 
     /// One JSON document or line, when JSON was asked for.
@@ -79,7 +86,11 @@ impl Output {
     /// # Errors
     /// As [`Output::line`].
     pub(crate) fn json(self, value: &impl Serialize) -> Result<(), Failure> {
-        if self.json { Self::raw(format_args!("{}\n", serde_json::to_string(value)?)) } else { Ok(()) }
+        if self.json {
+            Self::raw(format_args!("{}\n", serde_json::to_string(value)?))
+        } else {
+            Ok(())
+        }
     }
 
     /// A result in either form.
@@ -87,7 +98,11 @@ impl Output {
     /// # Errors
     /// As [`Output::line`].
     pub(crate) fn either(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        if self.json { self.json(value) } else { self.line(text()) }
+        if self.json {
+            self.json(value)
+        } else {
+            self.line(text())
+        }
     }
 
     /// Text to standard output in any mode.
@@ -106,7 +121,10 @@ impl Output {
     /// As [`Output::line`].
     pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| write_failure(&error))
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(|error| write_failure(&error))
     }
 
     /// A remark beside the result: to standard error, not with `--json`.
@@ -154,19 +172,25 @@ impl Output {
     /// A bar for `total` of anything, after a fixed `prefix`.
     pub(crate) fn count_bar(self, total: u64, prefix: impl Into<String>) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), self.target());
-        bar.with_style(style("{prefix:18} {bar:32} {pos}/{len} {msg}")).with_prefix(prefix.into())
+        bar.with_style(style("{prefix:18} {bar:32} {pos}/{len} {msg}"))
+            .with_prefix(prefix.into())
     }
 
     /// A spinner with a message.
     pub(crate) fn spinner(self, message: impl Into<String>) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(None, self.target());
         bar.enable_steady_tick(Duration::from_millis(100));
-        bar.with_style(style("{spinner} {msg} {elapsed}")).with_message(message.into())
+        bar.with_style(style("{spinner} {msg} {elapsed}"))
+            .with_message(message.into())
     }
 
     /// Where bars are drawn.
     pub(crate) fn target(self) -> ProgressDrawTarget {
-        if self.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+        if self.is_live() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        }
     }
 }
 
@@ -205,7 +229,10 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
             text.push_str(cell);
             if at + 1 < row.len() {
                 let width = widths.get(at).copied().unwrap_or_default();
-                text.extend(std::iter::repeat_n(' ', width.saturating_sub(visible_width(cell)) + 2));
+                text.extend(std::iter::repeat_n(
+                    ' ',
+                    width.saturating_sub(visible_width(cell)) + 2,
+                ));
             }
         }
     }
@@ -252,7 +279,10 @@ mod tests {
 
     #[test]
     fn columns_line_up_under_color() {
-        let rows = vec![vec![paint(GOOD, "a"), "b".to_owned()], vec!["longer".to_owned(), "c".to_owned()]];
+        let rows = vec![
+            vec![paint(GOOD, "a"), "b".to_owned()],
+            vec!["longer".to_owned(), "c".to_owned()],
+        ];
         let plain = anstream::adapter::strip_str(&table(&["x", "y"], &rows)).to_string();
         assert_eq!(plain, "x       y\na       b\nlonger  c");
     }
@@ -260,7 +290,10 @@ mod tests {
     #[test]
     fn durations_read_as_people_say_them() {
         let said = |millis| duration(Duration::from_millis(millis));
-        assert_eq!([said(5), said(4_200), said(200_000), said(7_500_000)], ["5 ms", "4.2 s", "3 m 20 s", "2 h 5 m"]);
+        assert_eq!(
+            [said(5), said(4_200), said(200_000), said(7_500_000)],
+            ["5 ms", "4.2 s", "3 m 20 s", "2 h 5 m"]
+        );
     }
 
     #[test]

@@ -6,15 +6,31 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// Runs `celesta` in `folder` and gives everything it printed, and its exit code.
-#[expect(clippy::disallowed_methods, reason = "the test starts the program as its users do")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test starts the program as its users do"
+)]
 fn celesta(folder: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_celesta"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).env("COLUMNS", "100");
-    for variable in ["CELESTA_SERVER", "CELESTA_TOKEN", "CELESTA_DATA", "NO_COLOR", "CLICOLOR_FORCE"] {
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .env("COLUMNS", "100");
+    for variable in [
+        "CELESTA_SERVER",
+        "CELESTA_TOKEN",
+        "CELESTA_DATA",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(variable);
     }
     let output = command.output().expect("the binary starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     let mut said = String::new();
     for (name, text) in [("", &stdout), ("--- standard error\n", &stderr)] {
         if !text.is_empty() {
@@ -39,7 +55,9 @@ fn without_times(text: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(" ms") {
-        let start = rest[..at].rfind(|c: char| !(c.is_ascii_digit() || c == '.')).map_or(0, |before| before + 1);
+        let start = rest[..at]
+            .rfind(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .map_or(0, |before| before + 1);
         words.push(format!("{}[time]", &rest[..start]));
         rest = &rest[at + 3..];
     }
@@ -78,12 +96,18 @@ fn a_wrong_command_line_is_a_usage_error() {
 #[test]
 fn a_server_that_is_not_there_is_unreachable() {
     // Port 9 (discard) is not served here.
-    insta::assert_snapshot!(celesta(anywhere().path(), &["--server", "http://127.0.0.1:9", "run", "list"]));
+    insta::assert_snapshot!(celesta(
+        anywhere().path(),
+        &["--server", "http://127.0.0.1:9", "run", "list"]
+    ));
 }
 
 #[test]
 fn json_errors_are_one_line() {
-    let said = celesta(anywhere().path(), &["--json", "--server", "http://127.0.0.1:9", "run", "list"]);
+    let said = celesta(
+        anywhere().path(),
+        &["--json", "--server", "http://127.0.0.1:9", "run", "list"],
+    );
     insta::assert_snapshot!(said);
 }
 
@@ -95,7 +119,8 @@ fn every_mistake_of_a_bundle_is_shown_at_its_place() {
 #[test]
 fn mistakes_are_json_when_asked_for() {
     let said = celesta(&mistakes(), &["check", "--json"]);
-    let document: serde_json::Value = serde_json::from_str(said.lines().next().unwrap_or_default()).expect("JSON");
+    let document: serde_json::Value =
+        serde_json::from_str(said.lines().next().unwrap_or_default()).expect("JSON");
     assert_eq!(document["errors"], 5, "{said}");
     assert_eq!(document["diagnostics"][0]["path"], "rules/mistakes.rules");
 }
@@ -118,13 +143,20 @@ fn a_failing_scenario_says_what_was_expected() {
     celesta(folder.path(), &["new", "hello"]);
     let scenarios = folder.path().join("hello/tests/welcome.toml");
     let text = std::fs::read_to_string(&scenarios).expect("the starter has scenarios");
-    std::fs::write(&scenarios, text.replace("\"Hello, Ada!\", \"Hello, Grace!\"", "\"Hello, nobody!\"")).expect("writable");
+    std::fs::write(
+        &scenarios,
+        text.replace("\"Hello, Ada!\", \"Hello, Grace!\"", "\"Hello, nobody!\""),
+    )
+    .expect("writable");
     insta::assert_snapshot!(without_times(&celesta(folder.path(), &["test", "hello"])));
 }
 
 #[test]
 fn what_is_not_there_is_not_found() {
     let folder = anywhere();
-    let said = [celesta(folder.path(), &["check"]), celesta(folder.path(), &["test", "nowhere"])];
+    let said = [
+        celesta(folder.path(), &["check"]),
+        celesta(folder.path(), &["test", "nowhere"]),
+    ];
     insta::assert_snapshot!(said.join("\n\n"));
 }

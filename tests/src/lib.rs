@@ -13,7 +13,10 @@ pub use server::{Answer, Server};
 
 /// A command that tests complete.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "end-to-end tests start the program as its users do")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "end-to-end tests start the program as its users do"
+)]
 pub fn process(program: &Path) -> Command {
     Command::new(program)
 }
@@ -27,7 +30,10 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         // This test runs from target/<profile>/deps.
         let own = std::env::current_exe().expect("the system tells a program's own file");
-        let folder = own.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
+        let folder = own
+            .parent()
+            .and_then(Path::parent)
+            .expect("tests run from target/<profile>/deps");
         let binary = folder.join("celesta");
         if !binary.exists() {
             let mut build = process(Path::new(env!("CARGO")));
@@ -35,8 +41,15 @@ pub fn binary() -> &'static Path {
             if folder.ends_with("release") {
                 build.arg("--release");
             }
-            let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo is there");
-            assert!(status.success() && binary.exists(), "cannot build {}", binary.display());
+            let status = build
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .status()
+                .expect("cargo is there");
+            assert!(
+                status.success() && binary.exists(),
+                "cannot build {}",
+                binary.display()
+            );
         }
         binary
     })
@@ -45,7 +58,9 @@ pub fn binary() -> &'static Path {
 /// The folder of an example.
 #[must_use]
 pub fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(name)
 }
 
 /// What a command printed, and how it ended.
@@ -88,7 +103,14 @@ impl From<Output> for Said {
 pub fn celesta(folder: &Path, arguments: &[&str]) -> Said {
     let mut command = process(binary());
     command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    for variable in ["CELESTA_SERVER", "CELESTA_TOKEN", "CELESTA_DATA", "NO_COLOR", "CLICOLOR_FORCE", "RUST_LOG"] {
+    for variable in [
+        "CELESTA_SERVER",
+        "CELESTA_TOKEN",
+        "CELESTA_DATA",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
     command.output().expect("the binary starts").into()

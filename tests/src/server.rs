@@ -52,7 +52,13 @@ impl Server {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (child, url, pid) = launch(&folder.path().join("data"), "127.0.0.1:0", folder.path());
-        Self { child, url, pid, http: reqwest::Client::new(), folder }
+        Self {
+            child,
+            url,
+            pid,
+            http: reqwest::Client::new(),
+            folder,
+        }
     }
 
     /// The folder that is gone with the server.
@@ -83,6 +89,8 @@ impl Server {
     pub fn restart(&mut self) {
         let listen = self.url.trim_start_matches("http://").to_owned();
         (self.child, self.url, self.pid) = launch(&self.data(), &listen, self.folder.path());
+        // The connections of the client before lead to the server before.
+        self.http = reqwest::Client::new();
     }
 
     /// Asks it to stop with SIGTERM and gives its exit code.
@@ -90,9 +98,17 @@ impl Server {
     /// # Panics
     /// When the system refuses.
     pub fn terminate(&mut self) -> i32 {
-        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a child of ours takes signals");
-        self.child.wait().expect("a child of ours can be waited for").code().unwrap_or(-1)
+        let pid = i32::try_from(self.pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("a child of ours takes signals");
+        self.child
+            .wait()
+            .expect("a child of ours can be waited for")
+            .code()
+            .unwrap_or(-1)
     }
 
     /// `celesta` with these arguments, as a client of this server.
@@ -127,7 +143,12 @@ impl Server {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.expect("the answer is whole");
-        Answer { status, headers, json: serde_json::from_str(&text).unwrap_or(Value::Null), text }
+        Answer {
+            status,
+            headers,
+            json: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
     }
 
     /// Reads `path`.
@@ -167,7 +188,10 @@ impl Server {
         let found = tokio::time::timeout(patience, look).await;
         match found {
             Ok(answer) => answer,
-            Err(_) => panic!("{path} did not become what was wanted: {:?}", self.get(path).await),
+            Err(_) => panic!(
+                "{path} did not become what was wanted: {:?}",
+                self.get(path).await
+            ),
         }
     }
 
@@ -176,7 +200,9 @@ impl Server {
     pub fn peak_rss_mb(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() / 1_024
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+            .unwrap_or_default()
+            / 1_024
     }
 }
 
@@ -189,21 +215,41 @@ impl Drop for Server {
 }
 
 fn launch(data: &Path, listen: &str, folder: &Path) -> (Child, String, u32) {
-    let log = std::fs::File::options().create(true).append(true).open(folder.join("server.log")).expect("a log file");
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("server.log"))
+        .expect("a log file");
     let mut command = process(binary());
-    command.args(["serve", "--json", "--listen", listen, "--data"]).arg(data);
+    command
+        .args(["serve", "--json", "--listen", listen, "--data"])
+        .arg(data);
     for variable in ["CELESTA_TOKEN", "CELESTA_DATA"] {
         command.env_remove(variable);
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("the binary starts");
     let mut line = String::new();
     let stdout = child.stdout.take().expect("standard output is piped");
-    BufReader::new(stdout).read_line(&mut line).expect("standard output is readable");
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .expect("standard output is readable");
     let started: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
         let log = std::fs::read_to_string(folder.join("server.log")).unwrap_or_default();
         panic!("the server did not start: {line}\n{log}")
     });
-    let url = started["url"].as_str().expect("the address").trim_end_matches('/').to_owned();
-    let pid = started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the process id");
+    let url = started["url"]
+        .as_str()
+        .expect("the address")
+        .trim_end_matches('/')
+        .to_owned();
+    let pid = started["pid"]
+        .as_u64()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .expect("the process id");
     (child, url, pid)
 }

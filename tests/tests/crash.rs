@@ -16,7 +16,13 @@ fn bundle() -> std::path::PathBuf {
 async fn a_run_goes_on_where_it_was_after_a_kill() {
     let mut server = Server::start();
     server.push(&bundle());
-    let answer = server.post("/v1/services/limits/nap", &[], &json!({ "seconds": "0.4", "naps": 4 })).await;
+    let answer = server
+        .post(
+            "/v1/services/limits/nap",
+            &[],
+            &json!({ "seconds": "0.4", "naps": 4 }),
+        )
+        .await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let run = answer.json["id"].as_str().expect("an id").to_owned();
     let path = format!("/v1/runs/{run}");
@@ -27,10 +33,16 @@ async fn a_run_goes_on_where_it_was_after_a_kill() {
         server.kill();
         server.restart();
     }
-    let ended = server.until(&path, PATIENCE, |answer| answer.json["state"] == "completed").await;
+    let ended = server
+        .until(&path, PATIENCE, |answer| answer.json["state"] == "completed")
+        .await;
     assert_eq!(ended.json["result"], json!({ "taken": 4 }));
     let calls = server.get(&calls).await;
-    assert_eq!(calls.text.matches("\"succeeded\"").count(), 4, "each nap is counted once: {calls:?}");
+    assert_eq!(
+        calls.text.matches("\"succeeded\"").count(),
+        4,
+        "each nap is counted once: {calls:?}"
+    );
 }
 
 #[tokio::test]
@@ -44,8 +56,14 @@ async fn an_idempotency_key_is_kept_over_a_kill() {
     let second = server.post("/v1/services/limits/nap", &key, &body).await;
     assert!(first.json["id"].is_string(), "{first:?}");
     assert_eq!(first.json["id"], second.json["id"]);
-    let other = server.post("/v1/services/limits/nap", &key, &json!({ "seconds": "1" })).await;
-    assert_eq!((other.status, other.code()), (409, "idempotency-conflict"), "{other:?}");
+    let other = server
+        .post("/v1/services/limits/nap", &key, &json!({ "seconds": "1" }))
+        .await;
+    assert_eq!(
+        (other.status, other.code()),
+        (409, "idempotency-conflict"),
+        "{other:?}"
+    );
 }
 
 #[tokio::test]
@@ -53,18 +71,25 @@ async fn functions_die_with_a_killed_server() {
     let mut server = Server::start();
     server.push(&bundle());
     let marker = "86311";
-    server.post("/v1/services/limits/nap", &[], &json!({ "seconds": marker })).await;
+    server
+        .post("/v1/services/limits/nap", &[], &json!({ "seconds": marker }))
+        .await;
     let begun = wait_until(|| sleepers(marker) > 0).await;
     assert!(begun, "the nap has begun");
     server.kill();
-    assert!(wait_until(|| sleepers(marker) == 0).await, "nobody sleeps any more");
+    assert!(
+        wait_until(|| sleepers(marker) == 0).await,
+        "nobody sleeps any more"
+    );
 }
 
 /// How many processes sleep for exactly so many seconds.
 fn sleepers(marker: &str) -> usize {
     let entries = std::fs::read_dir("/proc").expect("Linux").flatten();
     let commands = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    commands.filter(|command| *command == format!("sleep\0{marker}\0").as_bytes()).count()
+    commands
+        .filter(|command| *command == format!("sleep\0{marker}\0").as_bytes())
+        .count()
 }
 
 async fn wait_until(wanted: impl Fn() -> bool) -> bool {

@@ -19,25 +19,44 @@ struct Dev {
 impl Dev {
     fn start(folder: &Path) -> Self {
         let mut command = process(binary());
-        command.args(["--json", "dev", "hello", "--listen", "127.0.0.1:0"]).current_dir(folder);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        command
+            .args(["--json", "dev", "hello", "--listen", "127.0.0.1:0"])
+            .current_dir(folder);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
         let stdout = child.stdout.take().expect("standard output is piped");
         let (sender, lines) = sync_channel(100);
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(serde_json::from_str(&line).expect("a JSON line")).is_err() {
+                if sender
+                    .send(serde_json::from_str(&line).expect("a JSON line"))
+                    .is_err()
+                {
                     return;
                 }
             }
         });
-        let mut dev = Self { child, lines, url: String::new() };
-        dev.url = dev.next("listening")["url"].as_str().expect("an address").to_owned();
+        let mut dev = Self {
+            child,
+            lines,
+            url: String::new(),
+        };
+        dev.url = dev.next("listening")["url"]
+            .as_str()
+            .expect("an address")
+            .to_owned();
         dev
     }
 
     /// The next line, which must be of this kind.
     fn next(&self, kind: &str) -> Value {
-        let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("a line comes");
+        let line = self
+            .lines
+            .recv_timeout(Duration::from_secs(30))
+            .expect("a line comes");
         assert_eq!(line["kind"], kind, "{line}");
         line
     }
@@ -61,9 +80,16 @@ fn a_changed_file_is_pushed_and_a_bad_one_is_shown() {
 
     let rules = folder.path().join("hello/rules/welcome.rules");
     let good = std::fs::read_to_string(&rules).expect("the starter has rules");
-    std::fs::write(&rules, good.replace("party.state == \"new\"", "party.stat == \"new\"")).expect("writable");
+    std::fs::write(
+        &rules,
+        good.replace("party.state == \"new\"", "party.stat == \"new\""),
+    )
+    .expect("writable");
     let invalid = dev.next("invalid");
-    assert_eq!(invalid["diagnostics"][0]["path"], "rules/welcome.rules", "{invalid}");
+    assert_eq!(
+        invalid["diagnostics"][0]["path"], "rules/welcome.rules",
+        "{invalid}"
+    );
 
     std::fs::write(&rules, format!("// changed\n{good}")).expect("writable");
     let second = dev.next("pushed");
@@ -72,7 +98,15 @@ fn a_changed_file_is_pushed_and_a_bad_one_is_shown() {
 
     let said = celesta(
         folder.path(),
-        &["--server", &dev.url, "call", "hello/welcome", "--input", r#"{"names":["Ada"]}"#, "--wait"],
+        &[
+            "--server",
+            &dev.url,
+            "call",
+            "hello/welcome",
+            "--input",
+            r#"{"names":["Ada"]}"#,
+            "--wait",
+        ],
     );
     assert_eq!(said.code, 0, "{said:?}");
 }

@@ -9,7 +9,17 @@ use celesta_tests::process;
 use serde_json::Value;
 
 /// Foreign crates that only their owners may depend on: what they are used for is reached through the owner.
-const OWNED: [&str; 9] = ["sqlx", "rhai", "axum", "utoipa", "prometheus", "notify", "reqwest", "jsonschema", "mimalloc"];
+const OWNED: [&str; 9] = [
+    "sqlx",
+    "rhai",
+    "axum",
+    "utoipa",
+    "prometheus",
+    "notify",
+    "reqwest",
+    "jsonschema",
+    "mimalloc",
+];
 
 /// One crate of the workspace and what it depends on.
 struct Member {
@@ -42,29 +52,51 @@ fn every_edge_goes_down() {
         .map(|(floor, name)| (name, floor.parse().expect("a floor is a number")))
         .collect();
     for member in members() {
-        let own = floors.get(member.name.as_str()).unwrap_or_else(|| panic!("{} has no floor in tests/floors.txt", member.name));
+        let own = floors
+            .get(member.name.as_str())
+            .unwrap_or_else(|| panic!("{} has no floor in tests/floors.txt", member.name));
         for below in member.normal.iter().filter(|name| name.starts_with("celesta")) {
-            let floor = floors.get(below.as_str()).unwrap_or_else(|| panic!("{below} has no floor"));
-            assert!(floor < own, "{} (floor {own}) must not see {below} (floor {floor})", member.name);
+            let floor = floors
+                .get(below.as_str())
+                .unwrap_or_else(|| panic!("{below} has no floor"));
+            assert!(
+                floor < own,
+                "{} (floor {own}) must not see {below} (floor {floor})",
+                member.name
+            );
         }
     }
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate stands in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate stands in the workspace")
+        .to_owned()
 }
 
 fn members() -> Vec<Member> {
     let arguments = ["metadata", "--format-version", "1", "--no-deps", "--offline"];
-    let output = process(Path::new(env!("CARGO"))).args(arguments).current_dir(root()).output().expect("cargo is there");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = process(Path::new(env!("CARGO")))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("cargo is there");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     let packages = metadata["packages"].as_array().expect("a list of packages");
     let mut members: Vec<Member> = packages
         .iter()
         .map(|package| {
             let of_kind = |wanted: fn(&Value) -> bool| {
-                let dependencies = package["dependencies"].as_array().expect("a list of dependencies").iter();
+                let dependencies = package["dependencies"]
+                    .as_array()
+                    .expect("a list of dependencies")
+                    .iter();
                 dependencies
                     .filter(|dependency| wanted(&dependency["kind"]))
                     .map(|dependency| dependency["name"].as_str().expect("a name").to_owned())
@@ -84,17 +116,26 @@ fn members() -> Vec<Member> {
 
 /// The list as it would stand in the file.
 fn rendered(floors: &[&str], members: &[Member]) -> String {
-    let mut lines = vec!["# Which crate sees which. Checked by tests/tests/floors.rs; change it on purpose.".to_owned(), String::new()];
+    let mut lines = vec![
+        "# Which crate sees which. Checked by tests/tests/floors.rs; change it on purpose.".to_owned(),
+        String::new(),
+    ];
     lines.push("# A crate sees lower floors only.".to_owned());
     lines.extend(floors.iter().map(|line| (*line).to_owned()));
-    lines.extend([String::new(), "# Edges between the crates of the workspace.".to_owned()]);
+    lines.extend([
+        String::new(),
+        "# Edges between the crates of the workspace.".to_owned(),
+    ]);
     for member in members {
         let below = member.normal.iter().filter(|name| name.starts_with("celesta"));
         lines.extend(below.map(|name| format!("{} -> {name}", member.name)));
     }
     lines.extend([String::new(), "# Edges in tests only.".to_owned()]);
     for member in members {
-        let below = member.dev.iter().filter(|name| name.starts_with("celesta") && !member.normal.contains(*name));
+        let below = member
+            .dev
+            .iter()
+            .filter(|name| name.starts_with("celesta") && !member.normal.contains(*name));
         lines.extend(below.map(|name| format!("{} ~> {name}", member.name)));
     }
     lines.extend([String::new(), "# Foreign crates and their owners.".to_owned()]);
@@ -110,5 +151,7 @@ fn differences(listed: &str, found: &str) -> Vec<String> {
     let set = |text: &str| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
     let (listed, found) = (set(listed), set(found));
     let added = found.difference(&listed).map(|line| format!("+ {line}"));
-    added.chain(listed.difference(&found).map(|line| format!("- {line}"))).collect()
+    added
+        .chain(listed.difference(&found).map(|line| format!("- {line}")))
+        .collect()
 }

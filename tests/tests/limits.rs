@@ -17,7 +17,9 @@ async fn a_function_that_forks_and_sleeps_is_gone_two_seconds_after_its_timeout(
     let server = Server::start();
     server.push(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/limits"));
     let marker = "86312";
-    let answer = server.post("/v1/services/limits/fork", &[], &json!({ "marker": marker })).await;
+    let answer = server
+        .post("/v1/services/limits/fork", &[], &json!({ "marker": marker }))
+        .await;
     let run = answer.json["id"].as_str().expect("an id").to_owned();
     let begun = loop {
         if sleepers(marker) >= 4 {
@@ -26,11 +28,19 @@ async fn a_function_that_forks_and_sleeps_is_gone_two_seconds_after_its_timeout(
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     while sleepers(marker) > 0 {
-        assert!(begun.elapsed() < TIMEOUT + GONE, "{} processes are left", sleepers(marker));
+        assert!(
+            begun.elapsed() < TIMEOUT + GONE,
+            "{} processes are left",
+            sleepers(marker)
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let path = format!("/v1/runs/{run}");
-    let ended = server.until(&path, Duration::from_secs(20), |answer| answer.json["state"] == "completed").await;
+    let ended = server
+        .until(&path, Duration::from_secs(20), |answer| {
+            answer.json["state"] == "completed"
+        })
+        .await;
     assert_eq!(ended.json["result"]["kind"], "timeout", "{ended:?}");
 }
 
@@ -38,5 +48,7 @@ async fn a_function_that_forks_and_sleeps_is_gone_two_seconds_after_its_timeout(
 fn sleepers(marker: &str) -> usize {
     let entries = std::fs::read_dir("/proc").expect("Linux").flatten();
     let commands = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    commands.filter(|command| String::from_utf8_lossy(command).contains(marker)).count()
+    commands
+        .filter(|command| String::from_utf8_lossy(command).contains(marker))
+        .count()
 }

@@ -1,4 +1,4 @@
-//! The HTTP API: services, runs, artifacts, health; problems per RFC 9457; OpenAPI 3.1.
+//! The HTTP API: services, runs, artifacts, health; problems per RFC 9457; `OpenAPI` 3.1.
 //!
 //! `Config` → [`Server::bind`] → [`Server::spawn`]. One file per resource. This crate validates what is HTTP's (paths,
 //! headers, sizes, content types) and leaves meaning to the runtime; it stores nothing itself.

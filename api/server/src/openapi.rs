@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 description, generated from the handlers.
+//! The `OpenAPI` 3.1 description, generated from the handlers.
 
 use std::collections::BTreeMap;
 

@@ -183,10 +183,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/runs/{run}/events", get(run_events::events))
         .route("/v1/runs/{run}/cancel", post(runs::cancel))
         .route("/v1/runs/{run}/retry", post(runs::retry))
-        .route(
-            "/v1/artifacts",
-            post(artifacts::create).layer(artifact_bodies.clone()),
-        )
+        .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
         .route(
             "/v1/artifacts/{digest}",
             get(artifacts::read)

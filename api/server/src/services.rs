@@ -35,13 +35,7 @@ const PACKED_TYPES: [&str; 5] = [
 #[utoipa::path(get, path = "/v1/services", operation_id = "list_services", tag = "services",
     responses((status = 200, description = "All services in `rows`.", body = serde_json::Value)))]
 pub(crate) async fn list(shared: State) -> Json<Page<Value>> {
-    let rows = shared
-        .api
-        .runtime
-        .services()
-        .iter()
-        .map(|version| view(version))
-        .collect();
+    let rows = shared.api.runtime.services().iter().map(view).collect();
     Json(Page { rows, next: None })
 }
 

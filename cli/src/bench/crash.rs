@@ -19,8 +19,8 @@ use super::wire::Wire;
 use crate::child::ServerProcess;
 use crate::commands::Context;
 use crate::commands::run::all_pages;
-use crate::output::Output;
 use crate::exit::Failure;
+use crate::output::Output;
 
 /// A kill comes this long after the server listens, at a random moment: from before the first request is in to well
 /// within full load.
@@ -95,10 +95,17 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &CrashArgs) -> R
     // Restarts take the port of the first start, so that clients find it again.
     let host = rig.host();
     rig.options.listen.clone_from(&host);
-    let load = Load { host, seed, steps: args.steps, over: Cell::new(false), known: RefCell::default() };
+    let load = Load {
+        host,
+        seed,
+        steps: args.steps,
+        over: Cell::new(false),
+        known: RefCell::default(),
+    };
     let clock = rig.clock.clone();
     let begun = clock.monotonic();
-    let clients = futures_util::future::join_all((0..args.concurrency).map(|client| load.client(client, &clock)));
+    let clients =
+        futures_util::future::join_all((0..args.concurrency).map(|client| load.client(client, &clock)));
     let killer = async {
         let restarts = kill_again_and_again(context, &mut rig, args.kills, seed).await;
         load.over.set(true);
@@ -124,8 +131,15 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &CrashArgs) -> R
     rig.stop().await;
     let known = load.known.take();
     let verdict = Verdict::of(&known, stored.len().saturating_sub(WARM_UP_RUNS), args.steps);
-    for (key, request) in known.iter().filter(|(_, request)| request.trouble.is_some()).take(5) {
-        Output::remark(format_args!("trouble: {key}: {}", request.trouble.as_deref().unwrap_or_default()));
+    for (key, request) in known
+        .iter()
+        .filter(|(_, request)| request.trouble.is_some())
+        .take(5)
+    {
+        Output::remark(format_args!(
+            "trouble: {key}: {}",
+            request.trouble.as_deref().unwrap_or_default()
+        ));
     }
     let figures = Figures {
         kills: args.kills,
@@ -247,9 +261,14 @@ impl Verdict {
             }
         }
         // More runs than keys: a request was taken in twice. Fewer: an acknowledged run has gone.
-        let (stored, asked) = (u64::try_from(stored).unwrap_or(u64::MAX), u64::try_from(known.len()).unwrap_or(u64::MAX));
+        let (stored, asked) = (
+            u64::try_from(stored).unwrap_or(u64::MAX),
+            u64::try_from(known.len()).unwrap_or(u64::MAX),
+        );
         verdict.doubled += stored.saturating_sub(asked);
-        verdict.lost += asked.saturating_sub(stored).saturating_sub(verdict.stuck + verdict.lost);
+        verdict.lost += asked
+            .saturating_sub(stored)
+            .saturating_sub(verdict.stuck + verdict.lost);
         verdict
     }
 }
@@ -274,8 +293,20 @@ mod tests {
             known(None, Some("failed"), false),
             known(None, None, false),
         ];
-        let all: BTreeMap<String, Known> = all.into_iter().enumerate().map(|(at, known)| (at.to_string(), known)).collect();
-        assert_eq!(Verdict::of(&all, 6, 5), Verdict { runs: 4, lost: 2, doubled: 2, stuck: 1 });
+        let all: BTreeMap<String, Known> = all
+            .into_iter()
+            .enumerate()
+            .map(|(at, known)| (at.to_string(), known))
+            .collect();
+        assert_eq!(
+            Verdict::of(&all, 6, 5),
+            Verdict {
+                runs: 4,
+                lost: 2,
+                doubled: 2,
+                stuck: 1
+            }
+        );
         assert_eq!(Verdict::of(&all, 8, 5).doubled, 4, "two runs nobody asked for");
         let good = BTreeMap::from([("a".to_owned(), known(Some(5), None, false))]);
         assert_eq!(Verdict::of(&good, 0, 5).lost, 1, "an acknowledged run has gone");

@@ -54,7 +54,10 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &LatencyArgs) ->
         match over {
             Over::Counted(counted) if counted.count == 1 => {}
             Over::Counted(counted) => {
-                return Err(Failure::new(Exit::Failed, format!("one step was counted as {}", counted.count)));
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format!("one step was counted as {}", counted.count),
+                ));
             }
             Over::Trouble(reason) => return Err(Failure::new(Exit::Failed, reason)),
         }

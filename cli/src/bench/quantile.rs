@@ -44,7 +44,13 @@ mod tests {
             durations.add(Duration::from_millis(ms));
         }
         let found = [50, 99, 100].map(|percent| durations.quantile_ms(percent));
-        assert!(found.iter().zip([50.0, 99.0, 100.0]).all(|(found, expected)| (found - expected).abs() < 1e-9), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .zip([50.0, 99.0, 100.0])
+                .all(|(found, expected)| (found - expected).abs() < 1e-9),
+            "{found:?}"
+        );
         assert!(Durations::default().quantile_ms(50).abs() < 1e-9);
     }
 }

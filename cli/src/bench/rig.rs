@@ -16,9 +16,18 @@ use crate::exit::Failure;
 /// The files of the bench's bundle; `@COMMAND@` becomes the path of this program.
 const FILES: [(&str, &str); 4] = [
     ("service.toml", include_str!("../../bundles/bench/service.toml")),
-    ("rules/steps.rules", include_str!("../../bundles/bench/rules/steps.rules")),
-    ("rules/fanout.rules", include_str!("../../bundles/bench/rules/fanout.rules")),
-    ("functions/echo/function.toml", include_str!("../../bundles/bench/functions/echo/function.toml")),
+    (
+        "rules/steps.rules",
+        include_str!("../../bundles/bench/rules/steps.rules"),
+    ),
+    (
+        "rules/fanout.rules",
+        include_str!("../../bundles/bench/rules/fanout.rules"),
+    ),
+    (
+        "functions/echo/function.toml",
+        include_str!("../../bundles/bench/functions/echo/function.toml"),
+    ),
 ];
 
 /// Where a bench keeps its store, and how much the server may use.
@@ -48,7 +57,11 @@ impl Rig {
     pub(crate) async fn start(place: &Place) -> Result<Self, Failure> {
         let parent = place.parent.clone().unwrap_or_else(|| {
             let target = PathBuf::from("target");
-            if target.is_dir() { target } else { PathBuf::from(".") }
+            if target.is_dir() {
+                target
+            } else {
+                PathBuf::from(".")
+            }
         });
         std::fs::create_dir_all(&parent).map_err(|error| Failure::file("create", &parent, &error))?;
         let mut folder = tempfile::Builder::new()
@@ -65,12 +78,22 @@ impl Rig {
         let server = ServerProcess::start(&options).await?;
         let client = Client::new(&server.url, None)?;
         push::upload(&client, "bench", bundle()?).await?;
-        Ok(Self { server, options, client, clock: Clock::system(), folder: Some(folder) })
+        Ok(Self {
+            server,
+            options,
+            client,
+            clock: Clock::system(),
+            folder: Some(folder),
+        })
     }
 
     /// Address and port of the server.
     pub(crate) fn host(&self) -> String {
-        self.server.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+        self.server
+            .url
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned()
     }
 
     /// Stops the server and removes the folder, unless it is kept.
@@ -83,10 +106,15 @@ impl Rig {
 /// The bundle as it is pushed.
 fn bundle() -> Result<Vec<u8>, Failure> {
     let binary = own_binary()?;
-    let command = binary.to_str().ok_or_else(|| Failure::internal("this program's path is no text"))?;
+    let command = binary
+        .to_str()
+        .ok_or_else(|| Failure::internal("this program's path is no text"))?;
     let quoted = serde_json::to_string(command)?;
     let files = FILES.iter().map(|(path, text)| {
-        ((*path).to_owned(), FileEntry::text(&text.replace("\"@COMMAND@\"", &quoted)))
+        (
+            (*path).to_owned(),
+            FileEntry::text(&text.replace("\"@COMMAND@\"", &quoted)),
+        )
     });
     Ok(celesta_bundle::pack(&files.collect()))
 }
@@ -129,6 +157,11 @@ impl<'a> Ended<'a> {
 
     /// Why it did not complete.
     pub(crate) fn reason(&self) -> String {
-        format!("{} {}: {}", self.id, self.state, self.error.map_or("no reason was given", RawValue::get))
+        format!(
+            "{} {}: {}",
+            self.id,
+            self.state,
+            self.error.map_or("no reason was given", RawValue::get)
+        )
     }
 }

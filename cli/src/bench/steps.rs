@@ -12,8 +12,8 @@ use super::rig::{Ended, Place, Rig};
 use super::usage::Usage;
 use super::wire::Wire;
 use crate::commands::Context;
-use crate::output::Output;
 use crate::exit::{Exit, Failure};
+use crate::output::Output;
 
 /// A run that has not ended within the server's wait is asked for again after this long.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -124,7 +124,10 @@ pub(crate) async fn warm_up(rig: &Rig) -> Result<(), Failure> {
     let answer = one_run(rig, &mut wire, "/v1/services/bench/steps", "{\"total\":3}").await?;
     match answer {
         Over::Counted(counted) if counted.count == 3 => Ok(()),
-        Over::Counted(counted) => Err(Failure::internal(format!("3 steps were counted as {}", counted.count))),
+        Over::Counted(counted) => Err(Failure::internal(format!(
+            "3 steps were counted as {}",
+            counted.count
+        ))),
         Over::Trouble(reason) => Err(Failure::internal(reason)),
     }
 }
@@ -168,12 +171,19 @@ pub(crate) enum Over {
 /// # Errors
 /// When the connection breaks or the run never ends.
 pub(crate) async fn one_run(rig: &Rig, wire: &mut Wire, path: &str, body: &str) -> Result<Over, Failure> {
-    let broken = |error: std::io::Error| Failure::new(Exit::Unreachable, format!("the connection broke: {error}"));
+    let broken =
+        |error: std::io::Error| Failure::new(Exit::Unreachable, format!("the connection broke: {error}"));
     let deadline = rig.clock.monotonic() + RUN_PATIENCE;
-    let answer = wire.post(path, "Prefer: wait=60\r\n", body).await.map_err(broken)?;
+    let answer = wire
+        .post(path, "Prefer: wait=60\r\n", body)
+        .await
+        .map_err(broken)?;
     let status = answer.status;
     let Some(ended) = Ended::read(answer.body).filter(|_| status < 300) else {
-        return Ok(Over::Trouble(format!("status {status}: {}", String::from_utf8_lossy(answer.body))));
+        return Ok(Over::Trouble(format!(
+            "status {status}: {}",
+            String::from_utf8_lossy(answer.body)
+        )));
     };
     if ended.is_over() {
         return Ok(over(&ended));
@@ -190,7 +200,9 @@ pub(crate) async fn one_run(rig: &Rig, wire: &mut Wire, path: &str, body: &str) 
 }
 
 fn over(ended: &Ended<'_>) -> Over {
-    ended.counted().map_or_else(|| Over::Trouble(ended.reason()), Over::Counted)
+    ended
+        .counted()
+        .map_or_else(|| Over::Trouble(ended.reason()), Over::Counted)
 }
 
 /// A connection to the server.
@@ -198,5 +210,7 @@ fn over(ended: &Ended<'_>) -> Over {
 /// # Errors
 /// When it does not listen.
 pub(crate) async fn connect(host: &str) -> Result<Wire, Failure> {
-    Wire::connect(host).await.map_err(|error| Failure::new(Exit::Unreachable, format!("cannot connect to {host}: {error}")))
+    Wire::connect(host)
+        .await
+        .map_err(|error| Failure::new(Exit::Unreachable, format!("cannot connect to {host}: {error}")))
 }

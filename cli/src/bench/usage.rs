@@ -22,7 +22,10 @@ impl Usage {
     /// Of the process `pid` and all its living descendants; those that have ended are counted by their parents.
     pub(crate) fn of_tree(pid: u32) -> Self {
         let processes = processes();
-        let mut usage = Self { root_peak_kb: peak_kb(pid), ..Self::default() };
+        let mut usage = Self {
+            root_peak_kb: peak_kb(pid),
+            ..Self::default()
+        };
         for (&process, stat) in &processes {
             if process == pid {
                 usage.ticks += stat.ticks;
@@ -36,8 +39,13 @@ impl Usage {
 
     /// Of this process alone.
     pub(crate) fn of_self() -> Self {
-        let ticks = stat(Path::new("/proc/self/stat")).map(|stat| stat.own_ticks).unwrap_or_default();
-        Self { ticks, ..Self::default() }
+        let ticks = stat(Path::new("/proc/self/stat"))
+            .map(|stat| stat.own_ticks)
+            .unwrap_or_default();
+        Self {
+            ticks,
+            ..Self::default()
+        }
     }
 
     /// Seconds of processor time since `before`.
@@ -79,7 +87,11 @@ fn stat(path: &Path) -> Option<Stat> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
     let own_ticks = ticks(11)? + ticks(12)?;
-    Some(Stat { parent: fields.get(1)?.parse().ok()?, own_ticks, ticks: own_ticks + ticks(13)? + ticks(14)? })
+    Some(Stat {
+        parent: fields.get(1)?.parse().ok()?,
+        own_ticks,
+        ticks: own_ticks + ticks(13)? + ticks(14)?,
+    })
 }
 
 fn descends(processes: &BTreeMap<u32, Stat>, process: u32, root: u32) -> bool {
@@ -98,7 +110,8 @@ fn descends(processes: &BTreeMap<u32, Stat>, process: u32, root: u32) -> bool {
 fn peak_kb(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

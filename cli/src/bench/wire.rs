@@ -34,7 +34,12 @@ impl Wire {
     pub(crate) async fn connect(host: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(host).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, host: host.to_owned(), out: Vec::with_capacity(512), answer: Vec::with_capacity(4_096) })
+        Ok(Self {
+            stream,
+            host: host.to_owned(),
+            out: Vec::with_capacity(512),
+            answer: Vec::with_capacity(4_096),
+        })
     }
 
     /// Sends `body` as JSON to `path`; `headers` are whole lines.
@@ -77,7 +82,10 @@ impl Wire {
                         return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
                     }
                 }
-                return Ok(Answer { status: head.status, body: &self.answer[head.length..whole] });
+                return Ok(Answer {
+                    status: head.status,
+                    body: &self.answer[head.length..whole],
+                });
             }
         }
     }
@@ -97,9 +105,14 @@ impl Head {
     fn parse(bytes: &[u8]) -> io::Result<Option<Self>> {
         let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return if bytes.len() > ANSWER_MAX { Err(wrong("the head of the answer does not end")) } else { Ok(None) };
+            return if bytes.len() > ANSWER_MAX {
+                Err(wrong("the head of the answer does not end"))
+            } else {
+                Ok(None)
+            };
         };
-        let text = std::str::from_utf8(&bytes[..end]).map_err(|_| wrong("the head of the answer is no text"))?;
+        let text =
+            std::str::from_utf8(&bytes[..end]).map_err(|_| wrong("the head of the answer is no text"))?;
         let mut lines = text.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
         let body = lines
@@ -112,7 +125,11 @@ impl Head {
         if body > ANSWER_MAX {
             return Err(wrong("the answer is too large"));
         }
-        Ok(Some(Self { status, length: end + 4, body }))
+        Ok(Some(Self {
+            status,
+            length: end + 4,
+            body,
+        }))
     }
 }
 
@@ -126,7 +143,14 @@ mod tests {
         for cut in 0..whole.len() {
             assert!(Head::parse(&whole[..cut]).expect("no error yet").is_none());
         }
-        assert_eq!(Head::parse(whole).expect("whole"), Some(Head { status: 202, length: whole.len(), body: 7 }));
+        assert_eq!(
+            Head::parse(whole).expect("whole"),
+            Some(Head {
+                status: 202,
+                length: whole.len(),
+                body: 7
+            })
+        );
         assert!(Head::parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
     }
 }

@@ -103,7 +103,10 @@ impl EventStream {
         let begun = clock.monotonic();
         loop {
             let url = self.client.url(&["v1", "runs", &self.run, "events"], &[]);
-            let mut request = self.client.request(Method::GET, url).header(header::ACCEPT, "text/event-stream");
+            let mut request = self
+                .client
+                .request(Method::GET, url)
+                .header(header::ACCEPT, "text/event-stream");
             if let Some(id) = &self.last_id {
                 request = request.header("Last-Event-ID", id);
             }
@@ -127,7 +130,10 @@ impl EventStream {
 
 impl std::fmt::Debug for EventStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventStream").field("run", &self.run).field("last_id", &self.last_id).finish_non_exhaustive()
+        f.debug_struct("EventStream")
+            .field("run", &self.run)
+            .field("last_id", &self.last_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,7 +165,11 @@ impl Parser {
             if !self.text.is_empty() || !self.kind.is_empty() {
                 let text = std::mem::take(&mut self.text);
                 let data = serde_json::from_str(&text).unwrap_or(Value::String(text));
-                ready.push_back(Event { id: self.id.clone(), kind: std::mem::take(&mut self.kind), data });
+                ready.push_back(Event {
+                    id: self.id.clone(),
+                    kind: std::mem::take(&mut self.kind),
+                    data,
+                });
             }
             return;
         }
@@ -192,8 +202,15 @@ mod tests {
             for piece in text.as_bytes().chunks(size) {
                 parser.feed(piece, &mut ready);
             }
-            let kinds: Vec<_> = ready.iter().map(|event| (event.id.as_str(), event.kind.as_str())).collect();
-            assert_eq!(kinds, [("3.0", "progress"), ("4.1", "completed")], "pieces of {size}");
+            let kinds: Vec<_> = ready
+                .iter()
+                .map(|event| (event.id.as_str(), event.kind.as_str()))
+                .collect();
+            assert_eq!(
+                kinds,
+                [("3.0", "progress"), ("4.1", "completed")],
+                "pieces of {size}"
+            );
             assert!(ready[1].is_last());
         }
     }

@@ -45,8 +45,16 @@ impl Problem {
 
     /// Title and code in one line.
     pub(crate) fn headline(&self) -> String {
-        let title = if self.title.is_empty() { "the server refused" } else { &self.title };
-        if self.code.is_empty() { title.to_owned() } else { format!("{title} [{}]", self.code) }
+        let title = if self.title.is_empty() {
+            "the server refused"
+        } else {
+            &self.title
+        };
+        if self.code.is_empty() {
+            title.to_owned()
+        } else {
+            format!("{title} [{}]", self.code)
+        }
     }
 
     /// The detail and the violations, line by line.
@@ -70,9 +78,15 @@ impl Problem {
 /// `pointer: message` for a violation of a schema; `path:line: message` for a diagnostic; otherwise its JSON.
 fn violation(error: &Value) -> String {
     let text = |key: &str| error.get(key).and_then(Value::as_str);
-    let Some(message) = text("message") else { return error.to_string() };
+    let Some(message) = text("message") else {
+        return error.to_string();
+    };
     if let Some(path) = text("path") {
-        let line = error.get("line").and_then(Value::as_u64).map(|line| format!(":{line}")).unwrap_or_default();
+        let line = error
+            .get("line")
+            .and_then(Value::as_u64)
+            .map(|line| format!(":{line}"))
+            .unwrap_or_default();
         return format!("{path}{line}: {message}");
     }
     match text("pointer") {
@@ -92,12 +106,18 @@ mod tests {
             "code":"invalid-input","errors":[{"pointer":"/n","message":"is not an integer"},{"pointer":"","message":"lacks m"}]}"#;
         let problem = Problem::read(422, body);
         assert_eq!(problem.headline(), "the input does not fit [invalid-input]");
-        assert_eq!(problem.detail_lines(), ["two violations", "/n: is not an integer", "(body): lacks m"]);
+        assert_eq!(
+            problem.detail_lines(),
+            ["two violations", "/n: is not an integer", "(body): lacks m"]
+        );
     }
 
     #[test]
     fn an_answer_of_somebody_else_is_still_told() {
         let problem = Problem::read(502, b"<html>bad gateway</html>");
-        assert_eq!((problem.status, problem.headline().as_str()), (502, "the server answered with status 502"));
+        assert_eq!(
+            (problem.status, problem.headline().as_str()),
+            (502, "the server answered with status 502")
+        );
     }
 }

@@ -48,7 +48,9 @@ impl RunView {
     pub(crate) fn error_text(&self) -> Option<String> {
         self.error.as_ref().map(|error| {
             let message = error.get("message").unwrap_or(error);
-            message.as_str().map_or_else(|| message.to_string(), str::to_owned)
+            message
+                .as_str()
+                .map_or_else(|| message.to_string(), str::to_owned)
         })
     }
 }
@@ -171,6 +173,11 @@ pub(crate) fn instant_text(at: Option<Timestamp>) -> String {
     let Some(at) = at else { return "-".to_owned() };
     jiff::Timestamp::from_millisecond(at.as_millis()).map_or_else(
         |_| at.to_string(),
-        |instant| instant.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        |instant| {
+            instant
+                .to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
     )
 }

@@ -62,7 +62,12 @@ pub(crate) async fn run(context: &Context, args: ArtifactArgs) -> Outcome {
 ///
 /// # Errors
 /// When the file cannot be read, or the server is away or refuses.
-pub(crate) async fn upload(client: &Client, out: Output, path: &Path, media_type: Option<&str>) -> Result<ArtifactRef, Failure> {
+pub(crate) async fn upload(
+    client: &Client,
+    out: Output,
+    path: &Path,
+    media_type: Option<&str>,
+) -> Result<ArtifactRef, Failure> {
     let unreadable = |error: std::io::Error| Failure::file("read", path, &error);
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let meta = file.metadata().await.map_err(unreadable)?;
@@ -81,13 +86,20 @@ pub(crate) async fn upload(client: &Client, out: Output, path: &Path, media_type
     bar.finish_and_clear();
     let reference: ArtifactRef = client::read(client::json(answer?).await?)?;
     if reference.size != meta.len() {
-        return Err(Failure::internal(format!("{} bytes were sent and {} stored", meta.len(), reference.size)));
+        return Err(Failure::internal(format!(
+            "{} bytes were sent and {} stored",
+            meta.len(),
+            reference.size
+        )));
     }
     Ok(reference)
 }
 
 /// The content of `file`, piece by piece.
-fn pieces(file: tokio::fs::File, bar: ProgressBar) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
+fn pieces(
+    file: tokio::fs::File,
+    bar: ProgressBar,
+) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
     futures_util::stream::try_unfold((file, bar), |(mut file, bar)| async move {
         let mut piece = bytes::BytesMut::with_capacity(PIECE_SIZE);
         let read = file.read_buf(&mut piece).await?;
@@ -97,7 +109,12 @@ fn pieces(file: tokio::fs::File, bar: ProgressBar) -> impl futures_util::Stream<
 }
 
 /// Writes the artifact to `target`, or to standard output.
-async fn download(client: &Client, out: Output, digest: &Digest, target: Option<&Path>) -> Result<(), Failure> {
+async fn download(
+    client: &Client,
+    out: Output,
+    digest: &Digest,
+    target: Option<&Path>,
+) -> Result<(), Failure> {
     let Some(target) = target else {
         let mut stream = open(client, digest).await?.bytes_stream();
         while let Some(piece) = stream.next().await {
@@ -107,11 +124,16 @@ async fn download(client: &Client, out: Output, digest: &Digest, target: Option<
     };
     let written = fetch(client, out, digest, target).await?;
     let answer = serde_json::json!({ "digest": digest, "size": written, "file": target });
-    out.either(&answer, || format!("{} ({})", target.display(), size_text(written)))
+    out.either(&answer, || {
+        format!("{} ({})", target.display(), size_text(written))
+    })
 }
 
 async fn open(client: &Client, digest: &Digest) -> Result<reqwest::Response, Failure> {
-    let request = client.request(Method::GET, client.url(&["v1", "artifacts", &digest.to_string()], &[]));
+    let request = client.request(
+        Method::GET,
+        client.url(&["v1", "artifacts", &digest.to_string()], &[]),
+    );
     client.send(request, Repeat::Safe).await
 }
 
@@ -124,7 +146,12 @@ fn broken(error: reqwest::Error) -> Failure {
 ///
 /// # Errors
 /// When the server is away or does not have it, or the file cannot be written.
-pub(crate) async fn fetch(client: &Client, out: Output, digest: &Digest, target: &Path) -> Result<u64, Failure> {
+pub(crate) async fn fetch(
+    client: &Client,
+    out: Output,
+    digest: &Digest,
+    target: &Path,
+) -> Result<u64, Failure> {
     let response = open(client, digest).await?;
     let bar = out.bytes_bar(response.content_length().unwrap_or_default());
     let mut name = target.file_name().unwrap_or_default().to_owned();
@@ -149,7 +176,11 @@ pub(crate) async fn fetch(client: &Client, out: Output, digest: &Digest, target:
 
 /// The media type the name of a file suggests.
 fn media_type_of(path: &Path) -> &'static str {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     match extension.as_str() {
         "mp4" | "m4v" => "video/mp4",
         "mkv" => "video/x-matroska",

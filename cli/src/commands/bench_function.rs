@@ -34,7 +34,10 @@ pub(crate) fn run() -> Outcome {
         if waiting.len() > LINE_MAX {
             return Err(Failure::internal("the worker sent a line without an end"));
         }
-        stdout.write_all(&answers).and_then(|()| stdout.flush()).map_err(broken)?;
+        stdout
+            .write_all(&answers)
+            .and_then(|()| stdout.flush())
+            .map_err(broken)?;
         answers.clear();
     }
 }
@@ -49,7 +52,9 @@ struct Request<'a> {
 }
 
 fn answer(line: &[u8], answers: &mut Vec<u8>) {
-    let Ok(request) = serde_json::from_slice::<Request<'_>>(line) else { return };
+    let Ok(request) = serde_json::from_slice::<Request<'_>>(line) else {
+        return;
+    };
     answers.extend_from_slice(b"{\"id\":");
     answers.extend_from_slice(request.id.get().as_bytes());
     answers.extend_from_slice(b",\"result\":");
@@ -66,6 +71,9 @@ mod tests {
         let mut answers = Vec::new();
         answer(br#"{"id":"a","input":{"n":1},"attempt":1}"#, &mut answers);
         answer(b"not json", &mut answers);
-        assert_eq!(String::from_utf8_lossy(&answers), "{\"id\":\"a\",\"result\":{\"n\":1}}\n");
+        assert_eq!(
+            String::from_utf8_lossy(&answers),
+            "{\"id\":\"a\",\"result\":{\"n\":1}}\n"
+        );
     }
 }

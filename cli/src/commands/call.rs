@@ -68,16 +68,26 @@ pub(crate) async fn run(context: &Context, args: CallArgs) -> Outcome {
         operation,
         input: &input,
         // A key of our own makes the request repeatable when the connection fails.
-        key: args.idempotency_key.clone().unwrap_or_else(|| format!("cli-{:032x}", Random::system().next_u128())),
+        key: args
+            .idempotency_key
+            .clone()
+            .unwrap_or_else(|| format!("cli-{:032x}", Random::system().next_u128())),
         priority: args.priority,
         labels: &args.labels,
         wait_s: if args.wait { PREFER_WAIT_S } else { 0 },
     };
     let run = request.send(&client).await?;
     if !args.wait {
-        let id = run.get("id").or_else(|| run.get("run")).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let id = run
+            .get("id")
+            .or_else(|| run.get("run"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         context.out.either(&run, || id.clone())?;
-        context.out.note(format_args!("{DIM}follow it with{DIM:#} celesta run watch {id}"));
+        context
+            .out
+            .note(format_args!("{DIM}follow it with{DIM:#} celesta run watch {id}"));
         return Ok(Exit::Done);
     }
     let view: RunView = client::read(run)?;
@@ -109,7 +119,10 @@ impl Request<'_> {
     /// When the server is away or refuses.
     pub(crate) async fn send(&self, client: &Client) -> Result<Value, Failure> {
         let url = client.url(&["v1", "services", self.service, self.operation], &[]);
-        let mut request = client.request(Method::POST, url).header("Idempotency-Key", &self.key).json(self.input);
+        let mut request = client
+            .request(Method::POST, url)
+            .header("Idempotency-Key", &self.key)
+            .json(self.input);
         if self.wait_s > 0 {
             request = request.header("Prefer", format!("wait={}", self.wait_s));
         }
@@ -117,8 +130,11 @@ impl Request<'_> {
             request = request.header("Celesta-Priority", class.name());
         }
         for (key, value) in self.labels {
-            let label = header::HeaderValue::from_str(&format!("{key}={value}"))
-                .map_err(|_| Failure::usage(format!("the label `{key}={value}` holds characters that fit in no header")))?;
+            let label = header::HeaderValue::from_str(&format!("{key}={value}")).map_err(|_| {
+                Failure::usage(format!(
+                    "the label `{key}={value}` holds characters that fit in no header"
+                ))
+            })?;
             request = request.header("Celesta-Label", label);
         }
         client::json(client.send(request, Repeat::Safe).await?).await
@@ -136,9 +152,15 @@ fn report(context: &Context, run: Value) -> Outcome {
         out.note(format_args!("{GOOD}completed{GOOD:#} {DIM}{}{DIM:#}", view.id));
         return Ok(Exit::Done);
     }
-    let reason = view.error_text().unwrap_or_else(|| "no reason was given".to_owned());
+    let reason = view
+        .error_text()
+        .unwrap_or_else(|| "no reason was given".to_owned());
     out.note(format_args!("{BAD}{}{BAD:#} {}: {reason}", view.state, view.id));
-    out.note(format_args!("  {DIM}={DIM:#} {}: celesta run logs {}", paint(STRONG, "help"), view.id));
+    out.note(format_args!(
+        "  {DIM}={DIM:#} {}: celesta run logs {}",
+        paint(STRONG, "help"),
+        view.id
+    ));
     Ok(Exit::Failed)
 }
 
@@ -146,7 +168,9 @@ fn report(context: &Context, run: Value) -> Outcome {
 fn read_input(text: &str) -> Result<Value, Failure> {
     let (from, text) = if text == "-" {
         let mut body = String::new();
-        std::io::stdin().read_to_string(&mut body).map_err(|error| Failure::usage(format!("cannot read standard input: {error}")))?;
+        std::io::stdin()
+            .read_to_string(&mut body)
+            .map_err(|error| Failure::usage(format!("cannot read standard input: {error}")))?;
         ("standard input".to_owned(), body)
     } else if let Some(path) = text.strip_prefix('@') {
         let path = PathBuf::from(path);
@@ -156,7 +180,8 @@ fn read_input(text: &str) -> Result<Value, Failure> {
         ("--input".to_owned(), text.to_owned())
     };
     serde_json::from_str(&text).map_err(|error| {
-        Failure::usage(format!("{from} is not JSON: {error}")).hint("give a JSON object, `@FILE`, or `-` for standard input")
+        Failure::usage(format!("{from} is not JSON: {error}"))
+            .hint("give a JSON object, `@FILE`, or `-` for standard input")
     })
 }
 
@@ -165,7 +190,9 @@ fn put_at(body: &mut Value, field: &str, value: Value) -> Result<(), Failure> {
     let mut place = body;
     for name in field.split('.') {
         let Value::Object(object) = place else {
-            return Err(Failure::usage(format!("`{field}` cannot be set: what holds `{name}` is not an object")));
+            return Err(Failure::usage(format!(
+                "`{field}` cannot be set: what holds `{name}` is not an object"
+            )));
         };
         place = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
     }
@@ -183,7 +210,9 @@ fn read_pair(text: &str) -> Result<(String, String), String> {
 /// Reads `90s`, `2h` and so on.
 pub(crate) fn read_duration(text: &str) -> Result<Duration, String> {
     let millis = duration_ms(text).map_err(|error| error.to_string())?;
-    u64::try_from(millis).map(Duration::from_millis).map_err(|error| error.to_string())
+    u64::try_from(millis)
+        .map(Duration::from_millis)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -195,12 +224,18 @@ mod tests {
         let mut body = serde_json::json!({ "a": { "b": 1 } });
         put_at(&mut body, "a.c.d", Value::from(2)).expect("an object is there");
         assert_eq!(body, serde_json::json!({ "a": { "b": 1, "c": { "d": 2 } } }));
-        assert!(put_at(&mut body, "a.b.x", Value::Null).is_err(), "a number holds no fields");
+        assert!(
+            put_at(&mut body, "a.b.x", Value::Null).is_err(),
+            "a number holds no fields"
+        );
     }
 
     #[test]
     fn input_that_is_no_json_is_a_usage_error() {
         assert_eq!(read_input("{").expect_err("no JSON").exit, Exit::Usage);
-        assert_eq!(read_input("@/does/not/exist").expect_err("no file").exit, Exit::NotFound);
+        assert_eq!(
+            read_input("@/does/not/exist").expect_err("no file").exit,
+            Exit::NotFound
+        );
     }
 }

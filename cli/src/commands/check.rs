@@ -36,7 +36,11 @@ pub(crate) fn run(context: &Context, args: &CheckArgs) -> Outcome {
     }
     match &checked {
         Ok(bundle) => {
-            context.out.line(format_args!("{GOOD}ok{GOOD:#} {STRONG}{}{STRONG:#} {DIM}{}{DIM:#}", bundle.name, contents(bundle)))?;
+            context.out.line(format_args!(
+                "{GOOD}ok{GOOD:#} {STRONG}{}{STRONG:#} {DIM}{}{DIM:#}",
+                bundle.name,
+                contents(bundle)
+            ))?;
             Ok(Exit::Done)
         }
         Err(_) => {
@@ -55,12 +59,19 @@ pub(crate) type Read = (Files, Result<Bundle, Vec<Diagnostic>>);
 /// When the folder cannot be read as a bundle at all.
 pub(crate) fn read(folder: &Path) -> Result<Read, Failure> {
     let files = read_folder(folder).map_err(|error| {
-        let exit = if folder.exists() { Exit::Failed } else { Exit::NotFound };
+        let exit = if folder.exists() {
+            Exit::Failed
+        } else {
+            Exit::NotFound
+        };
         Failure::new(exit, format!("cannot read {}: {error}", folder.display()))
     })?;
     if !files.contains_key("service.toml") {
-        return Err(Failure::new(Exit::NotFound, format!("{} holds no service.toml", folder.display()))
-            .hint("name the folder of a bundle, or create one with `celesta new NAME`"));
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("{} holds no service.toml", folder.display()),
+        )
+        .hint("name the folder of a bundle, or create one with `celesta new NAME`"));
     }
     let checked = Bundle::compile(&files)
         .and_then(|bundle| celesta_bundle::scenario::check(&bundle, &files).map(|()| bundle))

@@ -5,8 +5,8 @@ use clap_complete::Shell;
 
 use super::Context;
 use crate::args::Arguments;
-use crate::output::Output;
 use crate::exit::{Exit, Outcome};
+use crate::output::Output;
 
 /// Options of `completions`.
 #[derive(Debug, Args)]

@@ -70,16 +70,26 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
         () = node.stop() => {}
         () = signals::interrupted() => return Ok(Exit::Interrupted),
     }
-    if asked { Ok(Exit::Done) } else { Err(Failure::internal("a part of the node ended; the log says which")) }
+    if asked {
+        Ok(Exit::Done)
+    } else {
+        Err(Failure::internal("a part of the node ended; the log says which"))
+    }
 }
 
 /// The folders to watch: those given, else the current one.
 fn folders(given: Vec<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
-    let folders = if given.is_empty() { vec![PathBuf::from(".")] } else { given };
+    let folders = if given.is_empty() {
+        vec![PathBuf::from(".")]
+    } else {
+        given
+    };
     for folder in &folders {
         if !folder.is_dir() {
-            return Err(Failure::new(Exit::NotFound, format!("{} is not a folder", folder.display()))
-                .hint("create a bundle with `celesta new NAME`"));
+            return Err(
+                Failure::new(Exit::NotFound, format!("{} is not a folder", folder.display()))
+                    .hint("create a bundle with `celesta new NAME`"),
+            );
         }
     }
     Ok(folders)

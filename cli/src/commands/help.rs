@@ -35,11 +35,16 @@ pub(crate) fn run(context: &Context, args: &HelpArgs) -> Outcome {
 fn exit_codes(context: &Context) -> Outcome {
     let out = context.out;
     if out.is_json() {
-        let codes: Vec<_> =
-            Exit::ALL.iter().map(|exit| serde_json::json!({ "code": exit.code(), "meaning": exit.meaning() })).collect();
+        let codes: Vec<_> = Exit::ALL
+            .iter()
+            .map(|exit| serde_json::json!({ "code": exit.code(), "meaning": exit.meaning() }))
+            .collect();
         out.json(&codes)?;
     } else {
-        let rows: Vec<_> = Exit::ALL.iter().map(|exit| vec![exit.code().to_string(), exit.meaning().to_owned()]).collect();
+        let rows: Vec<_> = Exit::ALL
+            .iter()
+            .map(|exit| vec![exit.code().to_string(), exit.meaning().to_owned()])
+            .collect();
         out.line(table(&["code", "meaning"], &rows))?;
     }
     Ok(Exit::Done)

@@ -16,20 +16,36 @@ struct Starter {
 }
 
 const FILES: [Starter; 6] = [
-    Starter { path: "service.toml", text: include_str!("../../bundles/new/service.toml"), executable: false },
-    Starter { path: "rules/welcome.rules", text: include_str!("../../bundles/new/rules/welcome.rules"), executable: false },
+    Starter {
+        path: "service.toml",
+        text: include_str!("../../bundles/new/service.toml"),
+        executable: false,
+    },
+    Starter {
+        path: "rules/welcome.rules",
+        text: include_str!("../../bundles/new/rules/welcome.rules"),
+        executable: false,
+    },
     Starter {
         path: "functions/greet/function.toml",
         text: include_str!("../../bundles/new/functions/greet/function.toml"),
         executable: false,
     },
-    Starter { path: "functions/greet/greet.sh", text: include_str!("../../bundles/new/functions/greet/greet.sh"), executable: true },
+    Starter {
+        path: "functions/greet/greet.sh",
+        text: include_str!("../../bundles/new/functions/greet/greet.sh"),
+        executable: true,
+    },
     Starter {
         path: "schemas/welcome.input.json",
         text: include_str!("../../bundles/new/schemas/welcome.input.json"),
         executable: false,
     },
-    Starter { path: "tests/welcome.toml", text: include_str!("../../bundles/new/tests/welcome.toml"), executable: false },
+    Starter {
+        path: "tests/welcome.toml",
+        text: include_str!("../../bundles/new/tests/welcome.toml"),
+        executable: false,
+    },
 ];
 
 /// Options of `new`.
@@ -49,18 +65,36 @@ pub(crate) fn run(context: &Context, args: &NewArgs) -> Outcome {
             .hint("a lowercase letter, then lowercase letters, digits, `-` and `_`, at most 64 characters"));
     }
     let folder = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
-    if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::new(Exit::Conflict, format!("{} exists and is not empty", folder.display())));
+    if folder
+        .read_dir()
+        .is_ok_and(|mut entries| entries.next().is_some())
+    {
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!("{} exists and is not empty", folder.display()),
+        ));
     }
     for file in &FILES {
-        write(&folder.join(file.path), &file.text.replace("@NAME@", &args.name), file.executable)?;
+        write(
+            &folder.join(file.path),
+            &file.text.replace("@NAME@", &args.name),
+            file.executable,
+        )?;
     }
     let paths: Vec<&str> = FILES.iter().map(|file| file.path).collect();
     let shown = folder.display();
-    context.out.json(&serde_json::json!({ "folder": folder, "files": paths }))?;
-    context.out.line(format_args!("{GOOD}created{GOOD:#} {STRONG}{shown}{STRONG:#}"))?;
-    context.out.note(format_args!("{DIM}next:{DIM:#} celesta test {shown}"));
-    context.out.note(format_args!("{DIM}then:{DIM:#} celesta dev {shown}"));
+    context
+        .out
+        .json(&serde_json::json!({ "folder": folder, "files": paths }))?;
+    context
+        .out
+        .line(format_args!("{GOOD}created{GOOD:#} {STRONG}{shown}{STRONG:#}"))?;
+    context
+        .out
+        .note(format_args!("{DIM}next:{DIM:#} celesta test {shown}"));
+    context
+        .out
+        .note(format_args!("{DIM}then:{DIM:#} celesta dev {shown}"));
     context.out.note(format_args!(
         "{DIM}and :{DIM:#} celesta call {}/welcome --input '{{\"names\":[\"Ada\",\"Grace\"]}}' --wait",
         args.name

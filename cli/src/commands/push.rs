@@ -42,14 +42,21 @@ pub(crate) async fn push_folder(context: &Context, client: &Client, folder: &Pat
                 Output::remark(format_args!("{}\n", shown(diagnostic)));
             }
             let counts = Counts::of(&diagnostics);
-            return Err(Failure::new(Exit::Failed, format!("{} in {}; nothing was pushed", counts.text(), folder.display())));
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("{} in {}; nothing was pushed", counts.text(), folder.display()),
+            ));
         }
     };
     for warning in &bundle.warnings {
         context.out.note(format_args!("{}\n", shown(warning)));
     }
     let answer = upload(client, &bundle.name, celesta_bundle::pack(&files)).await?;
-    context.out.line(format_args!("{GOOD}pushed{GOOD:#} {STRONG}{}{STRONG:#} {DIM}{}{DIM:#}", bundle.name, contents(&bundle)))?;
+    context.out.line(format_args!(
+        "{GOOD}pushed{GOOD:#} {STRONG}{}{STRONG:#} {DIM}{}{DIM:#}",
+        bundle.name,
+        contents(&bundle)
+    ))?;
     Ok(answer)
 }
 

@@ -78,8 +78,13 @@ impl Target {
             return Ok(self.run.clone());
         }
         let page = super::service::rows(client.get(&["v1", "runs"], &[("limit", "1")]).await?);
-        let newest = page.get(0).and_then(|run| run.get("id")).and_then(serde_json::Value::as_str);
-        newest.map(str::to_owned).ok_or_else(|| Failure::new(Exit::NotFound, "there is no run yet"))
+        let newest = page
+            .get(0)
+            .and_then(|run| run.get("id"))
+            .and_then(serde_json::Value::as_str);
+        newest
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::new(Exit::NotFound, "there is no run yet"))
     }
 }
 
@@ -106,14 +111,20 @@ pub(crate) async fn all_pages(
     let mut rows: Vec<serde_json::Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let limit = most.saturating_sub(rows.len()).clamp(1, PAGE_ROWS_MAX).to_string();
+        let limit = most
+            .saturating_sub(rows.len())
+            .clamp(1, PAGE_ROWS_MAX)
+            .to_string();
         let mut query = query.to_vec();
         query.push(("limit", &limit));
         if let Some(cursor) = &cursor {
             query.push(("cursor", cursor));
         }
         let page = client.get(segments, &query).await?;
-        let next = page.get("next").and_then(serde_json::Value::as_str).map(str::to_owned);
+        let next = page
+            .get("next")
+            .and_then(serde_json::Value::as_str)
+            .map(str::to_owned);
         let more: Vec<serde_json::Value> = client::read(super::service::rows(page))?;
         let empty = more.is_empty();
         rows.extend(more);

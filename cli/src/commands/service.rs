@@ -59,7 +59,11 @@ pub(crate) fn rows(answer: Value) -> Value {
 
 /// The name of an operation or function, whether it stands as a text or in an object.
 fn name(value: &Value) -> String {
-    value.as_str().or_else(|| value.get("name").and_then(Value::as_str)).unwrap_or_default().to_owned()
+    value
+        .as_str()
+        .or_else(|| value.get("name").and_then(Value::as_str))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn names(values: &[Value]) -> String {
@@ -82,7 +86,10 @@ fn row(service: &ServiceView) -> Vec<String> {
 
 fn shown(service: &ServiceView) -> String {
     let mut lines = vec![
-        format!("{STRONG}{}{STRONG:#} {DIM}{}{DIM:#}", service.name, service.version),
+        format!(
+            "{STRONG}{}{STRONG:#} {DIM}{}{DIM:#}",
+            service.name, service.version
+        ),
         format!("pushed     {}", instant_text(service.pushed_at)),
         format!("functions  {}", names(&service.functions)),
     ];
@@ -90,8 +97,16 @@ fn shown(service: &ServiceView) -> String {
         lines.insert(1, description.clone());
     }
     for operation in &service.operations {
-        lines.push(format!("\n{STRONG}{}/{}{STRONG:#}", service.name, name(operation)));
-        if let Some(schema) = operation.get("input").or_else(|| operation.get("input_schema")).filter(|schema| !schema.is_null()) {
+        lines.push(format!(
+            "\n{STRONG}{}/{}{STRONG:#}",
+            service.name,
+            name(operation)
+        ));
+        if let Some(schema) = operation
+            .get("input")
+            .or_else(|| operation.get("input_schema"))
+            .filter(|schema| !schema.is_null())
+        {
             lines.push(serde_json::to_string_pretty(schema).unwrap_or_default());
         }
     }

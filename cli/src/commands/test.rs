@@ -45,7 +45,11 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Outcome {
         "elapsed_ms": took.as_millis(),
         "results": report.results,
     }))?;
-    context.out.line(format_args!("running {} of {STRONG}{}{STRONG:#}", counted(report.results.len(), "scenario"), bundle.name))?;
+    context.out.line(format_args!(
+        "running {} of {STRONG}{}{STRONG:#}",
+        counted(report.results.len(), "scenario"),
+        bundle.name
+    ))?;
     for result in &report.results {
         context.out.line(line(result))?;
     }
@@ -54,17 +58,28 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Outcome {
         context.out.line(told(result))?;
     }
     context.out.line(summary(&report, took))?;
-    Ok(if failed.is_empty() { Exit::Done } else { Exit::Failed })
+    Ok(if failed.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 fn line(result: &ScenarioResult) -> String {
-    let verdict = if result.passed { format!("{GOOD}ok{GOOD:#}") } else { format!("{BAD}FAILED{BAD:#}") };
+    let verdict = if result.passed {
+        format!("{GOOD}ok{GOOD:#}")
+    } else {
+        format!("{BAD}FAILED{BAD:#}")
+    };
     format!("scenario {} ... {verdict}", result.name)
 }
 
 /// What was not as expected.
 fn told(result: &ScenarioResult) -> String {
-    let mut text = format!("\n---- {BAD}{}{BAD:#} {DIM}{}:{}{DIM:#}", result.name, result.path, result.line);
+    let mut text = format!(
+        "\n---- {BAD}{}{BAD:#} {DIM}{}:{}{DIM:#}",
+        result.name, result.path, result.line
+    );
     for failure in &result.failures {
         text.push('\n');
         text.push_str(failure);
@@ -73,7 +88,11 @@ fn told(result: &ScenarioResult) -> String {
 }
 
 fn summary(report: &Report, took: std::time::Duration) -> String {
-    let verdict = if report.failed() == 0 { format!("{GOOD}ok{GOOD:#}") } else { format!("{BAD}FAILED{BAD:#}") };
+    let verdict = if report.failed() == 0 {
+        format!("{GOOD}ok{GOOD:#}")
+    } else {
+        format!("{BAD}FAILED{BAD:#}")
+    };
     format!(
         "\nresult: {verdict}. {} passed; {} failed; {} filtered out; finished in {}",
         report.passed(),
@@ -86,12 +105,17 @@ fn summary(report: &Report, took: std::time::Duration) -> String {
 /// Nothing can be run: says why.
 fn mistaken(context: &Context, folder: &Path, diagnostics: &[Diagnostic]) -> Outcome {
     let counts = Counts::of(diagnostics);
-    context.out.json(&json!({ "errors": counts.errors, "warnings": counts.warnings, "diagnostics": diagnostics }))?;
+    context
+        .out
+        .json(&json!({ "errors": counts.errors, "warnings": counts.warnings, "diagnostics": diagnostics }))?;
     for diagnostic in diagnostics {
         context.out.line(format_args!("{}\n", shown(diagnostic)))?;
     }
     if context.out.is_json() {
         return Err(Failure::silent(Exit::Failed));
     }
-    Err(Failure::new(Exit::Failed, format!("{} in {}; no scenario was run", counts.text(), folder.display())))
+    Err(Failure::new(
+        Exit::Failed,
+        format!("{} in {}; no scenario was run", counts.text(), folder.display()),
+    ))
 }

@@ -15,7 +15,12 @@ pub(crate) struct WorkerArgs {
 
 /// Says what to use instead.
 pub(crate) fn run(_context: &Context, args: &WorkerArgs) -> Outcome {
-    let slots = args.workers.map_or_else(String::new, |workers| format!(" --workers {workers}"));
-    Err(Failure::usage("this release runs functions on the server's own machine only")
-        .hint(format!("`celesta serve{slots}` and `celesta dev` run a worker of their own")))
+    let slots = args
+        .workers
+        .map_or_else(String::new, |workers| format!(" --workers {workers}"));
+    Err(
+        Failure::usage("this release runs functions on the server's own machine only").hint(format!(
+            "`celesta serve{slots}` and `celesta dev` run a worker of their own"
+        )),
+    )
 }

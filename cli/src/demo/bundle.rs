@@ -37,7 +37,10 @@ pub(super) fn packed() -> Vec<u8> {
 }
 
 fn files() -> Files {
-    FILES.iter().map(|(path, text)| ((*path).to_owned(), FileEntry::text(text))).collect()
+    FILES
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), FileEntry::text(text)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,11 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 /// What the demo's service and the demo itself run.
-const TOOLS: [(&str, &str); 3] = [("ffmpeg", "-version"), ("ffprobe", "-version"), ("python3", "--version")];
+const TOOLS: [(&str, &str); 3] = [
+    ("ffmpeg", "-version"),
+    ("ffprobe", "-version"),
+    ("python3", "--version"),
+];
 /// A key frame each four seconds at 30 frames a second: where the clip can be split.
 const KEY_FRAMES: &str = "120";
 
@@ -61,7 +65,9 @@ pub(super) async fn ensure(out: Output, folder: &Path) -> Result<PathBuf, Failur
         return Ok(clip);
     }
     let part = folder.join("clip.part.mp4");
-    let target = part.to_str().ok_or_else(|| Failure::usage("the demo's folder is no text"))?;
+    let target = part
+        .to_str()
+        .ok_or_else(|| Failure::usage("the demo's folder is no text"))?;
     let spinner = out.spinner("making a 60 s clip, 1280x720 with sound");
     let picture = "testsrc2=size=1280x720:rate=30:duration=60";
     let sound = "sine=frequency=440:beep_factor=4:sample_rate=48000:duration=60";
@@ -82,14 +88,24 @@ pub(super) async fn ensure(out: Output, folder: &Path) -> Result<PathBuf, Failur
 /// # Errors
 /// When it is no media file.
 pub(super) async fn probe(path: &Path) -> Result<Probed, Failure> {
-    let file = path.to_str().ok_or_else(|| Failure::usage("the file's path is no text"))?;
+    let file = path
+        .to_str()
+        .ok_or_else(|| Failure::usage("the file's path is no text"))?;
     let entries = "format=duration:stream=codec_type,codec_name";
-    let text = tool("ffprobe", &["-v", "error", "-show_entries", entries, "-of", "json", file]).await?;
+    let text = tool(
+        "ffprobe",
+        &["-v", "error", "-show_entries", entries, "-of", "json", file],
+    )
+    .await?;
     let unreadable = || Failure::new(Exit::Failed, format!("ffprobe does not understand {file}"));
     let report: Report = serde_json::from_str(&text).map_err(|_| unreadable())?;
     Ok(Probed {
         duration_s: report.format.duration.parse().map_err(|_| unreadable())?,
         has_audio: report.streams.iter().any(|stream| stream.codec_type == "audio"),
-        codecs: report.streams.into_iter().map(|stream| stream.codec_name).collect(),
+        codecs: report
+            .streams
+            .into_iter()
+            .map(|stream| stream.codec_name)
+            .collect(),
     })
 }

@@ -33,7 +33,12 @@ struct Row {
 
 impl Progress {
     pub(super) fn new(out: Output) -> Self {
-        Self { out, bars: MultiProgress::with_draw_target(out.target()), rows: BTreeMap::new(), order: Vec::new() }
+        Self {
+            out,
+            bars: MultiProgress::with_draw_target(out.target()),
+            rows: BTreeMap::new(),
+            order: Vec::new(),
+        }
     }
 
     /// Looks at the run's calls; whether enough is encoded for a kill in the middle.
@@ -69,16 +74,26 @@ impl Progress {
     fn show(&mut self, name: &str, done: u64, total: u64) -> Result<(), Failure> {
         if !self.rows.contains_key(name) {
             let bar = self.bars.add(self.out.count_bar(total, name));
-            self.rows.insert(name.to_owned(), Row { bar, done: 0, total: 0 });
+            self.rows.insert(
+                name.to_owned(),
+                Row {
+                    bar,
+                    done: 0,
+                    total: 0,
+                },
+            );
             self.order.push(name.to_owned());
         }
-        let Some(row) = self.rows.get_mut(name) else { return Ok(()) };
+        let Some(row) = self.rows.get_mut(name) else {
+            return Ok(());
+        };
         let changed = (row.done, row.total) != (done, total);
         (row.done, row.total) = (done, total);
         row.bar.set_length(total);
         row.bar.set_position(done);
         if changed && !self.out.is_live() {
-            self.out.line(format_args!("{DIM}progress{DIM:#} {name} {done}/{total}"))?;
+            self.out
+                .line(format_args!("{DIM}progress{DIM:#} {name} {done}/{total}"))?;
         }
         Ok(())
     }
@@ -106,5 +121,8 @@ fn row_of(call: &CallView) -> String {
         });
         recipe.or_else(|| input.get("name").and_then(Value::as_str).map(str::to_owned))
     });
-    recipe.map_or_else(|| call.target.clone(), |recipe| format!("{} {recipe}", call.target))
+    recipe.map_or_else(
+        || call.target.clone(),
+        |recipe| format!("{} {recipe}", call.target),
+    )
 }

@@ -21,13 +21,22 @@ impl DataLock {
         let path = folder.join("lock");
         let failed = |error: std::io::Error| Failure::file("use", &path, &error);
         std::fs::create_dir_all(folder).map_err(failed)?;
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(taken(folder, &mut file)),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed)?;
         Ok(Self { _file: file })
     }
 }
@@ -37,9 +46,16 @@ fn taken(folder: &Path, file: &mut File) -> Failure {
     // Without a number the message is less helpful, and still true.
     file.read_to_string(&mut owner).ok();
     let owner = owner.trim();
-    let who = if owner.is_empty() { "another process".to_owned() } else { format!("process {owner}") };
-    Failure::new(Exit::Conflict, format!("{who} is using the data in {}", folder.display()))
-        .hint("stop it, or choose another folder with --data")
+    let who = if owner.is_empty() {
+        "another process".to_owned()
+    } else {
+        format!("process {owner}")
+    };
+    Failure::new(
+        Exit::Conflict,
+        format!("{who} is using the data in {}", folder.display()),
+    )
+    .hint("stop it, or choose another folder with --data")
 }
 
 #[cfg(test)]
@@ -52,7 +68,10 @@ mod tests {
         let first = DataLock::take(folder.path()).expect("nobody has it");
         let refused = DataLock::take(folder.path()).expect_err("somebody has it");
         assert_eq!(refused.exit, Exit::Conflict);
-        assert!(refused.message.contains(&std::process::id().to_string()), "{refused}");
+        assert!(
+            refused.message.contains(&std::process::id().to_string()),
+            "{refused}"
+        );
         drop(first);
         DataLock::take(folder.path()).expect("nobody has it again");
     }

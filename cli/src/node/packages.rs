@@ -24,16 +24,26 @@ pub(super) struct Registered {
 
 impl Registered {
     pub(super) fn new(runtime: Runtime) -> Self {
-        Self { runtime, known: RwLock::default() }
+        Self {
+            runtime,
+            known: RwLock::default(),
+        }
     }
 
     fn known(&self, bundle: &Digest) -> Option<Arc<Functions>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(bundle).cloned()
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(bundle)
+            .cloned()
     }
 
     fn learn(&self, version: &Version) -> Arc<Functions> {
         let functions = Arc::new(functions(version));
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(version.digest, Arc::clone(&functions));
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(version.digest, Arc::clone(&functions));
         functions
     }
 }
@@ -72,10 +82,14 @@ impl Packages for Registered {
             return std::future::ready(functions.get(function).cloned().ok_or_else(missing)).boxed();
         }
         async move {
-            let version = self.runtime.version(*bundle).await.map_err(|error| match error.kind() {
-                ErrorKind::NotFound => missing(),
-                _ => unavailable(&error),
-            })?;
+            let version = self
+                .runtime
+                .version(*bundle)
+                .await
+                .map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => missing(),
+                    _ => unavailable(&error),
+                })?;
             self.learn(&version).get(function).cloned().ok_or_else(missing)
         }
         .boxed()
@@ -83,7 +97,9 @@ impl Packages for Registered {
 }
 
 fn unavailable(error: &PushError) -> PackageError {
-    PackageError::Unavailable { reason: error.to_string() }
+    PackageError::Unavailable {
+        reason: error.to_string(),
+    }
 }
 
 fn functions(version: &Version) -> Functions {
@@ -91,7 +107,13 @@ fn functions(version: &Version) -> Functions {
     let functions = version.bundle.functions.iter();
     functions
         .map(|(name, manifest)| {
-            (name.clone(), Arc::new(Package { manifest: Arc::new(manifest.clone()), folder: folder(name) }))
+            (
+                name.clone(),
+                Arc::new(Package {
+                    manifest: Arc::new(manifest.clone()),
+                    folder: folder(name),
+                }),
+            )
         })
         .collect()
 }

@@ -30,7 +30,13 @@ impl Clock {
     /// A clock that stands still at `start` until its handle is advanced.
     #[must_use]
     pub fn manual(start: Timestamp) -> (Self, ManualClock) {
-        let handle = ManualClock { state: Arc::new(Mutex::new(Sleepers { now: start, order: 0, waiting: BTreeMap::new() })) };
+        let handle = ManualClock {
+            state: Arc::new(Mutex::new(Sleepers {
+                now: start,
+                order: 0,
+                waiting: BTreeMap::new(),
+            })),
+        };
         (Self(Source::Manual(handle.clone())), handle)
     }
 
@@ -40,7 +46,9 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => {
-                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let since = SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default();
                 Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             }
             Source::Manual(manual) => manual.state.lock().now,
@@ -91,7 +99,10 @@ impl fmt::Debug for Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the owner of the monotonic clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the owner of the monotonic clock"
+)]
 fn monotonic() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
@@ -129,7 +140,11 @@ impl ManualClock {
     /// The earliest instant somebody waits for.
     #[must_use]
     pub fn next_wake(&self) -> Option<Timestamp> {
-        self.state.lock().waiting.first_key_value().map(|((at, _), _)| *at)
+        self.state
+            .lock()
+            .waiting
+            .first_key_value()
+            .map(|((at, _), _)| *at)
     }
 
     async fn sleep_until(&self, at: Timestamp) {

@@ -1,11 +1,12 @@
 //! Prometheus metrics: every part of a process registers its own here, and `/metrics` shows them all.
 
-pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
+pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Bounds in seconds from 0.1 ms to 100 s: one set for all durations, so that they can be compared.
 const DURATION_BUCKETS: &[f64] = &[
-    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0,
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 100.0,
 ];
 
 /// A counter registered under `name`; a second one of that name counts for itself and is not shown.
@@ -25,7 +26,8 @@ pub fn counter(name: &str, help: &str) -> IntCounter {
 /// When a name is not a Prometheus name.
 #[must_use]
 pub fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    let metric = IntCounterVec::new(Opts::new(name, help), labels).expect("metric names are constants that follow the rules");
+    let metric = IntCounterVec::new(Opts::new(name, help), labels)
+        .expect("metric names are constants that follow the rules");
     prometheus::register(Box::new(metric.clone())).ok();
     metric
 }
@@ -47,7 +49,8 @@ pub fn gauge(name: &str, help: &str) -> IntGauge {
 /// When a name is not a Prometheus name.
 #[must_use]
 pub fn gauges(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    let metric = IntGaugeVec::new(Opts::new(name, help), labels).expect("metric names are constants that follow the rules");
+    let metric = IntGaugeVec::new(Opts::new(name, help), labels)
+        .expect("metric names are constants that follow the rules");
     prometheus::register(Box::new(metric.clone())).ok();
     metric
 }
@@ -71,7 +74,8 @@ pub fn durations(name: &str, help: &str) -> Histogram {
 #[must_use]
 pub fn durations_by(name: &str, help: &str, labels: &[&str]) -> HistogramVec {
     let options = HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec());
-    let metric = HistogramVec::new(options, labels).expect("metric names are constants that follow the rules");
+    let metric =
+        HistogramVec::new(options, labels).expect("metric names are constants that follow the rules");
     prometheus::register(Box::new(metric.clone())).ok();
     metric
 }

@@ -20,7 +20,9 @@ impl Random {
     /// The same seed gives the same sequence.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
-        Self { state: Arc::new(AtomicU64::new(seed)) }
+        Self {
+            state: Arc::new(AtomicU64::new(seed)),
+        }
     }
 
     /// The next 64 bits. `SplitMix64` (Steele, Lea, Flood 2014): each draw is one atomic addition.

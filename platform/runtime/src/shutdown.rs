@@ -57,7 +57,10 @@ impl TaskSet {
     /// An empty set that stops when `shutdown` is requested.
     #[must_use]
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { tracker: TaskTracker::new(), shutdown }
+        Self {
+            tracker: TaskTracker::new(),
+            shutdown,
+        }
     }
 
     /// The shutdown of this set.

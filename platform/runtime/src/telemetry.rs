@@ -16,7 +16,9 @@ pub enum LogFormat {
 /// first call of a process has an effect.
 pub fn start_logging(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A second start finds the first one in place: that is what the documentation promises.
     match format {
         LogFormat::Text => lines.finish().try_init().ok(),

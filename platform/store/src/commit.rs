@@ -43,7 +43,9 @@ impl StoreOptions {
     /// A store in the file `path`.
     #[must_use]
     pub fn at(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_owned() }
+        Self {
+            path: path.as_ref().to_owned(),
+        }
     }
 }
 
@@ -77,7 +79,12 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be opened, a migration fails, or a later release wrote it.
-    pub async fn open(options: &StoreOptions, migrations: &[Migration], clock: &Clock, tasks: &TaskSet) -> Result<Self, OpenError> {
+    pub async fn open(
+        options: &StoreOptions,
+        migrations: &[Migration],
+        clock: &Clock,
+        tasks: &TaskSet,
+    ) -> Result<Self, OpenError> {
         let connect = |error: &dyn std::fmt::Display| OpenError::Connect {
             path: options.path.display().to_string(),
             reason: error.to_string(),
@@ -106,12 +113,25 @@ impl Store {
             folded: done,
             commits: counter("celesta_store_commits_total", "Transactions committed."),
             units: counter("celesta_store_units_total", "Units committed."),
-            seconds: durations("celesta_store_commit_seconds", "Time of one commit, fsync included."),
+            seconds: durations(
+                "celesta_store_commit_seconds",
+                "Time of one commit, fsync included.",
+            ),
         };
         let shutdown = tasks.shutdown().clone();
-        tasks.spawn("store.committer", Fate::Essential, async move { committer.run(waiting, shutdown).await });
-        tasks.spawn("store.checkpoints", Fate::Expendable, fold_log(folder, folds, folded));
-        Ok(Self { units, readers, path: options.path.as_path().into() })
+        tasks.spawn("store.committer", Fate::Essential, async move {
+            committer.run(waiting, shutdown).await;
+        });
+        tasks.spawn(
+            "store.checkpoints",
+            Fate::Expendable,
+            fold_log(folder, folds, folded),
+        );
+        Ok(Self {
+            units,
+            readers,
+            path: options.path.as_path().into(),
+        })
     }
 
     /// The file.
@@ -143,7 +163,9 @@ impl Store {
     /// # Errors
     /// Gives the unit back when the committer's queue is full or closed.
     pub fn try_submit(&self, unit: Unit) -> Result<(), Unit> {
-        self.units.try_send(unit).map_err(mpsc::error::TrySendError::into_inner)
+        self.units
+            .try_send(unit)
+            .map_err(mpsc::error::TrySendError::into_inner)
     }
 
     /// Adds to `unit` a hook that resolves the answer. Submit the unit afterwards.
@@ -230,7 +252,8 @@ impl Committer {
         let before = self.clock.monotonic();
         let (rows, hooks): (Vec<Rows>, Vec<Vec<Hook>>) = group.into_iter().map(Unit::into_parts).unzip();
         let outcomes = self.transactions(&rows).await;
-        self.seconds.observe((self.clock.monotonic().saturating_sub(before)).as_secs_f64());
+        self.seconds
+            .observe((self.clock.monotonic().saturating_sub(before)).as_secs_f64());
         match outcomes {
             Ok(outcomes) => {
                 self.commits.inc();
@@ -272,7 +295,10 @@ impl Committer {
         self.control("COMMIT").await
     }
 
-    async fn transaction_apart(&mut self, group: &[Rows]) -> Result<Vec<Result<(), CommitError>>, CommitError> {
+    async fn transaction_apart(
+        &mut self,
+        group: &[Rows],
+    ) -> Result<Vec<Result<(), CommitError>>, CommitError> {
         let mut outcomes = Vec::with_capacity(group.len());
         self.control("BEGIN IMMEDIATE").await?;
         for unit in group {
@@ -291,7 +317,10 @@ impl Committer {
     }
 
     async fn control(&mut self, sql: &'static str) -> Result<(), CommitError> {
-        sqlx::query(sql).execute(&mut self.connection).await.map_err(|error| translate("transaction", &error))?;
+        sqlx::query(sql)
+            .execute(&mut self.connection)
+            .await
+            .map_err(|error| translate("transaction", &error))?;
         Ok(())
     }
 
@@ -328,7 +357,10 @@ async fn fold_log(mut connection: SqliteConnection, mut folds: mpsc::Receiver<()
 }
 
 async fn checkpoint(connection: &mut SqliteConnection) {
-    if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(connection).await {
+    if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
+        .execute(connection)
+        .await
+    {
         tracing::warn!(%error, "the write-ahead log could not be folded back");
     }
 }

@@ -53,7 +53,9 @@ impl QueryError {
 
 impl From<sqlx::Error> for QueryError {
     fn from(error: sqlx::Error) -> Self {
-        Self { reason: error.to_string() }
+        Self {
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -79,7 +81,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The store was written by a later release, or its history was changed.
-    #[error("the store has migration {subsystem} {version}, which this release {problem}; use the release that wrote it")]
+    #[error(
+        "the store has migration {subsystem} {version}, which this release {problem}; use the release that wrote it"
+    )]
     Unknown {
         /// Whose tables.
         subsystem: String,

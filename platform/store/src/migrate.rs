@@ -27,7 +27,10 @@ impl Migration {
     }
 }
 
-pub(crate) async fn migrate(connection: &mut SqliteConnection, migrations: &[Migration]) -> Result<(), OpenError> {
+pub(crate) async fn migrate(
+    connection: &mut SqliteConnection,
+    migrations: &[Migration],
+) -> Result<(), OpenError> {
     let table = Migration {
         subsystem: "store",
         version: 0,
@@ -35,10 +38,19 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, migrations: &[Mig
               fingerprint INTEGER NOT NULL, PRIMARY KEY (subsystem, version))",
     };
     apply(connection, &table, false).await?;
-    let applied = applied(connection).await.map_err(|error| failed(&table, &error))?;
+    let applied = applied(connection)
+        .await
+        .map_err(|error| failed(&table, &error))?;
     for (subsystem, version) in applied.keys() {
-        if !migrations.iter().any(|known| known.subsystem == subsystem && known.version == *version) {
-            return Err(OpenError::Unknown { subsystem: subsystem.clone(), version: *version, problem: "does not know" });
+        if !migrations
+            .iter()
+            .any(|known| known.subsystem == subsystem && known.version == *version)
+        {
+            return Err(OpenError::Unknown {
+                subsystem: subsystem.clone(),
+                version: *version,
+                problem: "does not know",
+            });
         }
     }
     for step in migrations {
@@ -47,7 +59,11 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, migrations: &[Mig
             Some(&fingerprint) if fingerprint == step.fingerprint() => {}
             Some(_) => {
                 let subsystem = step.subsystem.to_owned();
-                return Err(OpenError::Unknown { subsystem, version: step.version, problem: "has with another text" });
+                return Err(OpenError::Unknown {
+                    subsystem,
+                    version: step.version,
+                    problem: "has with another text",
+                });
             }
         }
     }
@@ -55,14 +71,20 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, migrations: &[Mig
 }
 
 async fn applied(connection: &mut SqliteConnection) -> Result<BTreeMap<(String, i64), i64>, sqlx::Error> {
-    let rows = sqlx::query("SELECT subsystem, version, fingerprint FROM schema_migrations").fetch_all(connection).await?;
-    rows.iter().map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?))).collect()
+    let rows = sqlx::query("SELECT subsystem, version, fingerprint FROM schema_migrations")
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?)))
+        .collect()
 }
 
 async fn apply(connection: &mut SqliteConnection, step: &Migration, record: bool) -> Result<(), OpenError> {
     let run = async {
         let mut transaction = connection.begin().await?;
-        sqlx::raw_sql(AssertSqlSafe(step.sql)).execute(&mut *transaction).await?;
+        sqlx::raw_sql(AssertSqlSafe(step.sql))
+            .execute(&mut *transaction)
+            .await?;
         if record {
             sqlx::query("INSERT INTO schema_migrations VALUES (?, ?, ?)")
                 .bind(step.subsystem)
@@ -77,5 +99,9 @@ async fn apply(connection: &mut SqliteConnection, step: &Migration, record: bool
 }
 
 fn failed(step: &Migration, error: &sqlx::Error) -> OpenError {
-    OpenError::Migrate { subsystem: step.subsystem, version: step.version, reason: error.to_string() }
+    OpenError::Migrate {
+        subsystem: step.subsystem,
+        version: step.version,
+        reason: error.to_string(),
+    }
 }

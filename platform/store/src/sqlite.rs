@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use futures_util::StreamExt as _;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Either, Executor as _, Row as _, SqliteConnection,
-    TypeInfo as _, ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Either, Executor as _, Row as _,
+    SqliteConnection, TypeInfo as _, ValueRef as _,
 };
 
 use crate::error::CommitError;
@@ -54,17 +54,26 @@ pub(crate) struct Writer {
 impl Writer {
     /// The SQL for that many rows, built once: there are at most nine sizes of each constant statement.
     fn text(&mut self, statement: &'static Statement, rows: usize) -> &'static str {
-        self.texts.entry((statement.name, rows)).or_insert_with(|| statement.sql(rows).leak())
+        self.texts
+            .entry((statement.name, rows))
+            .or_insert_with(|| statement.sql(rows).leak())
     }
 
     /// Begins a transaction and executes all rows of `units` grouped by statement.
-    pub(crate) async fn begin(&mut self, connection: &mut SqliteConnection, units: &[Rows]) -> Result<(), CommitError> {
+    pub(crate) async fn begin(
+        &mut self,
+        connection: &mut SqliteConnection,
+        units: &[Rows],
+    ) -> Result<(), CommitError> {
         let rows = sorted(units);
         let steps = steps(&rows);
         if rows.len() <= ROWS_AT_ONCE_MAX {
             return self.execute_at_once(connection, &steps, units).await;
         }
-        sqlx::query(BEGIN).execute(&mut *connection).await.map_err(|error| translate("transaction", &error))?;
+        sqlx::query(BEGIN)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| translate("transaction", &error))?;
         for step in steps {
             self.execute_step(connection, step, units).await?;
         }
@@ -72,7 +81,11 @@ impl Writer {
     }
 
     /// Executes all rows of one unit within a transaction.
-    pub(crate) async fn execute(&mut self, connection: &mut SqliteConnection, unit: &Rows) -> Result<(), CommitError> {
+    pub(crate) async fn execute(
+        &mut self,
+        connection: &mut SqliteConnection,
+        unit: &Rows,
+    ) -> Result<(), CommitError> {
         let units = std::slice::from_ref(unit);
         for step in steps(&sorted(units)) {
             self.execute_step(connection, step, units).await?;
@@ -80,7 +93,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn execute_step(&mut self, connection: &mut SqliteConnection, step: Step<'_>, units: &[Rows]) -> Result<(), CommitError> {
+    async fn execute_step(
+        &mut self,
+        connection: &mut SqliteConnection,
+        step: Step<'_>,
+        units: &[Rows],
+    ) -> Result<(), CommitError> {
         let (statement, rows) = step;
         let mut arguments = SqliteArguments::default();
         bind_rows(&mut arguments, step, units);
@@ -112,8 +130,20 @@ impl Writer {
         let mut current = None;
         let mut upcoming = steps.iter();
         while let Some(answer) = answers.next().await {
-            let statement = upcoming.as_slice().first().map_or("transaction", |step| step.0.name);
-            let Either::Left(done) = answer.map_err(|error| translate(if current.is_some() { statement } else { "transaction" }, &error))?
+            let statement = upcoming
+                .as_slice()
+                .first()
+                .map_or("transaction", |step| step.0.name);
+            let Either::Left(done) = answer.map_err(|error| {
+                translate(
+                    if current.is_some() {
+                        statement
+                    } else {
+                        "transaction"
+                    },
+                    &error,
+                )
+            })?
             else {
                 continue;
             };
@@ -137,7 +167,11 @@ type Step<'a> = (&'static Statement, &'a [Placed]);
 fn sorted(units: &[Rows]) -> Vec<Placed> {
     let mut rows = Vec::with_capacity(units.iter().map(|unit| unit.starts.len()).sum());
     for (at, unit) in units.iter().enumerate() {
-        rows.extend(unit.starts.iter().map(|&(statement, start)| (statement, at, start)));
+        rows.extend(
+            unit.starts
+                .iter()
+                .map(|&(statement, start)| (statement, at, start)),
+        );
     }
     rows.sort_by_key(|(statement, ..)| (statement.rank, statement.name));
     rows
@@ -147,8 +181,13 @@ fn steps(rows: &[Placed]) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
     let mut rest = rows;
     while let Some(&(statement, ..)) = rest.first() {
-        let same = rest.iter().take_while(|(other, ..)| other.name == statement.name).count();
-        let most = ROWS_PER_EXECUTION_MAX.min(prev_power_of_two(CELLS_PER_EXECUTION_MAX / statement.cells.max(1)));
+        let same = rest
+            .iter()
+            .take_while(|(other, ..)| other.name == statement.name)
+            .count();
+        let most = ROWS_PER_EXECUTION_MAX.min(prev_power_of_two(
+            CELLS_PER_EXECUTION_MAX / statement.cells.max(1),
+        ));
         let (now, later) = rest.split_at(prev_power_of_two(same).min(most));
         steps.push((statement, now));
         rest = later;
@@ -167,14 +206,21 @@ fn bind_rows(arguments: &mut SqliteArguments, (statement, rows): Step<'_>, units
 
 fn check(statement: &Statement, rows: usize, changed: u64) -> Result<(), CommitError> {
     if statement.expect == Expect::Each && u64::try_from(rows) != Ok(changed) {
-        return Err(CommitError::Conflict { statement: statement.name, reason: format!("{rows} rows given, {changed} changed") });
+        return Err(CommitError::Conflict {
+            statement: statement.name,
+            reason: format!("{rows} rows given, {changed} changed"),
+        });
     }
     Ok(())
 }
 
 /// The largest power of two not above `number`, at least one.
 const fn prev_power_of_two(number: usize) -> usize {
-    if number == 0 { 1 } else { 1 << (usize::BITS - 1 - number.leading_zeros()) }
+    if number == 0 {
+        1
+    } else {
+        1 << (usize::BITS - 1 - number.leading_zeros())
+    }
 }
 
 /// Values of these kinds always encode, so the result carries nothing.
@@ -189,13 +235,19 @@ pub(crate) fn bind(arguments: &mut SqliteArguments, cell: &Cell) {
     .expect("integers, texts and bytes always encode");
 }
 
-pub(crate) async fn fetch(connection: &mut SqliteConnection, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, sqlx::Error> {
+pub(crate) async fn fetch(
+    connection: &mut SqliteConnection,
+    sql: &str,
+    cells: &[Cell],
+) -> Result<Vec<Row>, sqlx::Error> {
     let mut arguments = SqliteArguments::default();
     for cell in cells {
         bind(&mut arguments, cell);
     }
     // Every caller passes text made of constants; values travel as arguments.
-    let rows = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments).fetch_all(connection).await?;
+    let rows = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments)
+        .fetch_all(connection)
+        .await?;
     rows.iter().map(read_row).collect()
 }
 
@@ -212,8 +264,14 @@ fn read_row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
                 "TEXT" => Cell::Text(row.try_get_unchecked::<String, _>(at)?.into()),
                 "BLOB" => Cell::Blob(row.try_get_unchecked(at)?),
                 other => {
-                    let column = row.columns().get(at).map_or_else(String::new, |column| column.name().to_owned());
-                    return Err(sqlx::Error::ColumnDecode { index: column, source: format!("unexpected type {other}").into() });
+                    let column = row
+                        .columns()
+                        .get(at)
+                        .map_or_else(String::new, |column| column.name().to_owned());
+                    return Err(sqlx::Error::ColumnDecode {
+                        index: column,
+                        source: format!("unexpected type {other}").into(),
+                    });
                 }
             })
         })
@@ -223,9 +281,16 @@ fn read_row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
 
 pub(crate) fn translate(statement: &'static str, error: &sqlx::Error) -> CommitError {
     match error {
-        sqlx::Error::Database(database) if database.is_unique_violation() || database.is_check_violation() => {
-            CommitError::Conflict { statement, reason: database.message().to_owned() }
+        sqlx::Error::Database(database)
+            if database.is_unique_violation() || database.is_check_violation() =>
+        {
+            CommitError::Conflict {
+                statement,
+                reason: database.message().to_owned(),
+            }
         }
-        other => CommitError::Unavailable { reason: other.to_string() },
+        other => CommitError::Unavailable {
+            reason: other.to_string(),
+        },
     }
 }

@@ -14,7 +14,7 @@ pub enum Expect {
 ///
 /// The text sent is `head`, then `row` once for each row, joined by commas, then `tail`. Examples of the three parts:
 ///
-/// - insert: `INSERT INTO journal (run, seq, record) VALUES ` · `(?, ?, ?)` · ``
+/// - insert: `INSERT INTO journal (run, seq, record) VALUES ` · `(?, ?, ?)` · nothing
 /// - delete: `DELETE FROM messages WHERE id IN (VALUES ` · `(?)` · `)`
 /// - update: `UPDATE runs SET state = v.column2 FROM (VALUES ` · `(?, ?)` · `) AS v WHERE id = v.column1`
 ///

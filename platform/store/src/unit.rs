@@ -59,13 +59,21 @@ impl Row {
     /// The integer of column `at`, from 0.
     #[must_use]
     pub fn int(&self, at: usize) -> Option<i64> {
-        if let Some(Cell::Int(value)) = self.0.get(at) { Some(*value) } else { None }
+        if let Some(Cell::Int(value)) = self.0.get(at) {
+            Some(*value)
+        } else {
+            None
+        }
     }
 
     /// The text of column `at`.
     #[must_use]
     pub fn text(&self, at: usize) -> Option<&str> {
-        if let Some(Cell::Text(value)) = self.0.get(at) { Some(value) } else { None }
+        if let Some(Cell::Text(value)) = self.0.get(at) {
+            Some(value)
+        } else {
+            None
+        }
     }
 
     /// The bytes of column `at`.
@@ -118,7 +126,11 @@ impl Unit {
     /// # Panics
     /// When the number of cells is not the statement's: both are constants of the code.
     pub fn add<const CELLS: usize>(&mut self, statement: &'static Statement, cells: [Cell; CELLS]) {
-        assert_eq!(CELLS, statement.cells, "{} takes {} cells", statement.name, statement.cells);
+        assert_eq!(
+            CELLS, statement.cells,
+            "{} takes {} cells",
+            statement.name, statement.cells
+        );
         self.rows.starts.push((statement, self.rows.cells.len()));
         self.rows.cells.extend(cells);
     }
@@ -132,7 +144,13 @@ impl Unit {
     /// Moves all of `other` to the end of this unit: both become durable together.
     pub fn merge(&mut self, other: Self) {
         let offset = self.rows.cells.len();
-        self.rows.starts.extend(other.rows.starts.into_iter().map(|(statement, at)| (statement, at + offset)));
+        self.rows.starts.extend(
+            other
+                .rows
+                .starts
+                .into_iter()
+                .map(|(statement, at)| (statement, at + offset)),
+        );
         self.rows.cells.extend(other.rows.cells);
         self.hooks.extend(other.hooks);
     }
@@ -167,6 +185,9 @@ pub(crate) fn call(hooks: Vec<Hook>, outcome: Result<(), &CommitError>) {
 
 impl fmt::Debug for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unit").field("rows", &self.rows.starts.len()).field("hooks", &self.hooks.len()).finish_non_exhaustive()
+        f.debug_struct("Unit")
+            .field("rows", &self.rows.starts.len())
+            .field("hooks", &self.hooks.len())
+            .finish_non_exhaustive()
     }
 }

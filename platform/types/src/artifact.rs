@@ -63,7 +63,9 @@ impl FromStr for Digest {
         text.strip_prefix("sha256:")
             .filter(|digits| hex::decode_to_slice(digits, &mut bytes).is_ok())
             .map(|_| Self(bytes))
-            .ok_or_else(|| ParseDigestError { text: text.chars().take(80).collect() })
+            .ok_or_else(|| ParseDigestError {
+                text: text.chars().take(80).collect(),
+            })
     }
 }
 
@@ -108,8 +110,15 @@ mod tests {
 
     #[test]
     fn a_reference_has_the_documented_json_form() {
-        let reference = ArtifactRef { digest: Digest::from_bytes([0; 32]), size: 3, media_type: None };
+        let reference = ArtifactRef {
+            digest: Digest::from_bytes([0; 32]),
+            size: 3,
+            media_type: None,
+        };
         let text = serde_json::to_string(&reference).expect("plain data serializes");
-        assert_eq!(text, format!("{{\"$artifact\":\"sha256:{}\",\"size\":3}}", "0".repeat(64)));
+        assert_eq!(
+            text,
+            format!("{{\"$artifact\":\"sha256:{}\",\"size\":3}}", "0".repeat(64))
+        );
     }
 }

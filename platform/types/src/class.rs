@@ -62,7 +62,11 @@ impl ErrorClass {
     /// The stored form, 0 to 8 in the order of [`ErrorClass::ALL`].
     #[must_use]
     pub fn code(self) -> u8 {
-        Self::ALL.iter().position(|&class| class == self).and_then(|at| u8::try_from(at).ok()).unwrap_or(8)
+        Self::ALL
+            .iter()
+            .position(|&class| class == self)
+            .and_then(|at| u8::try_from(at).ok())
+            .unwrap_or(8)
     }
 
     /// The class stored as `code`.
@@ -82,10 +86,17 @@ impl FromStr for ErrorClass {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|class| class.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|class| class.name()).collect();
-            format!("`{}` is not an error class; expected one of {}", text.chars().take(64).collect::<String>(), names.join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|class| class.name() == text)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|class| class.name()).collect();
+                format!(
+                    "`{}` is not an error class; expected one of {}",
+                    text.chars().take(64).collect::<String>(),
+                    names.join(", ")
+                )
+            })
     }
 }
 

@@ -42,7 +42,9 @@ fn decode(text: &str) -> Option<u128> {
     }
     let mut bits: u128 = 0;
     for byte in text.bytes() {
-        let digit = ALPHABET.iter().position(|&letter| letter == byte.to_ascii_lowercase())?;
+        let digit = ALPHABET
+            .iter()
+            .position(|&letter| letter == byte.to_ascii_lowercase())?;
         if bits >> 123 != 0 {
             return None;
         }
@@ -147,7 +149,9 @@ fn version_7(at: Timestamp, random: u128) -> u128 {
     let millis = u64::try_from(at.as_millis()).unwrap_or(0);
     let mut bytes = [0_u8; 10];
     bytes.copy_from_slice(&random.to_be_bytes()[6..]);
-    uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid().as_u128()
+    uuid::Builder::from_unix_timestamp_millis(millis, &bytes)
+        .into_uuid()
+        .as_u128()
 }
 
 impl RunId {
@@ -234,8 +238,17 @@ impl FromStr for CallId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split_once('.')
-            .and_then(|(seq, index)| Some(Self { seq: seq.parse().ok()?, index: index.parse().ok()? }))
-            .ok_or_else(|| ParseIdError { kind: "call", prefix: "seq.index", text: text.chars().take(64).collect() })
+            .and_then(|(seq, index)| {
+                Some(Self {
+                    seq: seq.parse().ok()?,
+                    index: index.parse().ok()?,
+                })
+            })
+            .ok_or_else(|| ParseIdError {
+                kind: "call",
+                prefix: "seq.index",
+                text: text.chars().take(64).collect(),
+            })
     }
 }
 
@@ -256,7 +269,10 @@ mod tests {
     fn an_id_of_another_kind_is_refused() {
         let text = MessageId::from_bits(7).to_string();
         assert!(text.parse::<RunId>().is_err());
-        assert!("run_zzzzzzzzzzzzzzzzzzzzzzzzzz".parse::<RunId>().is_err(), "more than 128 bits");
+        assert!(
+            "run_zzzzzzzzzzzzzzzzzzzzzzzzzz".parse::<RunId>().is_err(),
+            "more than 128 bits"
+        );
     }
 
     #[test]

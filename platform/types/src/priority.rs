@@ -26,7 +26,13 @@ pub enum Class {
 
 impl Class {
     /// All classes, most urgent first.
-    pub const ALL: [Self; 5] = [Self::Critical, Self::High, Self::Standard, Self::Low, Self::Background];
+    pub const ALL: [Self; 5] = [
+        Self::Critical,
+        Self::High,
+        Self::Standard,
+        Self::Low,
+        Self::Background,
+    ];
 
     /// The stored form: 0 (critical) to 4 (background).
     #[must_use]
@@ -80,7 +86,9 @@ impl FromStr for Class {
         Self::ALL
             .into_iter()
             .find(|class| class.name() == text)
-            .ok_or_else(|| ParseClassError { text: text.chars().take(64).collect() })
+            .ok_or_else(|| ParseClassError {
+                text: text.chars().take(64).collect(),
+            })
     }
 }
 
@@ -101,7 +109,11 @@ impl Priority {
     /// The priority of that class with nothing else said.
     #[must_use]
     pub const fn of(class: Class) -> Self {
-        Self { class, number: 0, deadline: None }
+        Self {
+            class,
+            number: 0,
+            deadline: None,
+        }
     }
 
     /// Class and number in one integer, the smaller served first: `class << 16 | (32767 - number)`.
@@ -116,7 +128,11 @@ impl Priority {
     pub fn from_rank(rank: u32, deadline: Option<Timestamp>) -> Option<Self> {
         let class = Class::from_rank(u8::try_from(rank >> 16).ok()?)?;
         let number = i16::try_from(i32::from(i16::MAX) - i32::try_from(rank & 0xffff).ok()?).ok()?;
-        Some(Self { class, number, deadline })
+        Some(Self {
+            class,
+            number,
+            deadline,
+        })
     }
 }
 
@@ -139,7 +155,11 @@ mod tests {
 
     #[test]
     fn class_then_number_then_deadline_decide() {
-        let at = |class, number, deadline: Option<i64>| Priority { class, number, deadline: deadline.map(Timestamp::from_millis) };
+        let at = |class, number, deadline: Option<i64>| Priority {
+            class,
+            number,
+            deadline: deadline.map(Timestamp::from_millis),
+        };
         let ordered = [
             at(Class::Critical, i16::MIN, None),
             at(Class::High, 0, None),
@@ -152,7 +172,10 @@ mod tests {
         ];
         assert!(ordered.is_sorted());
         for priority in ordered {
-            assert_eq!(Priority::from_rank(priority.rank(), priority.deadline), Some(priority));
+            assert_eq!(
+                Priority::from_rank(priority.rank(), priority.deadline),
+                Some(priority)
+            );
         }
     }
 }

@@ -29,7 +29,10 @@ impl Timestamp {
     /// The instant `duration` later, or [`Timestamp::MAX`].
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// The instant `millis` later, or [`Timestamp::MAX`].
@@ -51,11 +54,16 @@ impl fmt::Display for Timestamp {
         let (days, millis) = (self.0.div_euclid(86_400_000), self.0.rem_euclid(86_400_000));
         let shifted = days.saturating_add(719_468);
         let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let month = if shifted_month < 10 {
+            shifted_month + 3
+        } else {
+            shifted_month - 9
+        };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         let (seconds, millis) = (millis / 1_000, millis % 1_000);
         write!(
@@ -70,7 +78,9 @@ impl fmt::Display for Timestamp {
 
 /// A text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a duration; write a number and a unit, for example `250ms`, `10s`, `5m`, `2h`, `30d`")]
+#[error(
+    "`{text}` is not a duration; write a number and a unit, for example `250ms`, `10s`, `5m`, `2h`, `30d`"
+)]
 pub struct ParseDurationError {
     /// The text that was given, cut to 64 characters.
     pub text: String,
@@ -81,7 +91,9 @@ pub struct ParseDurationError {
 /// # Errors
 /// When the text is empty, a unit is missing or unknown, or the sum exceeds 64 bits.
 pub fn duration_ms(text: &str) -> Result<i64, ParseDurationError> {
-    let fail = || ParseDurationError { text: text.chars().take(64).collect() };
+    let fail = || ParseDurationError {
+        text: text.chars().take(64).collect(),
+    };
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(fail());
@@ -101,7 +113,10 @@ pub fn duration_ms(text: &str) -> Result<i64, ParseDurationError> {
             _ => return Err(fail()),
         };
         rest = &rest[letters..];
-        total = amount.checked_mul(factor).and_then(|part| total.checked_add(part)).ok_or_else(fail)?;
+        total = amount
+            .checked_mul(factor)
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(fail)?;
     }
     Ok(total)
 }
@@ -113,7 +128,10 @@ mod tests {
     #[test]
     fn an_instant_prints_as_rfc_3339() {
         assert_eq!(Timestamp::from_millis(0).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(Timestamp::from_millis(1_709_210_096_789).to_string(), "2024-02-29T12:34:56.789Z");
+        assert_eq!(
+            Timestamp::from_millis(1_709_210_096_789).to_string(),
+            "2024-02-29T12:34:56.789Z"
+        );
         assert_eq!(Timestamp::from_millis(-1).to_string(), "1969-12-31T23:59:59.999Z");
     }
 

@@ -114,7 +114,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// At the end.
     pub fn byte(&mut self) -> Result<u8, Damaged> {
-        let value = self.bytes.get(self.at).copied().ok_or_else(|| self.damaged("a byte"))?;
+        let value = self
+            .bytes
+            .get(self.at)
+            .copied()
+            .ok_or_else(|| self.damaged("a byte"))?;
         self.at += 1;
         Ok(value)
     }
@@ -220,7 +224,9 @@ impl<'a> Reader<'a> {
     /// When fewer bytes are left.
     pub fn array<const LENGTH: usize>(&mut self) -> Result<[u8; LENGTH], Damaged> {
         let before = *self;
-        self.raw(LENGTH)?.try_into().map_err(|_| before.damaged("more bytes"))
+        self.raw(LENGTH)?
+            .try_into()
+            .map_err(|_| before.damaged("more bytes"))
     }
 }
 

@@ -279,7 +279,7 @@ fn fact_type(fact: &FactDecl, places: &Places<'_>, scripts: &Scripts, report: &m
                 match field.checked(value) {
                     Ok(value) => field.default = Some(value),
                     Err(why) => {
-                        drop(report.error("wrong-type", span, why, format!("expected {}", kind.name())))
+                        report.error("wrong-type", span, why, format!("expected {}", kind.name()));
                     }
                 }
             }
@@ -547,7 +547,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
     }
 
     /// The parts of a condition that are joined by `&&`; the whole when `||` stands beside them.
-    fn conjuncts(&mut self, span: &Span) -> Vec<Span> {
+    fn conjuncts(&self, span: &Span) -> Vec<Span> {
         let text = &self.places.text[span.clone()];
         let words = tokens(text, &mut Reporter::new(self.places));
         let mut depth = 0_usize;

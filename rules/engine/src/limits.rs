@@ -13,7 +13,7 @@ pub struct Limits {
     pub string_bytes: usize,
     /// Elements of one list: a fan-out's list of results fits.
     pub list_length: usize,
-    /// Entries of one map.
+    /// Entries of all maps within one value: the artifacts of a large fan-out in one list.
     pub map_length: usize,
     /// Firings in one turn: twice the largest fan-out; a cycle of rules is found in a fraction of a second.
     pub firings: u32,
@@ -23,7 +23,7 @@ pub struct Limits {
     pub fact_bytes: usize,
     /// Effects of one turn: a fan-out of 100,000 calls and a tenth more.
     pub effects: usize,
-    /// Bytes of one effect's JSON: the platform's bound for inline JSON, and room for lists of artifacts.
+    /// Bytes of one effect's JSON: a list of some 40,000 artifacts; a host stores what is too long for a message.
     pub effect_bytes: usize,
     /// Times the calls of one firing may be made again by its `error` section.
     pub retries: u32,
@@ -41,12 +41,12 @@ impl Default for Limits {
             expression_depth: 48,
             string_bytes: 1 << 20,
             list_length: 100_000,
-            map_length: 10_000,
+            map_length: 400_000,
             firings: 200_000,
             facts: 200_000,
             fact_bytes: 32 << 10,
             effects: 110_000,
-            effect_bytes: 1 << 20,
+            effect_bytes: 4 << 20,
             retries: 100,
             section_ms: 1_000,
             clock: None,

@@ -107,11 +107,12 @@ impl WorkingMemory {
     #[must_use]
     pub fn new(rules: &Arc<RuleSet>, run: RunId) -> Self {
         let mut memory = Self::empty(rules, run);
-        let context = memory.context.as_ref().expect("no script runs");
-        memory.network.start(World {
-            rules,
-            store: &context.store,
-        });
+        if let Some(context) = &memory.context {
+            memory.network.start(World {
+                rules,
+                store: &context.store,
+            });
+        }
         memory
     }
 
@@ -618,7 +619,7 @@ impl WorkingMemory {
                 if gave_up {
                     self.stop_at(number, Stage::FailedCalls);
                 } else if let Some(options) = retry {
-                    self.reissue(number, Some(options));
+                    self.reissue(number, Some(&options));
                 } else {
                     self.close(number);
                 }
@@ -631,7 +632,7 @@ impl WorkingMemory {
     }
 
     /// Makes the failed calls of a firing again.
-    fn reissue(&mut self, number: u64, options: Option<crate::CallOptions>) {
+    fn reissue(&mut self, number: u64, options: Option<&crate::CallOptions>) {
         let bound = self.rules.limits.retries;
         let mut context = self.context.take().expect("no script runs");
         let firing = self.firings.get_mut(&number).expect("the caller found it");
@@ -650,7 +651,7 @@ impl WorkingMemory {
                 continue;
             }
             if let (Some(given), Made::Call { options, .. } | Made::Request { options, .. }) =
-                (&options, &mut state.made)
+                (options, &mut state.made)
             {
                 options.timeout_ms = given.timeout_ms.or(options.timeout_ms);
                 options.priority = given.priority.or(options.priority);

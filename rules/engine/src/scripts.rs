@@ -194,8 +194,10 @@ fn explain(error: &EvalAltResult) -> Thrown {
         EvalAltResult::ErrorArithmetic(what, _) => what.clone(),
         other => {
             let text = other.to_string();
-            text.rfind(" (line ")
-                .map_or(text.clone(), |at| text[..at].to_owned())
+            match text.rfind(" (line ") {
+                Some(at) => text[..at].to_owned(),
+                None => text,
+            }
         }
     };
     Thrown { message, place }

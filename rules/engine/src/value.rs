@@ -216,10 +216,10 @@ impl Value {
         }
     }
 
-    /// The value as compact JSON text.
+    /// The value as compact JSON text; a number that is not finite becomes `null`.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a value has only string keys and finite or null numbers")
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// The value written as JSON text.
@@ -394,7 +394,9 @@ impl Value {
             return entries.map(|entries| Self::Map(Arc::new(Map(entries))));
         }
         Err(match value.type_name() {
-            "Fact" => "a fact cannot be stored in a value; store one of its fields".into(),
+            name if name.ends_with("Handle") => {
+                "a fact cannot be stored in a value; store one of its fields".into()
+            }
             other => format!("a value of kind `{other}` cannot be stored"),
         })
     }

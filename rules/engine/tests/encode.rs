@@ -203,7 +203,10 @@ fn a_rule_that_has_not_fired_is_explained() {
         text.contains("`job.state == \"encoding\"` is false (\"splitting\" and \"encoding\")"),
         "{text}"
     );
-    drop(run.turn(vec![Event::CallSucceeded { call: made[0].0, result: parts(2) }]));
+    drop(run.turn(vec![Event::CallSucceeded {
+        call: made[0].0,
+        result: parts(2),
+    }]));
     let text = run
         .memory
         .explain("assemble")

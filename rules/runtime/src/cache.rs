@@ -44,8 +44,14 @@ impl Cache {
         Self {
             bytes_max,
             held: Mutex::new(Held::default()),
-            hits: counter("celesta_runs_cache_hits_total", "Turns that found their run in memory."),
-            misses: counter("celesta_runs_cache_misses_total", "Turns that read their run from the store."),
+            hits: counter(
+                "celesta_runs_cache_hits_total",
+                "Turns that found their run in memory.",
+            ),
+            misses: counter(
+                "celesta_runs_cache_misses_total",
+                "Turns that read their run from the store.",
+            ),
             bytes: gauge("celesta_runs_cache_bytes", "Bytes of live runs in memory."),
         }
     }
@@ -86,7 +92,9 @@ impl Cache {
         }
         let mut evicted = Vec::new();
         while held.bytes > self.bytes_max || held.order.len() > 4 * held.runs.len() + 1_024 {
-            let Some((oldest, ticket)) = held.order.pop_front() else { break };
+            let Some((oldest, ticket)) = held.order.pop_front() else {
+                break;
+            };
             // An entry with a later ticket was used since.
             if held.runs.get(&oldest).is_some_and(|entry| entry.ticket == ticket)
                 && held.bytes > self.bytes_max

@@ -43,7 +43,10 @@ impl Meters {
             turns: counter("celesta_runs_turns_total", "Turns evaluated."),
             firings: counter("celesta_runs_firings_total", "Sections of rules that ran."),
             messages: counter("celesta_runs_messages_total", "Messages applied by turns."),
-            seconds: durations("celesta_runs_turn_seconds", "Time of one turn, without its commit."),
+            seconds: durations(
+                "celesta_runs_turn_seconds",
+                "Time of one turn, without its commit.",
+            ),
         }
     }
 }
@@ -117,13 +120,29 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>) {
     let begun = inner.clock.monotonic();
     let run = live.head.run;
     let version = Arc::clone(&live.version);
-    let sender = Outgoing { registry: &inner.registry, runs_queue: &inner.runs_queue, now: inner.clock.now() };
-    let Done { live, mut unit, outgoing, canceled, children, firings } =
-        turn(live, &key.messages, &sender);
+    let sender = Outgoing {
+        registry: &inner.registry,
+        runs_queue: &inner.runs_queue,
+        now: inner.clock.now(),
+    };
+    let Done {
+        live,
+        mut unit,
+        outgoing,
+        canceled,
+        children,
+        firings,
+    } = turn(live, &key.messages, &sender);
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
-    inner.meters.messages.inc_by(u64::try_from(key.messages.len()).unwrap_or(0));
-    inner.meters.seconds.observe((inner.clock.monotonic().saturating_sub(begun)).as_secs_f64());
+    inner
+        .meters
+        .messages
+        .inc_by(u64::try_from(key.messages.len()).unwrap_or(0));
+    inner
+        .meters
+        .seconds
+        .observe((inner.clock.monotonic().saturating_sub(begun)).as_secs_f64());
     // Before the acknowledgement: the run must be back in the cache when its key is free for the next lease.
     let keeper = Arc::clone(inner);
     unit.on_done(move |outcome| match outcome {

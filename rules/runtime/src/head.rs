@@ -40,7 +40,8 @@ pub(crate) struct RunHead {
 impl RunHead {
     /// Adds the new run's row to `unit`.
     pub(crate) fn insert(&self, unit: &mut Unit, input: &[u8], idempotency_key: Option<&str>) {
-        let labels = (!self.labels.is_empty()).then(|| serde_json::to_string(&self.labels).unwrap_or_default());
+        let labels =
+            (!self.labels.is_empty()).then(|| serde_json::to_string(&self.labels).unwrap_or_default());
         unit.add(
             &RUN_INSERT,
             [
@@ -57,7 +58,8 @@ impl RunHead {
                 labels.into(),
                 idempotency_key.into(),
                 self.trace.as_deref().into(),
-                self.parent.map_or(Cell::Null, |(run, _)| Cell::Id(run.to_bytes())),
+                self.parent
+                    .map_or(Cell::Null, |(run, _)| Cell::Id(run.to_bytes())),
                 self.parent.map(|(_, call)| call.to_string()).into(),
                 i64::from(self.depth).into(),
                 input.to_vec().into(),
@@ -74,9 +76,14 @@ impl RunHead {
                 i64::from(self.state.code()).into(),
                 self.updated_at.as_millis().into(),
                 self.ended_at.map(Timestamp::as_millis).into(),
-                self.result.as_ref().map_or(Cell::Null, |result| result.as_bytes().to_vec().into()),
+                self.result
+                    .as_ref()
+                    .map_or(Cell::Null, |result| result.as_bytes().to_vec().into()),
                 self.error.as_deref().into(),
-                self.progress.as_ref().and_then(|progress| serde_json::to_string(progress).ok()).into(),
+                self.progress
+                    .as_ref()
+                    .and_then(|progress| serde_json::to_string(progress).ok())
+                    .into(),
             ],
         );
     }
@@ -101,13 +108,24 @@ impl RunHead {
             updated_at: instant(7)?,
             ended_at: instant(8),
             priority: Priority::from_rank(rank, instant(10))?,
-            labels: row.text(11).map_or_else(|| Some(BTreeMap::new()), |labels| serde_json::from_str(labels).ok())?,
+            labels: row.text(11).map_or_else(
+                || Some(BTreeMap::new()),
+                |labels| serde_json::from_str(labels).ok(),
+            )?,
             trace: text(12),
             parent,
-            depth: row.int(18).and_then(|depth| u32::try_from(depth).ok()).unwrap_or(0),
-            result: row.blob(15).and_then(|result| std::str::from_utf8(result).ok()).map(Arc::from),
+            depth: row
+                .int(18)
+                .and_then(|depth| u32::try_from(depth).ok())
+                .unwrap_or(0),
+            result: row
+                .blob(15)
+                .and_then(|result| std::str::from_utf8(result).ok())
+                .map(Arc::from),
             error: text(16),
-            progress: row.text(17).and_then(|progress| serde_json::from_str(progress).ok()),
+            progress: row
+                .text(17)
+                .and_then(|progress| serde_json::from_str(progress).ok()),
         })
     }
 

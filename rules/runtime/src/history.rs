@@ -10,7 +10,8 @@ use crate::record::{Cause, Note, Ran, Record, Recorded};
 use crate::registry::Version;
 use crate::runtime::Inner;
 use crate::view::{
-    CallErrorView, CallState, CallView, CauseView, EffectView, FiringView, ProgressView, RunEvent, TurnView, raw,
+    CallErrorView, CallState, CallView, CauseView, EffectView, FiringView, ProgressView, RunEvent, TurnView,
+    raw,
 };
 
 /// Journal records read in one query.
@@ -18,7 +19,12 @@ const RECORDS_PER_READ: usize = 500;
 
 impl Inner {
     /// Up to `limit` records after turn `after`.
-    pub(crate) async fn records(&self, run: RunId, after: u64, limit: usize) -> Result<Vec<(u64, Record)>, LoadError> {
+    pub(crate) async fn records(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, LoadError> {
         let limit = limit.clamp(1, RECORDS_PER_READ);
         let cells = [
             Cell::Id(run.to_bytes()),
@@ -31,16 +37,34 @@ impl Inner {
             .map(|row| {
                 let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
                 let record = Record::decode(row.blob(1).unwrap_or_default());
-                record.map(|record| (seq, record)).map_err(|damage| LoadError::Damaged { run, seq, reason: damage.to_string() })
+                record
+                    .map(|record| (seq, record))
+                    .map_err(|damage| LoadError::Damaged {
+                        run,
+                        seq,
+                        reason: damage.to_string(),
+                    })
             })
             .collect()
     }
 
     /// Up to `limit` turns after turn `after`, oldest first.
-    pub(crate) async fn turns(&self, run: RunId, after: u64, limit: usize) -> Result<Option<Vec<TurnView>>, LoadError> {
-        let Some(version) = self.version_of(run).await? else { return Ok(None) };
+    pub(crate) async fn turns(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<TurnView>>, LoadError> {
+        let Some(version) = self.version_of(run).await? else {
+            return Ok(None);
+        };
         let records = self.records(run, after, limit).await?;
-        Ok(Some(records.into_iter().map(|(seq, record)| turn_view(run, seq, record, &version)).collect()))
+        Ok(Some(
+            records
+                .into_iter()
+                .map(|(seq, record)| turn_view(run, seq, record, &version))
+                .collect(),
+        ))
     }
 
     /// All calls of the run in the order they were made.
@@ -59,11 +83,20 @@ impl Inner {
     }
 
     /// The events of the turns after `after`, up to `limit` turns, and the last turn read.
-    pub(crate) async fn events(&self, run: RunId, after: u64, limit: usize) -> Result<(Vec<RunEvent>, u64), LoadError> {
-        let Some(version) = self.version_of(run).await? else { return Ok((Vec::new(), after)) };
+    pub(crate) async fn events(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<RunEvent>, u64), LoadError> {
+        let Some(version) = self.version_of(run).await? else {
+            return Ok((Vec::new(), after));
+        };
         let records = self.records(run, after, limit).await?;
         let last = records.last().map_or(after, |(seq, _)| *seq);
-        let events = records.into_iter().flat_map(|(seq, record)| events_of(run, seq, record, &version));
+        let events = records
+            .into_iter()
+            .flat_map(|(seq, record)| events_of(run, seq, record, &version));
         Ok((events.collect(), last))
     }
 
@@ -73,7 +106,9 @@ impl Inner {
         let mut after = 0;
         loop {
             let records = self.records(run, after, RECORDS_PER_READ).await?;
-            let Some((last, _)) = records.last() else { return Ok(held) };
+            let Some((last, _)) = records.last() else {
+                return Ok(held);
+            };
             after = *last;
             for (_, record) in records {
                 match record.note {
@@ -89,10 +124,21 @@ impl Inner {
 fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
     for cause in record.causes {
         let (call, state, ran, result, error) = match cause {
-            Cause::Succeeded { call, result, ran } => (call, CallState::Succeeded, ran, Some(raw(result)), None),
-            Cause::Failed { call, class, message, ran } => {
-                (call, CallState::Failed, ran, None, Some(CallErrorView { class, message }))
+            Cause::Succeeded { call, result, ran } => {
+                (call, CallState::Succeeded, ran, Some(raw(result)), None)
             }
+            Cause::Failed {
+                call,
+                class,
+                message,
+                ran,
+            } => (
+                call,
+                CallState::Failed,
+                ran,
+                None,
+                Some(CallErrorView { class, message }),
+            ),
             Cause::TimerFired { call } => (call, CallState::Succeeded, Ran::default(), None, None),
             Cause::Started | Cause::CancelRequested { .. } | Cause::RetryRequested => continue,
         };
@@ -109,7 +155,10 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
         }
     }
     for (index, effect) in record.effects.into_iter().enumerate() {
-        let call = CallId { seq, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let call = CallId {
+            seq,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+        };
         let (kind, target, input) = match effect {
             Recorded::Call { function, input } => ("function", function, Some(raw(input))),
             Recorded::Timer { at } => ("timer", at.to_string(), None),
@@ -176,7 +225,14 @@ fn turn_view(run: RunId, seq: u64, record: Record, version: &Names) -> TurnView 
             .into_iter()
             .enumerate()
             .map(|(index, effect)| {
-                effect_view(run, CallId { seq, index: u32::try_from(index).unwrap_or(u32::MAX) }, effect)
+                effect_view(
+                    run,
+                    CallId {
+                        seq,
+                        index: u32::try_from(index).unwrap_or(u32::MAX),
+                    },
+                    effect,
+                )
             })
             .collect(),
         facts_changed,
@@ -190,12 +246,18 @@ fn cause_view(cause: Cause) -> CauseView {
     let (kind, call, message) = match cause {
         Cause::Started => ("request", None, None),
         Cause::Succeeded { call, .. } => ("succeeded", Some(call), None),
-        Cause::Failed { call, class, message, .. } => ("failed", Some(call), Some(format!("{class}: {message}"))),
+        Cause::Failed {
+            call, class, message, ..
+        } => ("failed", Some(call), Some(format!("{class}: {message}"))),
         Cause::TimerFired { call } => ("timer", Some(call), None),
         Cause::CancelRequested { reason } => ("cancel", None, Some(reason)),
         Cause::RetryRequested => ("retry", None, None),
     };
-    CauseView { kind, call: call.map(|call| call.to_string()), message }
+    CauseView {
+        kind,
+        call: call.map(|call| call.to_string()),
+        message,
+    }
 }
 
 fn effect_view(run: RunId, id: CallId, effect: Recorded) -> EffectView {
@@ -203,11 +265,18 @@ fn effect_view(run: RunId, id: CallId, effect: Recorded) -> EffectView {
     match effect {
         Recorded::Call { function, .. } => EffectView::Call { call, function },
         Recorded::Timer { at } => EffectView::Timer { call, at },
-        Recorded::Request { target, .. } => EffectView::Request { call, target, run: run.child(id) },
-        Recorded::CancelCalls { calls } => {
-            EffectView::CancelCalls { calls: calls.iter().map(ToString::to_string).collect() }
-        }
-        Recorded::Emit { event_type, data } => EffectView::Emit { event_type, data: raw(data) },
+        Recorded::Request { target, .. } => EffectView::Request {
+            call,
+            target,
+            run: run.child(id),
+        },
+        Recorded::CancelCalls { calls } => EffectView::CancelCalls {
+            calls: calls.iter().map(ToString::to_string).collect(),
+        },
+        Recorded::Emit { event_type, data } => EffectView::Emit {
+            event_type,
+            data: raw(data),
+        },
         Recorded::Complete { result } => EffectView::Complete { result: raw(result) },
         Recorded::Fail { message } => EffectView::Fail { message },
         Recorded::Progress { fraction, text } => EffectView::Progress(ProgressView { fraction, text }),
@@ -219,7 +288,10 @@ fn effect_view(run: RunId, id: CallId, effect: Recorded) -> EffectView {
 fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEvent> {
     let json = |value: &dyn erased::Json| value.raw();
     let mut events = Vec::new();
-    let quarantined = record.note.as_ref().map(|Note::Quarantined { reason, .. }| reason.clone());
+    let quarantined = record
+        .note
+        .as_ref()
+        .map(|Note::Quarantined { reason, .. }| reason.clone());
     let canceled = record.causes.iter().find_map(|cause| match cause {
         Cause::CancelRequested { reason } => Some(reason.clone()),
         _ => None,
@@ -228,13 +300,24 @@ fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEv
     for effect in &record.effects {
         match effect {
             Recorded::Progress { fraction, text } => {
-                events.push(("progress", json(&ProgressView { fraction: *fraction, text: text.clone() })));
+                events.push((
+                    "progress",
+                    json(&ProgressView {
+                        fraction: *fraction,
+                        text: text.clone(),
+                    }),
+                ));
             }
             Recorded::Log { text } => events.push(("log", json(&BTreeMap::from([("text", text)])))),
             Recorded::Emit { event_type, data } => {
-                events.push(("emit", raw(format!("{{\"type\":{},\"data\":{data}}}", json(event_type)))));
+                events.push((
+                    "emit",
+                    raw(format!("{{\"type\":{},\"data\":{data}}}", json(event_type))),
+                ));
             }
-            Recorded::Complete { result } => last.push(("completed", raw(format!("{{\"result\":{result}}}")))),
+            Recorded::Complete { result } => {
+                last.push(("completed", raw(format!("{{\"result\":{result}}}"))));
+            }
             Recorded::Fail { message } => last.push(("failed", json(&BTreeMap::from([("error", message)])))),
             _ => {}
         }
@@ -251,7 +334,12 @@ fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEv
     events
         .into_iter()
         .zip(0..)
-        .map(|((kind, data), index)| RunEvent { seq, index, kind, data })
+        .map(|((kind, data), index)| RunEvent {
+            seq,
+            index,
+            kind,
+            data,
+        })
         .collect()
 }
 
@@ -261,7 +349,9 @@ pub(crate) struct Names(Vec<String>);
 
 impl Names {
     pub(crate) fn of(version: &Version, workflow: &str) -> Self {
-        let names = version.rules(workflow).map(|rules| rules.rules().iter().map(|rule| rule.name().to_owned()).collect());
+        let names = version
+            .rules(workflow)
+            .map(|rules| rules.rules().iter().map(|rule| rule.name().to_owned()).collect());
         Self(names.unwrap_or_default())
     }
 

@@ -35,6 +35,6 @@ pub use schema::MIGRATIONS;
 pub use state::{IllegalStep, RunState, RunStep};
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{
-    CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView, RunEvent, RunFilter,
-    RunView, TurnView,
+    CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
+    RunEvent, RunFilter, RunView, TurnView,
 };

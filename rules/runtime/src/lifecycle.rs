@@ -67,7 +67,15 @@ impl Runtime {
         }
         let state = self.inner.state_of(run).await?;
         state.after(RunStep::Cancel)?;
-        self.inner.tell(run, HostMessage::Cancel { reason: reason.to_owned() }, Vec::new()).await?;
+        self.inner
+            .tell(
+                run,
+                HostMessage::Cancel {
+                    reason: reason.to_owned(),
+                },
+                Vec::new(),
+            )
+            .await?;
         Ok(state)
     }
 
@@ -78,7 +86,11 @@ impl Runtime {
     pub async fn retry(&self, run: RunId) -> Result<RunState, LifecycleError> {
         let state = self.inner.state_of(run).await?;
         state.after(RunStep::Retry)?;
-        let held = if state == RunState::Quarantined { self.inner.held_messages(run).await? } else { Vec::new() };
+        let held = if state == RunState::Quarantined {
+            self.inner.held_messages(run).await?
+        } else {
+            Vec::new()
+        };
         self.inner.tell(run, HostMessage::Retry, held).await?;
         Ok(state)
     }
@@ -87,7 +99,8 @@ impl Runtime {
 impl Inner {
     async fn state_of(&self, run: RunId) -> Result<RunState, LifecycleError> {
         let view = self.view(run).await.map_err(LoadError::from)?;
-        view.map(|view| view.state).ok_or(LifecycleError::NotFound { run })
+        view.map(|view| view.state)
+            .ok_or(LifecycleError::NotFound { run })
     }
 
     /// Sends `message` to the run, and after it whatever was `held` for it.
@@ -98,7 +111,11 @@ impl Inner {
             NewMessage::new(id, self.runs_queue.clone(), payload).with_key(run)
         });
         let unavailable = |reason: String| LifecycleError::Unavailable { reason };
-        let enqueued = self.queues.enqueue(messages.collect()).await.map_err(|error| unavailable(error.to_string()))?;
+        let enqueued = self
+            .queues
+            .enqueue(messages.collect())
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
         for outcome in enqueued {
             outcome.map_err(|error| unavailable(error.to_string()))?;
         }

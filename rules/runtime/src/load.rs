@@ -60,17 +60,27 @@ impl Inner {
         let Some(row) = rows.first() else { return Ok(None) };
         let damaged = |seq, reason: String| LoadError::Damaged { run, seq, reason };
         let head = RunHead::from_row(row).ok_or_else(|| damaged(0, "its row cannot be read".to_owned()))?;
-        let version = self.registry.version(head.version).await.map_err(|error| LoadError::Version {
-            run,
-            version: head.version,
-            reason: error.to_string(),
-        })?;
-        let rules = version.rules(&head.workflow).cloned().ok_or_else(|| LoadError::Version {
-            run,
-            version: head.version,
-            reason: format!("it has no workflow `{}`", head.workflow),
-        })?;
-        let mut snapshots = self.store.fetch("SELECT seq, state FROM snapshots WHERE run = ?", &[id()]).await?;
+        let version = self
+            .registry
+            .version(head.version)
+            .await
+            .map_err(|error| LoadError::Version {
+                run,
+                version: head.version,
+                reason: error.to_string(),
+            })?;
+        let rules = version
+            .rules(&head.workflow)
+            .cloned()
+            .ok_or_else(|| LoadError::Version {
+                run,
+                version: head.version,
+                reason: format!("it has no workflow `{}`", head.workflow),
+            })?;
+        let mut snapshots = self
+            .store
+            .fetch("SELECT seq, state FROM snapshots WHERE run = ?", &[id()])
+            .await?;
         let (from, snapshot) = match snapshots.first_mut() {
             Some(row) => (row.int(0).unwrap_or(0), row.take_blob(1)),
             None => (0, None),
@@ -81,17 +91,27 @@ impl Inner {
         let mut deltas = Vec::with_capacity(rows.len());
         for row in &rows {
             seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(seq);
-            let record = Record::decode(row.blob(1).unwrap_or_default()).map_err(|error| damaged(seq, error.to_string()))?;
+            let record = Record::decode(row.blob(1).unwrap_or_default())
+                .map_err(|error| damaged(seq, error.to_string()))?;
             if !record.delta.is_empty() {
                 deltas.push(record.delta);
             }
         }
         let delta_bytes = deltas.iter().map(Vec::len).sum();
-        let memory = WorkingMemory::restore(&rules, run, snapshot.as_deref(), deltas.iter().map(Vec::as_slice))
-            .map_err(|error| damaged(seq, error.to_string()))?;
+        let memory =
+            WorkingMemory::restore(&rules, run, snapshot.as_deref(), deltas.iter().map(Vec::as_slice))
+                .map_err(|error| damaged(seq, error.to_string()))?;
         // Until a turn was kept the request is still to be applied.
-        let input = if deltas.is_empty() && snapshot.is_none() { rows_input(row) } else { None };
-        let requests = memory.open_calls().filter(|open| open.target.contains('/')).map(|open| open.call).collect();
+        let input = if deltas.is_empty() && snapshot.is_none() {
+            rows_input(row)
+        } else {
+            None
+        };
+        let requests = memory
+            .open_calls()
+            .filter(|open| open.target.contains('/'))
+            .map(|open| open.call)
+            .collect();
         Ok(Some(Box::new(Live {
             requests,
             head,
@@ -108,12 +128,29 @@ impl Inner {
 
     /// The names behind the numbers in a run's journal; `None` when there is no such run.
     pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<Names>, LoadError> {
-        let rows = self.store.fetch("SELECT version, workflow FROM runs WHERE id = ?", &[Cell::Id(run.to_bytes())]).await?;
+        let rows = self
+            .store
+            .fetch(
+                "SELECT version, workflow FROM runs WHERE id = ?",
+                &[Cell::Id(run.to_bytes())],
+            )
+            .await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let digest = row.blob(0).and_then(|bytes| bytes.try_into().ok()).map(Digest::from_bytes);
-        let digest = digest.ok_or_else(|| LoadError::Damaged { run, seq: 0, reason: "its version cannot be read".to_owned() })?;
+        let digest = row
+            .blob(0)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Digest::from_bytes);
+        let digest = digest.ok_or_else(|| LoadError::Damaged {
+            run,
+            seq: 0,
+            reason: "its version cannot be read".to_owned(),
+        })?;
         let version = self.registry.version(digest).await;
-        let version = version.map_err(|error| LoadError::Version { run, version: digest, reason: error.to_string() })?;
+        let version = version.map_err(|error| LoadError::Version {
+            run,
+            version: digest,
+            reason: error.to_string(),
+        })?;
         Ok(Some(Names::of(&version, row.text(1).unwrap_or_default())))
     }
 }

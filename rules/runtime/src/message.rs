@@ -16,7 +16,12 @@ pub(crate) enum HostMessage {
     /// Somebody wants another try.
     Retry,
     /// A call that could not be sent: too large an input, an unknown service.
-    Refused { call: CallId, class: ErrorClass, message: String, target: String },
+    Refused {
+        call: CallId,
+        class: ErrorClass,
+        message: String,
+        target: String,
+    },
     /// A request to another service has ended well.
     Answered { call: CallId, result: String },
 }
@@ -40,7 +45,12 @@ impl HostMessage {
                 2
             }
             Self::Retry => 3,
-            Self::Refused { call, class, message, target } => {
+            Self::Refused {
+                call,
+                class,
+                message,
+                target,
+            } => {
                 call_of(&mut out, call);
                 out.byte(class.code());
                 out.text(message);
@@ -59,18 +69,34 @@ impl HostMessage {
     /// Reads what [`RunMessage::Host`] carries.
     pub(crate) fn decode(tag: u8, bytes: &[u8]) -> Result<Self, Damaged> {
         let mut input = Reader::new(bytes);
-        let call_of = |input: &mut Reader<'_>| Ok(CallId { seq: input.uint()?, index: input.uint32()? });
+        let call_of = |input: &mut Reader<'_>| {
+            Ok(CallId {
+                seq: input.uint()?,
+                index: input.uint32()?,
+            })
+        };
         Ok(match tag.wrapping_sub(HOST_TAG_FIRST) {
             0 => Self::Start,
             1 => Self::Timer(call_of(&mut input)?),
-            2 => Self::Cancel { reason: input.text()?.to_owned() },
+            2 => Self::Cancel {
+                reason: input.text()?.to_owned(),
+            },
             3 => Self::Retry,
             4 => {
                 let call = call_of(&mut input)?;
-                let class = ErrorClass::from_code(input.byte()?).ok_or_else(|| input.damaged("an error class"))?;
-                Self::Refused { call, class, message: input.text()?.to_owned(), target: input.text()?.to_owned() }
+                let class =
+                    ErrorClass::from_code(input.byte()?).ok_or_else(|| input.damaged("an error class"))?;
+                Self::Refused {
+                    call,
+                    class,
+                    message: input.text()?.to_owned(),
+                    target: input.text()?.to_owned(),
+                }
             }
-            5 => Self::Answered { call: call_of(&mut input)?, result: input.text()?.to_owned() },
+            5 => Self::Answered {
+                call: call_of(&mut input)?,
+                result: input.text()?.to_owned(),
+            },
             _ => return Err(input.damaged("a message of this release")),
         })
     }
@@ -89,11 +115,18 @@ mod tests {
             HostMessage::Timer(call),
             HostMessage::Cancel { reason: text() },
             HostMessage::Retry,
-            HostMessage::Refused { call, class: ErrorClass::Input, message: text(), target: text() },
+            HostMessage::Refused {
+                call,
+                class: ErrorClass::Input,
+                message: text(),
+                target: text(),
+            },
             HostMessage::Answered { call, result: text() },
         ] {
             let payload = message.encode();
-            let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else { unreachable!("a host message") };
+            let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else {
+                unreachable!("a host message")
+            };
             assert_eq!(HostMessage::decode(tag, bytes), Ok(message));
         }
         assert!(HostMessage::decode(99, &[]).is_err());

@@ -47,7 +47,12 @@ impl Inner {
     }
 
     /// The newest runs first; `cursor` is the `next` of the page before.
-    pub(crate) async fn list(&self, filter: &RunFilter, cursor: Option<RunId>, limit: usize) -> Result<Page<RunView>, QueryError> {
+    pub(crate) async fn list(
+        &self,
+        filter: &RunFilter,
+        cursor: Option<RunId>,
+        limit: usize,
+    ) -> Result<Page<RunView>, QueryError> {
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
         let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE TRUE");
         let mut cells: Vec<Cell> = Vec::new();
@@ -67,7 +72,10 @@ impl Inner {
         }
         if let Some((key, value)) = &filter.label {
             let path = format!("$.\"{}\"", key.replace('"', ""));
-            and("json_extract(labels, ?) = ?", vec![path.into(), value.as_str().into()]);
+            and(
+                "json_extract(labels, ?) = ?",
+                vec![path.into(), value.as_str().into()],
+            );
         }
         if let Some(after) = filter.created_after {
             and("created_at >= ?", vec![after.as_millis().into()]);
@@ -82,10 +90,18 @@ impl Inner {
         sql.push_str(" ORDER BY id DESC LIMIT ?");
         cells.push(i64::try_from(limit + 1).unwrap_or(i64::MAX).into());
         let rows = self.store.fetch(&sql, &cells).await?;
-        let mut views: Vec<RunView> = rows.iter().filter_map(RunHead::from_row).map(|head| head.view()).collect();
+        let mut views: Vec<RunView> = rows
+            .iter()
+            .filter_map(RunHead::from_row)
+            .map(|head| head.view())
+            .collect();
         let more = views.len() > limit;
         views.truncate(limit);
-        let next = if more { views.last().map(|last| last.id.to_string()) } else { None };
+        let next = if more {
+            views.last().map(|last| last.id.to_string())
+        } else {
+            None
+        };
         Ok(Page { rows: views, next })
     }
 
@@ -97,11 +113,14 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<Option<Page<FactView>>, LoadError> {
-        let Some(live) = self.load(run).await? else { return Ok(None) };
+        let Some(live) = self.load(run).await? else {
+            return Ok(None);
+        };
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
-        let mut facts = live.memory.facts().filter(|fact| {
-            fact.id.0 > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted)
-        });
+        let mut facts = live
+            .memory
+            .facts()
+            .filter(|fact| fact.id.0 > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted));
         let mut rows = Vec::new();
         for fact in facts.by_ref().take(limit) {
             rows.push(FactView {
@@ -112,7 +131,11 @@ impl Inner {
                 written_by: fact.written_by.to_owned(),
             });
         }
-        let next = if facts.next().is_some() { rows.last().map(|last| last.id.to_string()) } else { None };
+        let next = if facts.next().is_some() {
+            rows.last().map(|last| last.id.to_string())
+        } else {
+            None
+        };
         Ok(Some(Page { rows, next }))
     }
 
@@ -121,21 +144,39 @@ impl Inner {
         let live = self.load(run).await?.ok_or(ExplainError::NoRun { run })?;
         live.memory.explain(rule).map_err(|_| ExplainError::NoRule {
             rule: rule.to_owned(),
-            known: live.rules.rules().iter().map(Rule::name).collect::<Vec<_>>().join(", "),
+            known: live
+                .rules
+                .rules()
+                .iter()
+                .map(Rule::name)
+                .collect::<Vec<_>>()
+                .join(", "),
         })
     }
 
     /// The run a client's key names, and the digest of the body it came with.
-    pub(crate) async fn idempotent(&self, service: &str, key: &str) -> Result<Option<(RunId, Vec<u8>)>, QueryError> {
+    pub(crate) async fn idempotent(
+        &self,
+        service: &str,
+        key: &str,
+    ) -> Result<Option<(RunId, Vec<u8>)>, QueryError> {
         let sql = "SELECT run, body FROM idempotency WHERE service = ? AND key = ?";
         let rows = self.store.fetch(sql, &[service.into(), key.into()]).await?;
-        Ok(rows.first().and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
+        Ok(rows
+            .first()
+            .and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
     }
 
     /// How many runs of each state there are, for the metrics and the front page.
     pub(crate) async fn count_by_state(&self) -> Result<Vec<(crate::state::RunState, i64)>, QueryError> {
-        let rows = self.store.fetch("SELECT state, count(*) FROM runs GROUP BY state", &[]).await?;
-        Ok(rows.iter().filter_map(|row| Some((crate::state::RunState::from_code(row.int(0)?)?, row.int(1)?))).collect())
+        let rows = self
+            .store
+            .fetch("SELECT state, count(*) FROM runs GROUP BY state", &[])
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| Some((crate::state::RunState::from_code(row.int(0)?)?, row.int(1)?)))
+            .collect())
     }
 }
 

@@ -180,7 +180,8 @@ impl Record {
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::with_capacity(64 + self.delta.len() + 32 * (self.causes.len() + self.effects.len()));
+        let mut out =
+            Writer::with_capacity(64 + self.delta.len() + 32 * (self.causes.len() + self.effects.len()));
         out.byte(FORMAT);
         out.instant(self.at);
         out.size(self.causes.len());
@@ -217,7 +218,10 @@ impl Record {
         if input.byte()? != FORMAT {
             return Err(input.damaged("a journal record of format 1"));
         }
-        let mut record = Self { at: input.instant()?, ..Self::default() };
+        let mut record = Self {
+            at: input.instant()?,
+            ..Self::default()
+        };
         for _ in 0..input.size()? {
             record.causes.push(Cause::read(&mut input)?);
         }
@@ -228,13 +232,19 @@ impl Record {
             record.effects.push(Recorded::read(&mut input)?);
         }
         for _ in 0..input.size()? {
-            record.changes.push(Change { fact: input.uint()?, fact_type: input.uint32()?, kind: input.byte()? });
+            record.changes.push(Change {
+                fact: input.uint()?,
+                fact_type: input.uint32()?,
+                kind: input.byte()?,
+            });
         }
         record.note = match input.byte()? {
             0 => None,
             1 => {
                 let reason = input.text()?.to_owned();
-                let messages = (0..input.size()?).map(|_| input.bytes().map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
+                let messages = (0..input.size()?)
+                    .map(|_| input.bytes().map(<[u8]>::to_vec))
+                    .collect::<Result<_, _>>()?;
                 Some(Note::Quarantined { reason, messages })
             }
             _ => return Err(input.damaged("a note")),
@@ -258,7 +268,10 @@ fn write_call(out: &mut Writer, call: CallId) {
 }
 
 fn read_call(input: &mut Reader<'_>) -> Result<CallId, Damaged> {
-    Ok(CallId { seq: input.uint()?, index: input.uint32()? })
+    Ok(CallId {
+        seq: input.uint()?,
+        index: input.uint32()?,
+    })
 }
 
 impl Ran {
@@ -273,7 +286,12 @@ impl Ran {
     fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
         let attempts = input.uint32()?;
         let started = input.instant()?;
-        Ok(Self { attempts, started, ended: started.after_millis(input.int()?), worker: input.text()?.to_owned() })
+        Ok(Self {
+            attempts,
+            started,
+            ended: started.after_millis(input.int()?),
+            worker: input.text()?.to_owned(),
+        })
     }
 }
 
@@ -287,7 +305,12 @@ impl Cause {
                 out.text(result);
                 ran.write(out);
             }
-            Self::Failed { call, class, message, ran } => {
+            Self::Failed {
+                call,
+                class,
+                message,
+                ran,
+            } => {
                 out.byte(2);
                 write_call(out, *call);
                 out.byte(class.code());
@@ -309,14 +332,28 @@ impl Cause {
     fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(match input.byte()? {
             0 => Self::Started,
-            1 => Self::Succeeded { call: read_call(input)?, result: input.text()?.to_owned(), ran: Ran::read(input)? },
+            1 => Self::Succeeded {
+                call: read_call(input)?,
+                result: input.text()?.to_owned(),
+                ran: Ran::read(input)?,
+            },
             2 => {
                 let call = read_call(input)?;
-                let class = ErrorClass::from_code(input.byte()?).ok_or_else(|| input.damaged("an error class"))?;
-                Self::Failed { call, class, message: input.text()?.to_owned(), ran: Ran::read(input)? }
+                let class =
+                    ErrorClass::from_code(input.byte()?).ok_or_else(|| input.damaged("an error class"))?;
+                Self::Failed {
+                    call,
+                    class,
+                    message: input.text()?.to_owned(),
+                    ran: Ran::read(input)?,
+                }
             }
-            3 => Self::TimerFired { call: read_call(input)? },
-            4 => Self::CancelRequested { reason: input.text()?.to_owned() },
+            3 => Self::TimerFired {
+                call: read_call(input)?,
+            },
+            4 => Self::CancelRequested {
+                reason: input.text()?.to_owned(),
+            },
             5 => Self::RetryRequested,
             _ => return Err(input.damaged("a cause")),
         })
@@ -340,9 +377,20 @@ impl Firing {
     fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
         let rule = input.uint32()?;
         let section = input.byte()?;
-        let facts = (0..input.size()?).map(|_| Ok((input.uint()?, input.uint()?))).collect::<Result<_, Damaged>>()?;
-        let threw = if section & 0x80 == 0 { None } else { Some(input.text()?.to_owned()) };
-        Ok(Self { rule, section: section & 0x7f, facts, threw })
+        let facts = (0..input.size()?)
+            .map(|_| Ok((input.uint()?, input.uint()?)))
+            .collect::<Result<_, Damaged>>()?;
+        let threw = if section & 0x80 == 0 {
+            None
+        } else {
+            Some(input.text()?.to_owned())
+        };
+        Ok(Self {
+            rule,
+            section: section & 0x7f,
+            facts,
+            threw,
+        })
     }
 }
 
@@ -396,14 +444,32 @@ impl Recorded {
     fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
         let text = |input: &mut Reader<'_>| input.text().map(str::to_owned);
         Ok(match input.byte()? {
-            0 => Self::Call { function: text(input)?, input: text(input)? },
+            0 => Self::Call {
+                function: text(input)?,
+                input: text(input)?,
+            },
             1 => Self::Timer { at: input.instant()? },
-            2 => Self::Request { target: text(input)?, input: text(input)? },
-            3 => Self::CancelCalls { calls: (0..input.size()?).map(|_| read_call(input)).collect::<Result<_, _>>()? },
-            4 => Self::Emit { event_type: text(input)?, data: text(input)? },
+            2 => Self::Request {
+                target: text(input)?,
+                input: text(input)?,
+            },
+            3 => Self::CancelCalls {
+                calls: (0..input.size()?)
+                    .map(|_| read_call(input))
+                    .collect::<Result<_, _>>()?,
+            },
+            4 => Self::Emit {
+                event_type: text(input)?,
+                data: text(input)?,
+            },
             5 => Self::Complete { result: text(input)? },
-            6 => Self::Fail { message: text(input)? },
-            7 => Self::Progress { fraction: f64::from_le_bytes(input.array()?), text: text(input)? },
+            6 => Self::Fail {
+                message: text(input)?,
+            },
+            7 => Self::Progress {
+                fraction: f64::from_le_bytes(input.array()?),
+                text: text(input)?,
+            },
             8 => Self::Log { text: text(input)? },
             _ => return Err(input.damaged("an effect")),
         })
@@ -426,29 +492,77 @@ mod tests {
             at: Timestamp::from_millis(1_700_000_001_000),
             causes: vec![
                 Cause::Started,
-                Cause::Succeeded { call, result: "{\"n\":1}".to_owned(), ran: ran.clone() },
-                Cause::Failed { call, class: ErrorClass::Timeout, message: "too long".to_owned(), ran },
+                Cause::Succeeded {
+                    call,
+                    result: "{\"n\":1}".to_owned(),
+                    ran: ran.clone(),
+                },
+                Cause::Failed {
+                    call,
+                    class: ErrorClass::Timeout,
+                    message: "too long".to_owned(),
+                    ran,
+                },
                 Cause::TimerFired { call },
-                Cause::CancelRequested { reason: "no longer needed".to_owned() },
+                Cause::CancelRequested {
+                    reason: "no longer needed".to_owned(),
+                },
                 Cause::RetryRequested,
             ],
             firings: vec![
-                Firing { rule: 4, section: 0, facts: vec![(1, 1), (300, 7)], threw: None },
-                Firing { rule: 5, section: 2, facts: vec![], threw: Some("division by zero".to_owned()) },
+                Firing {
+                    rule: 4,
+                    section: 0,
+                    facts: vec![(1, 1), (300, 7)],
+                    threw: None,
+                },
+                Firing {
+                    rule: 5,
+                    section: 2,
+                    facts: vec![],
+                    threw: Some("division by zero".to_owned()),
+                },
             ],
             effects: vec![
-                Recorded::Call { function: "encode".to_owned(), input: "{}".to_owned() },
-                Recorded::Timer { at: Timestamp::from_millis(5) },
-                Recorded::Request { target: "a/b".to_owned(), input: "[]".to_owned() },
+                Recorded::Call {
+                    function: "encode".to_owned(),
+                    input: "{}".to_owned(),
+                },
+                Recorded::Timer {
+                    at: Timestamp::from_millis(5),
+                },
+                Recorded::Request {
+                    target: "a/b".to_owned(),
+                    input: "[]".to_owned(),
+                },
                 Recorded::CancelCalls { calls: vec![call] },
-                Recorded::Emit { event_type: "x".to_owned(), data: "1".to_owned() },
-                Recorded::Complete { result: "null".to_owned() },
-                Recorded::Fail { message: "why".to_owned() },
-                Recorded::Progress { fraction: 0.25, text: "a quarter".to_owned() },
-                Recorded::Log { text: "line".to_owned() },
+                Recorded::Emit {
+                    event_type: "x".to_owned(),
+                    data: "1".to_owned(),
+                },
+                Recorded::Complete {
+                    result: "null".to_owned(),
+                },
+                Recorded::Fail {
+                    message: "why".to_owned(),
+                },
+                Recorded::Progress {
+                    fraction: 0.25,
+                    text: "a quarter".to_owned(),
+                },
+                Recorded::Log {
+                    text: "line".to_owned(),
+                },
             ],
-            changes: vec![Change { fact: 300, fact_type: 2, kind: 1 }],
-            note: Some(Note::Quarantined { reason: "cycle".to_owned(), messages: vec![vec![1, 2, 3]] }),
+            changes: vec![Change {
+                fact: 300,
+                fact_type: 2,
+                kind: 1,
+            }],
+            note: Some(Note::Quarantined {
+                reason: "cycle".to_owned(),
+                messages: vec![vec![1, 2, 3]],
+            }),
             delta: vec![9, 8, 7],
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use celesta_artifacts::Artifacts;
 use celesta_bundle::{Bundle, BundleErrors, Files};
-use celesta_engine::RuleSet;
+use celesta_engine::{Limits, RuleSet};
 use celesta_functions::names::function_queue;
 use celesta_queue::QueueName;
 use celesta_runtime::Clock;
@@ -86,7 +86,9 @@ impl PushError {
     }
 
     pub(crate) fn unavailable(error: impl std::fmt::Display) -> Self {
-        Self::Unavailable { reason: error.to_string() }
+        Self::Unavailable {
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -105,7 +107,12 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Loads the current version of every service.
-    pub(crate) async fn open(folder: PathBuf, store: Store, artifacts: Artifacts, clock: Clock) -> Result<Self, PushError> {
+    pub(crate) async fn open(
+        folder: PathBuf,
+        store: Store,
+        artifacts: Artifacts,
+        clock: Clock,
+    ) -> Result<Self, PushError> {
         let registry = Self {
             folder,
             store,
@@ -115,11 +122,20 @@ impl Registry {
             versions: RwLock::default(),
             changes: tokio::sync::watch::Sender::new(0),
         };
-        let rows = registry.store.fetch("SELECT digest FROM services ORDER BY name", &[]).await.map_err(PushError::unavailable)?;
+        let rows = registry
+            .store
+            .fetch("SELECT digest FROM services ORDER BY name", &[])
+            .await
+            .map_err(PushError::unavailable)?;
         for row in rows {
-            let Some(digest) = row.blob(0).and_then(digest_of) else { continue };
+            let Some(digest) = row.blob(0).and_then(digest_of) else {
+                continue;
+            };
             let version = registry.version(digest).await?;
-            registry.current.write().insert(Arc::clone(&version.service), version);
+            registry
+                .current
+                .write()
+                .insert(Arc::clone(&version.service), version);
         }
         Ok(registry)
     }
@@ -151,29 +167,47 @@ impl Registry {
         }
         let rows = self
             .store
-            .fetch("SELECT artifact, pushed_at FROM versions WHERE digest = ?", &[digest.as_bytes().to_vec().into()])
+            .fetch(
+                "SELECT artifact, pushed_at FROM versions WHERE digest = ?",
+                &[digest.as_bytes().to_vec().into()],
+            )
             .await
             .map_err(PushError::unavailable)?;
-        let lost = || PushError::Unavailable { reason: format!("version {digest} is not in the store") };
+        let lost = || PushError::Unavailable {
+            reason: format!("version {digest} is not in the store"),
+        };
         let row = rows.first().ok_or_else(lost)?;
         let artifact = row.blob(0).and_then(digest_of).ok_or_else(lost)?;
         let pushed_at = Timestamp::from_millis(row.int(1).unwrap_or(0));
-        let path = self.artifacts.path(&artifact).await.map_err(PushError::unavailable)?.ok_or_else(lost)?;
+        let path = self
+            .artifacts
+            .path(&artifact)
+            .await
+            .map_err(PushError::unavailable)?
+            .ok_or_else(lost)?;
         let packed = tokio::fs::read(path).await.map_err(PushError::unavailable)?;
-        let files = celesta_bundle::unpack(packed.as_slice(), &celesta_bundle::UnpackLimits::default()).map_err(PushError::unavailable)?;
-        let bundle = Bundle::compile(&files).map_err(PushError::Invalid)?;
+        let files = celesta_bundle::unpack(packed.as_slice(), &celesta_bundle::UnpackLimits::default())
+            .map_err(PushError::unavailable)?;
+        let (bundle, files) = compile(files).await?;
         self.keep(bundle, files, pushed_at).await
     }
 
     /// Checks, keeps and makes current what an author pushes.
     pub(crate) async fn push(&self, service: &str, files: Files) -> Result<Pushed, PushError> {
-        let bundle = Bundle::compile(&files).map_err(PushError::Invalid)?;
+        let (bundle, files) = compile(files).await?;
         if bundle.name != service {
-            return Err(PushError::OtherService { expected: service.to_owned(), found: bundle.name });
+            return Err(PushError::OtherService {
+                expected: service.to_owned(),
+                found: bundle.name,
+            });
         }
         let now = self.clock.now();
         let packed = celesta_bundle::pack(&files);
-        let artifact = self.artifacts.put_bytes(packed, Some("application/gzip".to_owned())).await.map_err(PushError::unavailable)?;
+        let artifact = self
+            .artifacts
+            .put_bytes(packed, Some("application/gzip".to_owned()))
+            .await
+            .map_err(PushError::unavailable)?;
         let digest = bundle.digest;
         let version = match self.loaded(&digest) {
             Some(version) => version,
@@ -184,31 +218,75 @@ impl Registry {
         let digest_cell = || Cell::Blob(digest.as_bytes().to_vec());
         unit.add(
             &VERSION_INSERT,
-            [service.into(), digest_cell(), artifact.digest.as_bytes().to_vec().into(), now.as_millis().into()],
+            [
+                service.into(),
+                digest_cell(),
+                artifact.digest.as_bytes().to_vec().into(),
+                now.as_millis().into(),
+            ],
         );
-        unit.add(&SERVICE_UPSERT, [service.into(), digest_cell(), now.as_millis().into()]);
+        unit.add(
+            &SERVICE_UPSERT,
+            [service.into(), digest_cell(), now.as_millis().into()],
+        );
         self.store.commit(unit).await.map_err(PushError::unavailable)?;
-        self.current.write().insert(Arc::clone(&version.service), Arc::clone(&version));
+        self.current
+            .write()
+            .insert(Arc::clone(&version.service), Arc::clone(&version));
         self.changes.send_modify(|changes| *changes += 1);
         Ok(Pushed { version, changed })
     }
 
     /// Unpacks the files to their folder and remembers the version.
-    async fn keep(&self, bundle: Bundle, files: Files, pushed_at: Timestamp) -> Result<Arc<Version>, PushError> {
+    async fn keep(
+        &self,
+        bundle: Bundle,
+        files: Files,
+        pushed_at: Timestamp,
+    ) -> Result<Arc<Version>, PushError> {
         let folder = self.folder.join(bundle.digest.hex());
         let target = folder.clone();
         let written = tokio::task::spawn_blocking(move || write_folder(&target, &files)).await;
-        written.map_err(PushError::unavailable)?.map_err(PushError::unavailable)?;
+        written
+            .map_err(PushError::unavailable)?
+            .map_err(PushError::unavailable)?;
         let service = Arc::<str>::from(bundle.name.as_str());
         let queues = bundle.functions.keys().filter_map(|function| {
             let queue = QueueName::new(&function_queue(&bundle.name, function)).ok()?;
             Some((function.clone(), queue))
         });
         let queues = queues.collect();
-        let version = Arc::new(Version { service, digest: bundle.digest, pushed_at, bundle, folder, queues });
+        let version = Arc::new(Version {
+            service,
+            digest: bundle.digest,
+            pushed_at,
+            bundle,
+            folder,
+            queues,
+        });
         self.versions.write().insert(version.digest, Arc::clone(&version));
         Ok(version)
     }
+}
+
+/// Compiles on a thread that may be held: a large bundle takes longer than the async threads have.
+async fn compile(files: Files) -> Result<(Bundle, Files), PushError> {
+    let compiled = tokio::task::spawn_blocking(move || {
+        let limits = Limits {
+            clock: Some(monotonic_ms),
+            ..Limits::default()
+        };
+        Bundle::compile_with(&files, &limits).map(|bundle| (bundle, files))
+    });
+    compiled
+        .await
+        .map_err(PushError::unavailable)?
+        .map_err(PushError::Invalid)
+}
+
+/// What scripts are timed with.
+fn monotonic_ms() -> u64 {
+    u64::try_from(Clock::system().monotonic().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn digest_of(bytes: &[u8]) -> Option<Digest> {

@@ -47,8 +47,15 @@ impl RuntimeConfig {
     /// The usual set-up with bundles in `bundles`.
     #[must_use]
     pub fn new(bundles: PathBuf) -> Self {
-        let evaluators = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
-        Self { bundles, evaluators, cache_bytes: CACHE_BYTES, node: "local".to_owned() }
+        let evaluators = std::thread::available_parallelism()
+            .map_or(2, std::num::NonZero::get)
+            .max(2);
+        Self {
+            bundles,
+            evaluators,
+            cache_bytes: CACHE_BYTES,
+            node: "local".to_owned(),
+        }
     }
 }
 
@@ -90,7 +97,9 @@ pub(crate) struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Runtime")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,11 +132,28 @@ impl Runtime {
     /// # Errors
     /// When the services cannot be read from the store.
     pub async fn open(config: RuntimeConfig, parts: Parts) -> Result<Self, RuntimeError> {
-        let Parts { store, queues, artifacts, clock, random, tasks } = parts;
-        let runs_queue = QueueName::new(RUNS_QUEUE).map_err(|error| RuntimeError::Queue { reason: error.to_string() })?;
-        let settings = Settings { attempts_max: RUN_ATTEMPTS, ..Settings::exclusive() };
-        queues.configure(&runs_queue, settings).map_err(|error| RuntimeError::Queue { reason: error.to_string() })?;
-        let registry = Registry::open(config.bundles, store.clone(), artifacts.clone(), clock.clone()).await?;
+        let Parts {
+            store,
+            queues,
+            artifacts,
+            clock,
+            random,
+            tasks,
+        } = parts;
+        let runs_queue = QueueName::new(RUNS_QUEUE).map_err(|error| RuntimeError::Queue {
+            reason: error.to_string(),
+        })?;
+        let settings = Settings {
+            attempts_max: RUN_ATTEMPTS,
+            ..Settings::exclusive()
+        };
+        queues
+            .configure(&runs_queue, settings)
+            .map_err(|error| RuntimeError::Queue {
+                reason: error.to_string(),
+            })?;
+        let registry =
+            Registry::open(config.bundles, store.clone(), artifacts.clone(), clock.clone()).await?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -236,8 +262,16 @@ impl Runtime {
         self.wait_with(watch, run, patience).await
     }
 
-    pub(crate) async fn wait_with(&self, mut watch: Watch, run: RunId, patience: Duration) -> Result<Option<RunView>, QueryError> {
-        let stands = self.inner.cache.peek(run, |live| live.head.state.is_ended().then(|| live.head.view()));
+    pub(crate) async fn wait_with(
+        &self,
+        mut watch: Watch,
+        run: RunId,
+        patience: Duration,
+    ) -> Result<Option<RunView>, QueryError> {
+        let stands = self
+            .inner
+            .cache
+            .peek(run, |live| live.head.state.is_ended().then(|| live.head.view()));
         match stands {
             Some(Some(view)) => return Ok(Some(view)),
             Some(None) => {}
@@ -269,7 +303,12 @@ impl Runtime {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn list(&self, filter: &RunFilter, cursor: Option<RunId>, limit: usize) -> Result<Page<RunView>, QueryError> {
+    pub async fn list(
+        &self,
+        filter: &RunFilter,
+        cursor: Option<RunId>,
+        limit: usize,
+    ) -> Result<Page<RunView>, QueryError> {
         self.inner.list(filter, cursor, limit).await
     }
 
@@ -291,7 +330,12 @@ impl Runtime {
     ///
     /// # Errors
     /// When the run cannot be read.
-    pub async fn history(&self, run: RunId, after: u64, limit: usize) -> Result<Option<Vec<TurnView>>, LoadError> {
+    pub async fn history(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<TurnView>>, LoadError> {
         self.inner.turns(run, after, limit).await
     }
 
@@ -314,7 +358,12 @@ impl Runtime {
     /// The run's events after turn `after`, then those to come.
     #[must_use]
     pub fn events(&self, run: RunId, after: u64) -> EventStream {
-        EventStream { watch: self.inner.watchers.watch(run), runtime: self.clone(), run, after }
+        EventStream {
+            watch: self.inner.watchers.watch(run),
+            runtime: self.clone(),
+            run,
+            after,
+        }
     }
 
     /// How many runs of each state there are.
@@ -349,8 +398,14 @@ impl EventStream {
     pub async fn next(&mut self) -> Result<Option<Vec<RunEvent>>, LoadError> {
         loop {
             // The state first: a turn that ends the run after this read is found by the next read of the journal.
-            let Some(view) = self.runtime.inner.view(self.run).await? else { return Ok(None) };
-            let (events, last) = self.runtime.inner.events(self.run, self.after, TURNS_PER_STEP).await?;
+            let Some(view) = self.runtime.inner.view(self.run).await? else {
+                return Ok(None);
+            };
+            let (events, last) = self
+                .runtime
+                .inner
+                .events(self.run, self.after, TURNS_PER_STEP)
+                .await?;
             self.after = last;
             if !events.is_empty() {
                 return Ok(Some(events));
@@ -368,8 +423,13 @@ impl Inner {
     fn open_queues(&self, version: &Version) -> Result<(), PushError> {
         for queue in version.queues.values() {
             // How often a call is tried is its manifest's to say; the queue only counts.
-            let settings = Settings { attempts_max: RUN_ATTEMPTS, ..Settings::simple() };
-            self.queues.configure(queue, settings).map_err(PushError::unavailable)?;
+            let settings = Settings {
+                attempts_max: RUN_ATTEMPTS,
+                ..Settings::simple()
+            };
+            self.queues
+                .configure(queue, settings)
+                .map_err(PushError::unavailable)?;
         }
         Ok(())
     }

@@ -31,7 +31,13 @@ impl Outgoing<'_> {
     /// Adds to `done` what `effect` sends and says how it stands in the journal.
     pub(crate) fn send(&self, live: &mut Live, effect: Effect, done: &mut Done) -> Recorded {
         match effect {
-            Effect::Call { call, function, input_json, has_artifacts, options } => {
+            Effect::Call {
+                call,
+                function,
+                input_json,
+                has_artifacts,
+                options,
+            } => {
                 let invocation = Invocation {
                     run: live.head.run,
                     call,
@@ -57,7 +63,9 @@ impl Outgoing<'_> {
                     }
                     Some(_) => {
                         let bytes = input_json.len();
-                        let message = format!("the input has {bytes} bytes, more than {INLINE_JSON_MAX}; pass an artifact instead");
+                        let message = format!(
+                            "the input has {bytes} bytes, more than {INLINE_JSON_MAX}; pass an artifact instead"
+                        );
                         self.refuse(live, call, ErrorClass::Input, message, &function, done);
                     }
                     None => {
@@ -65,18 +73,33 @@ impl Outgoing<'_> {
                         self.refuse(live, call, ErrorClass::Input, message, &function, done);
                     }
                 }
-                Recorded::Call { function: function.to_string(), input: input_json.to_string() }
+                Recorded::Call {
+                    function: function.to_string(),
+                    input: input_json.to_string(),
+                }
             }
             Effect::Timer { call, at_ms } => {
                 let at = Timestamp::from_millis(at_ms).min(TIMER_MAX);
-                done.outgoing.push(self.to_run(&live.head, call, &HostMessage::Timer(call)).visible_at(at));
+                done.outgoing.push(
+                    self.to_run(&live.head, call, &HostMessage::Timer(call))
+                        .visible_at(at),
+                );
                 Recorded::Timer { at }
             }
-            Effect::Request { call, target, input_json, options } => {
-                if let Err((class, message)) = self.request(live, call, &target, &input_json, &options, done) {
+            Effect::Request {
+                call,
+                target,
+                input_json,
+                options,
+            } => {
+                if let Err((class, message)) = self.request(live, call, &target, &input_json, &options, done)
+                {
                     self.refuse(live, call, class, message, &target, done);
                 }
-                Recorded::Request { target: target.to_string(), input: input_json.to_string() }
+                Recorded::Request {
+                    target: target.to_string(),
+                    input: input_json.to_string(),
+                }
             }
             Effect::CancelCalls { calls } => {
                 for &call in &calls {
@@ -84,49 +107,98 @@ impl Outgoing<'_> {
                 }
                 Recorded::CancelCalls { calls }
             }
-            Effect::Emit { event_type, data_json } => Recorded::Emit { event_type: event_type.to_string(), data: data_json.to_string() },
+            Effect::Emit {
+                event_type,
+                data_json,
+            } => Recorded::Emit {
+                event_type: event_type.to_string(),
+                data: data_json.to_string(),
+            },
             Effect::Log { text, .. } => Recorded::Log { text },
             // The turn itself takes these: they move the run's state.
-            Effect::Complete { result_json } => Recorded::Complete { result: result_json.to_string() },
+            Effect::Complete { result_json } => Recorded::Complete {
+                result: result_json.to_string(),
+            },
             Effect::Fail { message, .. } => Recorded::Fail { message },
             Effect::Progress { fraction, text } => Recorded::Progress { fraction, text },
-            other => Recorded::Log { text: format!("an effect of a later release: {other:?}") },
+            other => Recorded::Log {
+                text: format!("an effect of a later release: {other:?}"),
+            },
         }
     }
 
     /// The run has ended: the run that asked for it hears of it.
     pub(crate) fn answer_parent(&self, live: &Live, done: &mut Done) {
-        let Some((parent, call)) = live.head.parent else { return };
+        let Some((parent, call)) = live.head.parent else {
+            return;
+        };
         let message = if live.head.state == RunState::Completed {
             let result = live.head.result.as_deref().unwrap_or("null").to_owned();
             if result.len() > INLINE_JSON_MAX {
-                let message = format!("the result has {} bytes, more than {INLINE_JSON_MAX}", result.len());
+                let message = format!(
+                    "the result has {} bytes, more than {INLINE_JSON_MAX}",
+                    result.len()
+                );
                 refused(call, ErrorClass::User, message, &live.head)
             } else {
                 HostMessage::Answered { call, result }
             }
         } else {
-            let class = if live.head.state == RunState::Canceled { ErrorClass::Canceled } else { ErrorClass::User };
-            let message = live.head.error.as_deref().unwrap_or(live.head.state.name()).to_owned();
+            let class = if live.head.state == RunState::Canceled {
+                ErrorClass::Canceled
+            } else {
+                ErrorClass::User
+            };
+            let message = live
+                .head
+                .error
+                .as_deref()
+                .unwrap_or_else(|| live.head.state.name())
+                .to_owned();
             refused(call, class, message, &live.head)
         };
         // One answer for each end of the child: a retried child answers again, which the parent knows to ignore.
-        let id = MessageId::derived(live.head.run, CallId { seq: live.seq + 1, index: ANSWER_INDEX });
+        let id = MessageId::derived(
+            live.head.run,
+            CallId {
+                seq: live.seq + 1,
+                index: ANSWER_INDEX,
+            },
+        );
         let key = Key::from(parent);
         let message = NewMessage::new(id, self.runs_queue.clone(), message.encode());
-        done.outgoing.push(NewMessage { repeatable_id: true, ..message.with_key(key).with_priority(live.head.priority) });
+        done.outgoing.push(NewMessage {
+            repeatable_id: true,
+            ..message.with_key(key).with_priority(live.head.priority)
+        });
     }
 
     /// A message of the runtime to the run itself, about one of its calls.
     fn to_run(&self, head: &RunHead, call: CallId, message: &HostMessage) -> NewMessage {
         let id = MessageId::derived(head.run, call);
         let message = NewMessage::new(id, self.runs_queue.clone(), message.encode());
-        NewMessage { repeatable_id: true, ..message.with_key(head.run).with_priority(head.priority) }
+        NewMessage {
+            repeatable_id: true,
+            ..message.with_key(head.run).with_priority(head.priority)
+        }
     }
 
     /// A call that cannot be sent fails, by a message like any other.
-    fn refuse(&self, live: &Live, call: CallId, class: ErrorClass, message: String, target: &str, done: &mut Done) {
-        let message = HostMessage::Refused { call, class, message, target: target.to_owned() };
+    fn refuse(
+        &self,
+        live: &Live,
+        call: CallId,
+        class: ErrorClass,
+        message: String,
+        target: &str,
+        done: &mut Done,
+    ) {
+        let message = HostMessage::Refused {
+            call,
+            class,
+            message,
+            target: target.to_owned(),
+        };
         done.outgoing.push(self.to_run(&live.head, call, &message));
     }
 
@@ -142,19 +214,35 @@ impl Outgoing<'_> {
     ) -> Result<(), (ErrorClass, String)> {
         let wrong = |message: String| (ErrorClass::Input, message);
         if input.len() > INLINE_JSON_MAX {
-            return Err(wrong(format!("the input has {} bytes, more than {INLINE_JSON_MAX}; pass an artifact instead", input.len())));
+            return Err(wrong(format!(
+                "the input has {} bytes, more than {INLINE_JSON_MAX}; pass an artifact instead",
+                input.len()
+            )));
         }
         if live.head.depth >= REQUEST_DEPTH_MAX {
-            return Err(wrong(format!("requests are nested {REQUEST_DEPTH_MAX} deep; is there a cycle of services?")));
+            return Err(wrong(format!(
+                "requests are nested {REQUEST_DEPTH_MAX} deep; is there a cycle of services?"
+            )));
         }
-        let (service, operation) =
-            target.split_once('/').ok_or_else(|| wrong(format!("`{target}` is not `service/operation`")))?;
-        let version = self.registry.current(service).ok_or_else(|| wrong(format!("there is no service `{service}`")))?;
+        let (service, operation) = target
+            .split_once('/')
+            .ok_or_else(|| wrong(format!("`{target}` is not `service/operation`")))?;
+        let version = self
+            .registry
+            .current(service)
+            .ok_or_else(|| wrong(format!("there is no service `{service}`")))?;
         let found = version.bundle.operations.get(operation);
-        let found = found.ok_or_else(|| wrong(format!("service `{service}` has no operation `{operation}`")))?;
+        let found =
+            found.ok_or_else(|| wrong(format!("service `{service}` has no operation `{operation}`")))?;
         if let Err(violations) = found.validate(input.as_bytes()) {
-            let all: Vec<String> = violations.iter().map(|wrong| format!("{}: {}", wrong.pointer, wrong.message)).collect();
-            return Err(wrong(format!("the input does not fit the schema of {target}: {}", all.join("; "))));
+            let all: Vec<String> = violations
+                .iter()
+                .map(|wrong| format!("{}: {}", wrong.pointer, wrong.message))
+                .collect();
+            return Err(wrong(format!(
+                "the input does not fit the schema of {target}: {}",
+                all.join("; ")
+            )));
         }
         let head = RunHead {
             run: live.head.run.child(call),
@@ -178,7 +266,8 @@ impl Outgoing<'_> {
         head.insert(&mut done.unit, input.as_bytes(), None);
         live.requests.insert(call);
         done.outgoing.push(start_message(self.runs_queue, &head));
-        done.children.extend(new_live(head, version, input.as_bytes().into()));
+        done.children
+            .extend(new_live(head, version, input.as_bytes().into()));
         Ok(())
     }
 
@@ -188,10 +277,19 @@ impl Outgoing<'_> {
         done.canceled.push(id);
         let child = live.head.run.child(call);
         if live.requests.remove(&call) {
-            let message = HostMessage::Cancel { reason: format!("called off by {}", live.head.run) };
-            let id = MessageId::derived(child, CallId { seq: 0, index: ANSWER_INDEX });
+            let message = HostMessage::Cancel {
+                reason: format!("called off by {}", live.head.run),
+            };
+            let id = MessageId::derived(
+                child,
+                CallId {
+                    seq: 0,
+                    index: ANSWER_INDEX,
+                },
+            );
             let message = NewMessage::new(id, self.runs_queue.clone(), message.encode());
-            done.outgoing.push(message.with_key(child).with_priority(live.head.priority));
+            done.outgoing
+                .push(message.with_key(child).with_priority(live.head.priority));
         }
     }
 }
@@ -203,18 +301,33 @@ const ANSWER_INDEX: u32 = (1 << 20) - 1;
 
 /// The run's priority, with the call's own number when it gives one.
 fn priority(live: &Live, options: &CallOptions) -> Priority {
-    let number = options.priority.map(|number| number.clamp(i16::MIN.into(), i16::MAX.into()));
-    let number = number.and_then(|number| i16::try_from(number).ok()).unwrap_or(live.head.priority.number);
-    Priority { number, ..live.head.priority }
+    let number = options
+        .priority
+        .map(|number| number.clamp(i16::MIN.into(), i16::MAX.into()));
+    let number = number
+        .and_then(|number| i16::try_from(number).ok())
+        .unwrap_or(live.head.priority.number);
+    Priority {
+        number,
+        ..live.head.priority
+    }
 }
 
 fn refused(call: CallId, class: ErrorClass, message: String, head: &RunHead) -> HostMessage {
-    HostMessage::Refused { call, class, message, target: format!("{}/{}", head.service, head.operation) }
+    HostMessage::Refused {
+        call,
+        class,
+        message,
+        target: format!("{}/{}", head.service, head.operation),
+    }
 }
 
 /// The trace id of a W3C `traceparent`: `00-<32 hexadecimal digits>-…`.
 fn trace_id(traceparent: &str) -> Option<TraceId> {
-    let digits = traceparent.split('-').nth(1).filter(|digits| digits.len() == 32)?;
+    let digits = traceparent
+        .split('-')
+        .nth(1)
+        .filter(|digits| digits.len() == 32)?;
     u128::from_str_radix(digits, 16).ok().map(TraceId::from_bits)
 }
 

@@ -44,8 +44,15 @@ pub enum RunStep {
 
 impl RunStep {
     /// All steps.
-    pub const ALL: [Self; 7] =
-        [Self::Awaits, Self::Rests, Self::Completes, Self::Fails, Self::Cancel, Self::Quarantine, Self::Retry];
+    pub const ALL: [Self; 7] = [
+        Self::Awaits,
+        Self::Rests,
+        Self::Completes,
+        Self::Fails,
+        Self::Cancel,
+        Self::Quarantine,
+        Self::Retry,
+    ];
 }
 
 /// A step that means nothing in that state; it changes nothing.
@@ -60,8 +67,14 @@ pub struct IllegalStep {
 
 impl RunState {
     /// All states.
-    pub const ALL: [Self; 6] =
-        [Self::Running, Self::Idle, Self::Completed, Self::Failed, Self::Canceled, Self::Quarantined];
+    pub const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Idle,
+        Self::Completed,
+        Self::Failed,
+        Self::Canceled,
+        Self::Quarantined,
+    ];
 
     /// The name as shown and filtered by.
     #[must_use]
@@ -92,13 +105,19 @@ impl RunState {
     /// The state stored as `code`.
     #[must_use]
     pub fn from_code(code: i64) -> Option<Self> {
-        usize::try_from(code).ok().and_then(|at| Self::ALL.get(at)).copied()
+        usize::try_from(code)
+            .ok()
+            .and_then(|at| Self::ALL.get(at))
+            .copied()
     }
 
     /// Whether a client that waits has its answer.
     #[must_use]
     pub const fn is_ended(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Canceled | Self::Quarantined)
+        matches!(
+            self,
+            Self::Completed | Self::Failed | Self::Canceled | Self::Quarantined
+        )
     }
 
     /// The state after `step`.
@@ -138,10 +157,17 @@ impl FromStr for RunState {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|state| state.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|state| state.name()).collect();
-            format!("`{}` is not a run's state; expected one of {}", text.chars().take(64).collect::<String>(), names.join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|state| state.name() == text)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|state| state.name()).collect();
+                format!(
+                    "`{}` is not a run's state; expected one of {}",
+                    text.chars().take(64).collect::<String>(),
+                    names.join(", ")
+                )
+            })
     }
 }
 

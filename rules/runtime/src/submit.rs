@@ -116,7 +116,9 @@ impl SubmitError {
     }
 
     fn unavailable(error: impl std::fmt::Display) -> Self {
-        Self::Unavailable { reason: error.to_string() }
+        Self::Unavailable {
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -133,7 +135,10 @@ struct Accepting<'a> {
 impl InFlight {
     fn accept(&self, service: &Arc<str>, key: &str) -> Option<Accepting<'_>> {
         let key = (Arc::clone(service), key.to_owned());
-        self.0.lock().insert(key.clone()).then_some(Accepting { keys: self, key })
+        self.0
+            .lock()
+            .insert(key.clone())
+            .then_some(Accepting { keys: self, key })
     }
 }
 
@@ -154,22 +159,40 @@ impl Runtime {
     pub async fn submit(&self, request: Submit, wait: Option<Duration>) -> Result<Submitted, SubmitError> {
         let inner = &self.inner;
         if request.input.len() > INLINE_JSON_MAX {
-            return Err(SubmitError::TooLarge { bytes: request.input.len() });
+            return Err(SubmitError::TooLarge {
+                bytes: request.input.len(),
+            });
         }
-        let version = inner.registry.current(&request.service).ok_or_else(|| SubmitError::UnknownService {
-            service: request.service.clone(),
-            known: inner.registry.all().iter().map(|version| version.service.to_string()).collect(),
+        let version =
+            inner
+                .registry
+                .current(&request.service)
+                .ok_or_else(|| SubmitError::UnknownService {
+                    service: request.service.clone(),
+                    known: inner
+                        .registry
+                        .all()
+                        .iter()
+                        .map(|version| version.service.to_string())
+                        .collect(),
+                })?;
+        let operation = version.bundle.operations.get(&request.operation).ok_or_else(|| {
+            SubmitError::UnknownOperation {
+                service: request.service.clone(),
+                operation: request.operation.clone(),
+                known: version.bundle.operations.keys().cloned().collect(),
+            }
         })?;
-        let operation = version.bundle.operations.get(&request.operation).ok_or_else(|| SubmitError::UnknownOperation {
-            service: request.service.clone(),
-            operation: request.operation.clone(),
-            known: version.bundle.operations.keys().cloned().collect(),
-        })?;
-        operation.validate(&request.input).map_err(|violations| SubmitError::InvalidInput { violations })?;
+        operation
+            .validate(&request.input)
+            .map_err(|violations| SubmitError::InvalidInput { violations })?;
         let accepting = match &request.idempotency_key {
             None => None,
             Some(key) => {
-                let accepting = inner.in_flight.accept(&version.service, key).ok_or(SubmitError::InFlight)?;
+                let accepting = inner
+                    .in_flight
+                    .accept(&version.service, key)
+                    .ok_or(SubmitError::InFlight)?;
                 if let Some(run) = self.existing(&request, key).await? {
                     drop(accepting);
                     return self.answer(run, true, wait).await;
@@ -189,7 +212,9 @@ impl Runtime {
             created_at: now,
             updated_at: now,
             ended_at: None,
-            priority: request.priority.unwrap_or_else(|| Priority::of(operation.priority)),
+            priority: request
+                .priority
+                .unwrap_or_else(|| Priority::of(operation.priority)),
             labels: request.labels,
             trace: request.trace.as_deref().map(Arc::from),
             parent: None,
@@ -218,21 +243,39 @@ impl Runtime {
         if let Some(live) = new_live(head, version, request.input.into()) {
             inner.cache.put(live);
         }
-        if let Some(refused) = inner.queues.hand_over(vec![HandOver { message: start, companion }]).pop() {
+        if let Some(refused) = inner
+            .queues
+            .hand_over(vec![HandOver {
+                message: start,
+                companion,
+            }])
+            .pop()
+        {
             inner.cache.take(run);
             return Err(SubmitError::unavailable(refused.error));
         }
         durable.wait().await.map_err(SubmitError::unavailable)?;
         drop(accepting);
         let view = match (watch, wait) {
-            (Some(watch), Some(patience)) => self.wait_with(watch, run, patience).await.map_err(SubmitError::unavailable)?,
+            (Some(watch), Some(patience)) => self
+                .wait_with(watch, run, patience)
+                .await
+                .map_err(SubmitError::unavailable)?,
             _ => None,
         };
-        Ok(Submitted { run, existing: false, view })
+        Ok(Submitted {
+            run,
+            existing: false,
+            view,
+        })
     }
 
     async fn existing(&self, request: &Submit, key: &str) -> Result<Option<RunId>, SubmitError> {
-        let found = self.inner.idempotent(&request.service, key).await.map_err(SubmitError::unavailable)?;
+        let found = self
+            .inner
+            .idempotent(&request.service, key)
+            .await
+            .map_err(SubmitError::unavailable)?;
         match found {
             None => Ok(None),
             Some((run, body)) if body == Sha256::digest(&request.input).as_slice() => Ok(Some(run)),
@@ -240,7 +283,12 @@ impl Runtime {
         }
     }
 
-    async fn answer(&self, run: RunId, existing: bool, wait: Option<Duration>) -> Result<Submitted, SubmitError> {
+    async fn answer(
+        &self,
+        run: RunId,
+        existing: bool,
+        wait: Option<Duration>,
+    ) -> Result<Submitted, SubmitError> {
         let view = match wait {
             Some(patience) => self.wait(run, patience).await.map_err(SubmitError::unavailable)?,
             None => None,

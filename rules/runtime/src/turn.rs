@@ -39,6 +39,10 @@ pub(crate) struct Done {
     /// Messages of the run that are called off.
     pub(crate) canceled: Vec<MessageId>,
     /// New child runs, already part of the unit.
+    #[expect(
+        clippy::vec_box,
+        reason = "they go to the cache as they are, which keeps boxes"
+    )]
     pub(crate) children: Vec<Box<Live>>,
     /// How many sections ran.
     pub(crate) firings: usize,
@@ -74,7 +78,11 @@ pub(crate) fn turn(mut live: Box<Live>, messages: &[Leased], sender: &Outgoing<'
         live.head.ended_at = None;
     }
     let seq = live.seq + 1;
-    let turn = Turn { seq, now_ms: now.as_millis(), events: std::mem::take(&mut asked.events) };
+    let turn = Turn {
+        seq,
+        now_ms: now.as_millis(),
+        events: std::mem::take(&mut asked.events),
+    };
     let evaluated = catch_unwind(AssertUnwindSafe(|| live.memory.turn(turn)));
     match evaluated {
         Ok(outcome) if outcome.fault.is_none() => settle(live, asked, outcome, sender),
@@ -84,7 +92,9 @@ pub(crate) fn turn(mut live: Box<Live>, messages: &[Leased], sender: &Outgoing<'
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default();
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+                .unwrap_or_default();
             tracing::error!(run = %live.head.run, seq, panic = %text, "a turn broke an invariant; the run is put aside");
             quarantine(live, messages, now, format!("internal error: {text}"))
         }
@@ -104,8 +114,18 @@ impl Asked {
                 };
                 match report.outcome {
                     ReportOutcome::Succeeded { result } => self.succeeded(call, result, ran),
-                    ReportOutcome::Failed { class, message, attempts } => {
-                        self.failed(call, class, message.to_owned(), String::new(), Ran { attempts, ..ran });
+                    ReportOutcome::Failed {
+                        class,
+                        message,
+                        attempts,
+                    } => {
+                        self.failed(
+                            call,
+                            class,
+                            message.to_owned(),
+                            String::new(),
+                            Ran { attempts, ..ran },
+                        );
                     }
                 }
             }
@@ -123,7 +143,10 @@ impl Asked {
                 // A repeated start finds the request used.
                 let Some(input) = live.input.take() else { return };
                 let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
-                    self.rejected.push(format!("operation `{}` is not in version {}", live.head.operation, live.head.version));
+                    self.rejected.push(format!(
+                        "operation `{}` is not in version {}",
+                        live.head.operation, live.head.version
+                    ));
                     return;
                 };
                 match operation.request_event(live.head.run, &input) {
@@ -139,8 +162,12 @@ impl Asked {
                 self.events.push(Event::TimerFired { call });
             }
             HostMessage::Cancel { reason } => {
-                self.causes.push(Cause::CancelRequested { reason: reason.clone() });
-                self.events.push(Event::Cancel { reason: reason.clone() });
+                self.causes.push(Cause::CancelRequested {
+                    reason: reason.clone(),
+                });
+                self.events.push(Event::Cancel {
+                    reason: reason.clone(),
+                });
                 self.cancel = Some(reason);
             }
             HostMessage::Retry => {
@@ -148,7 +175,12 @@ impl Asked {
                 self.events.push(Event::RetryFailed);
                 self.retry = true;
             }
-            HostMessage::Refused { call, class, message, target } => {
+            HostMessage::Refused {
+                call,
+                class,
+                message,
+                target,
+            } => {
                 live.requests.remove(&call);
                 self.failed(call, class, message, target, Ran::default());
             }
@@ -174,8 +206,18 @@ impl Asked {
     }
 
     fn failed(&mut self, call: CallId, class: ErrorClass, message: String, function: String, ran: Ran) {
-        let error = CallError { kind: class, message: message.clone(), function, attempts: ran.attempts };
-        self.causes.push(Cause::Failed { call, class, message, ran });
+        let error = CallError {
+            kind: class,
+            message: message.clone(),
+            function,
+            attempts: ran.attempts,
+        };
+        self.causes.push(Cause::Failed {
+            call,
+            class,
+            message,
+            ran,
+        });
         self.events.push(Event::CallFailed { call, error });
     }
 }
@@ -186,15 +228,28 @@ fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing
     let now = sender.now;
     let seq = live.seq + 1;
     done.firings = outcome.firings.len();
-    for rejected in asked.rejected.iter().chain(outcome.rejected.iter().map(|(_, message)| message)) {
+    for rejected in asked
+        .rejected
+        .iter()
+        .chain(outcome.rejected.iter().map(|(_, message)| message))
+    {
         tracing::debug!(run = %live.head.run, seq, message = %rejected, "a message changed nothing");
     }
-    if asked.causes.is_empty() && outcome.effects.is_empty() && outcome.firings.is_empty() && outcome.changes.is_empty() {
+    if asked.causes.is_empty()
+        && outcome.effects.is_empty()
+        && outcome.firings.is_empty()
+        && outcome.changes.is_empty()
+    {
         return Done::nothing(live);
     }
     let before = live.head.state;
     let mut changed = live.seq == 0 && before != RunState::Running;
-    let mut record = Record { at: now, causes: asked.causes, delta: outcome.delta, ..Record::default() };
+    let mut record = Record {
+        at: now,
+        causes: asked.causes,
+        delta: outcome.delta,
+        ..Record::default()
+    };
     record.firings.reserve(outcome.firings.len());
     for firing in outcome.firings {
         record.firings.push(Firing {
@@ -204,11 +259,19 @@ fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing
                 Section::Reaction => 1,
                 Section::Error => 2,
             },
-            facts: firing.facts.iter().map(|(fact, version)| (fact.0, u64::from(*version))).collect(),
+            facts: firing
+                .facts
+                .iter()
+                .map(|(fact, version)| (fact.0, u64::from(*version)))
+                .collect(),
             threw: firing.error,
         });
     }
-    record.changes = outcome.changes.iter().map(|change| changed_fact(&live, change)).collect();
+    record.changes = outcome
+        .changes
+        .iter()
+        .map(|change| changed_fact(&live, change))
+        .collect();
     let mut ended = None;
     record.effects.reserve(outcome.effects.len());
     for effect in outcome.effects {
@@ -225,7 +288,9 @@ fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing
             Effect::Complete { result_json } => {
                 ended = Some(RunStep::Completes);
                 live.head.result = Some(Arc::clone(&result_json));
-                Recorded::Complete { result: result_json.to_string() }
+                Recorded::Complete {
+                    result: result_json.to_string(),
+                }
             }
             Effect::Fail { message, .. } => {
                 ended = Some(RunStep::Fails);
@@ -233,7 +298,10 @@ fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing
                 Recorded::Fail { message }
             }
             Effect::Progress { fraction, text } => {
-                live.head.progress = Some(ProgressView { fraction, text: text.clone() });
+                live.head.progress = Some(ProgressView {
+                    fraction,
+                    text: text.clone(),
+                });
                 changed = true;
                 Recorded::Progress { fraction, text }
             }
@@ -269,13 +337,19 @@ fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing
 
 fn changed_fact(live: &Live, change: &FactChange) -> Change {
     let mut types = live.rules.fact_types();
-    let fact_type = types.position(|known| *known.name == *change.fact_type).and_then(|at| u32::try_from(at).ok());
+    let fact_type = types
+        .position(|known| *known.name == *change.fact_type)
+        .and_then(|at| u32::try_from(at).ok());
     let kind = match change.change {
         celesta_engine::Change::Inserted => 0,
         celesta_engine::Change::Updated => 1,
         celesta_engine::Change::Retracted => 2,
     };
-    Change { fact: change.fact.0, fact_type: fact_type.unwrap_or(u32::MAX), kind }
+    Change {
+        fact: change.fact.0,
+        fact_type: fact_type.unwrap_or(u32::MAX),
+        kind,
+    }
 }
 
 /// The turn cannot stand: its changes are dropped, its messages kept for a retry, the run put aside.
@@ -290,8 +364,15 @@ fn quarantine(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: 
     live.head.updated_at = now;
     live.head.ended_at = Some(now);
     live.head.update(&mut done.unit);
-    let note = Note::Quarantined { reason, messages: messages.iter().map(|message| message.payload.to_vec()).collect() };
-    let record = Record { at: now, note: Some(note), ..Record::default() };
+    let note = Note::Quarantined {
+        reason,
+        messages: messages.iter().map(|message| message.payload.to_vec()).collect(),
+    };
+    let record = Record {
+        at: now,
+        note: Some(note),
+        ..Record::default()
+    };
     append(&mut live, seq, &record, &mut done.unit);
     // The memory holds what was not kept: the next turn reads the run again.
     done
@@ -302,8 +383,15 @@ fn hold(mut live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
     let mut done = Done::nothing_of();
     let seq = live.seq + 1;
     let payloads = messages.iter().map(|message| message.payload.to_vec()).collect();
-    let note = Note::Quarantined { reason: "held".to_owned(), messages: payloads };
-    let record = Record { at: now, note: Some(note), ..Record::default() };
+    let note = Note::Quarantined {
+        reason: "held".to_owned(),
+        messages: payloads,
+    };
+    let record = Record {
+        at: now,
+        note: Some(note),
+        ..Record::default()
+    };
     append(&mut live, seq, &record, &mut done.unit);
     done.live = Some(live);
     done
@@ -313,7 +401,10 @@ fn hold(mut live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
 fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
     let run = live.head.run.to_bytes();
     let at = i64::try_from(seq).unwrap_or(i64::MAX);
-    unit.add(&JOURNAL_APPEND, [Cell::Id(run), at.into(), record.encode().into()]);
+    unit.add(
+        &JOURNAL_APPEND,
+        [Cell::Id(run), at.into(), record.encode().into()],
+    );
     live.seq = seq;
     live.deltas += 1;
     live.delta_bytes += record.delta.len();
@@ -329,10 +420,20 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
 
 impl Done {
     fn nothing_of() -> Self {
-        Self { live: None, unit: Unit::new(), outgoing: Vec::new(), canceled: Vec::new(), children: Vec::new(), firings: 0 }
+        Self {
+            live: None,
+            unit: Unit::new(),
+            outgoing: Vec::new(),
+            canceled: Vec::new(),
+            children: Vec::new(),
+            firings: 0,
+        }
     }
 
     fn nothing(live: Box<Live>) -> Self {
-        Self { live: Some(live), ..Self::nothing_of() }
+        Self {
+            live: Some(live),
+            ..Self::nothing_of()
+        }
     }
 }

@@ -40,9 +40,15 @@ impl Watchers {
     pub(crate) fn watch(self: &Arc<Self>, run: RunId) -> Watch {
         let mut runs = self.runs.lock();
         self.count.fetch_add(1, Ordering::SeqCst);
-        let (sender, watching) = runs.entry(run).or_insert_with(|| (watch::Sender::new(Heard::default()), 0));
+        let (sender, watching) = runs
+            .entry(run)
+            .or_insert_with(|| (watch::Sender::new(Heard::default()), 0));
         *watching += 1;
-        Watch { run, receiver: sender.subscribe(), watchers: Arc::clone(self) }
+        Watch {
+            run,
+            receiver: sender.subscribe(),
+            watchers: Arc::clone(self),
+        }
     }
 
     /// Tells whoever watches `run`; `ended` is only called when somebody does.

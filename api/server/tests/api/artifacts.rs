@@ -93,7 +93,7 @@ async fn a_wrong_digest_or_a_broken_upload_keeps_nothing() {
 
 #[tokio::test]
 async fn a_large_blob_passes_through_in_pieces() {
-    const PIECES: usize = 64;
+    const PIECES: usize = 16;
     let bed = Bed::new().await;
     let pieces =
         (0..PIECES).map(|number| Ok::<_, std::io::Error>(vec![u8::try_from(number).unwrap_or(0); 1 << 20]));
@@ -103,7 +103,7 @@ async fn a_large_blob_passes_through_in_pieces() {
     let stored = bed.send(upload).await;
     assert_eq!(
         (stored.status, stored.json["size"].as_u64()),
-        (201, Some(64 << 20)),
+        (201, Some(16 << 20)),
         "{:?}",
         stored.json
     );

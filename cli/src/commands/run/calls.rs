@@ -17,15 +17,30 @@ pub(crate) async fn run(context: &Context, client: &Client, run: &str) -> Outcom
     for call in calls {
         rows.push(row(&client::read(call)?));
     }
-    context.out.line(table(&["call", "what", "state", "attempts", "time", "worker", ""], &rows))?;
+    context.out.line(table(
+        &["call", "what", "state", "attempts", "time", "worker", ""],
+        &rows,
+    ))?;
     Ok(Exit::Done)
 }
 
 fn row(call: &CallView) -> Vec<String> {
-    let time = call.called_at.zip(call.ended_at).map(|(called, ended)| duration(ended.since(called)));
-    let what = if call.target.is_empty() { &call.kind } else { &call.target };
+    let time = call
+        .called_at
+        .zip(call.ended_at)
+        .map(|(called, ended)| duration(ended.since(called)));
+    let what = if call.target.is_empty() {
+        &call.kind
+    } else {
+        &call.target
+    };
     let error = call.error.as_ref().map(|error| {
-        let text = |key| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let text = |key| {
+            error
+                .get(key)
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default()
+        };
         shorten(&format!("{}: {}", text("class"), text("message")), 80)
     });
     vec![

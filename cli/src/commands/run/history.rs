@@ -29,7 +29,12 @@ pub(crate) async fn run(context: &Context, client: &Client, args: &HistoryArgs) 
     let mut after = args.after;
     loop {
         let text = after.to_string();
-        let page = client.get(&["v1", "runs", &run, "history"], &[("after", &text), ("limit", PAGE_TURNS)]).await?;
+        let page = client
+            .get(
+                &["v1", "runs", &run, "history"],
+                &[("after", &text), ("limit", PAGE_TURNS)],
+            )
+            .await?;
         let more = page.get("next").is_some_and(|next| !next.is_null());
         let turns: Vec<Value> = client::read(rows(page))?;
         let before = after;
@@ -50,19 +55,48 @@ fn shown(turn: &TurnView) -> String {
         .causes
         .iter()
         .map(|cause| {
-            let call = cause.call.as_ref().map(|call| format!(" {call}")).unwrap_or_default();
-            let message = cause.message.as_ref().map(|text| format!(": {}", shorten(text, 80))).unwrap_or_default();
+            let call = cause
+                .call
+                .as_ref()
+                .map(|call| format!(" {call}"))
+                .unwrap_or_default();
+            let message = cause
+                .message
+                .as_ref()
+                .map(|text| format!(": {}", shorten(text, 80)))
+                .unwrap_or_default();
             format!("{}{call}{message}", cause.kind)
         })
         .collect();
     let causes = shorten(&causes.join(", "), 160);
-    let mut lines = vec![format!("{STRONG}turn {}{STRONG:#}  {DIM}{}{DIM:#}  {causes}", turn.seq, instant_text(turn.at))];
+    let mut lines = vec![format!(
+        "{STRONG}turn {}{STRONG:#}  {DIM}{}{DIM:#}  {causes}",
+        turn.seq,
+        instant_text(turn.at)
+    )];
     for firing in &turn.firings {
-        let facts: Vec<String> = firing.facts.iter().map(|(id, version)| format!("{id}@{version}")).collect();
-        let threw = firing.threw.as_ref().map(|text| format!("  {BAD}threw{BAD:#} {text}")).unwrap_or_default();
-        lines.push(format!("  {} · {}  {DIM}{}{DIM:#}{threw}", firing.rule, firing.section, shorten(&facts.join(" "), 60)));
+        let facts: Vec<String> = firing
+            .facts
+            .iter()
+            .map(|(id, version)| format!("{id}@{version}"))
+            .collect();
+        let threw = firing
+            .threw
+            .as_ref()
+            .map(|text| format!("  {BAD}threw{BAD:#} {text}"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "  {} · {}  {DIM}{}{DIM:#}{threw}",
+            firing.rule,
+            firing.section,
+            shorten(&facts.join(" "), 60)
+        ));
     }
-    lines.extend(turn.effects.iter().map(|effect| format!("    → {}", effect_text(effect))));
+    lines.extend(
+        turn.effects
+            .iter()
+            .map(|effect| format!("    → {}", effect_text(effect))),
+    );
     if let Some(note) = &turn.note {
         lines.push(format!("  {DIM}{note}{DIM:#}"));
     }
@@ -71,7 +105,9 @@ fn shown(turn: &TurnView) -> String {
 
 /// An effect in one line: its kind, then what else it says.
 pub(crate) fn effect_text(effect: &Value) -> String {
-    let Some(object) = effect.as_object() else { return effect.to_string() };
+    let Some(object) = effect.as_object() else {
+        return effect.to_string();
+    };
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or("effect");
     let rest = object.iter().filter(|(key, _)| key.as_str() != "kind");
     let parts: Vec<String> = rest

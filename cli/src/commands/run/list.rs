@@ -30,17 +30,25 @@ pub(crate) struct ListArgs {
 
 /// Prints the list, newest first.
 pub(crate) async fn run(context: &Context, client: &Client, args: &ListArgs) -> Outcome {
-    let filters =
-        [("service", &args.service), ("operation", &args.operation), ("state", &args.state), ("label", &args.label)];
-    let query: Vec<(&str, &str)> =
-        filters.iter().filter_map(|(name, value)| value.as_deref().map(|value| (*name, value))).collect();
+    let filters = [
+        ("service", &args.service),
+        ("operation", &args.operation),
+        ("state", &args.state),
+        ("label", &args.label),
+    ];
+    let query: Vec<(&str, &str)> = filters
+        .iter()
+        .filter_map(|(name, value)| value.as_deref().map(|value| (*name, value)))
+        .collect();
     let runs = all_pages(client, &["v1", "runs"], &query, args.limit).await?;
     context.out.json(&runs)?;
     let mut rows = Vec::with_capacity(runs.len());
     for run in runs {
         rows.push(row(&client::read(run)?));
     }
-    context.out.line(table(&["run", "operation", "state", "created", ""], &rows))?;
+    context
+        .out
+        .line(table(&["run", "operation", "state", "created", ""], &rows))?;
     Ok(Exit::Done)
 }
 

@@ -42,18 +42,32 @@ pub(crate) async fn run(context: &Context, client: &Client, args: &LogsArgs) -> 
 async fn rule_logs(context: &Context, client: &Client, run: &str) -> Result<(), Failure> {
     let mut after = "0".to_owned();
     loop {
-        let page = client.get(&["v1", "runs", run, "history"], &[("after", &after), ("limit", "500")]).await?;
+        let page = client
+            .get(
+                &["v1", "runs", run, "history"],
+                &[("after", &after), ("limit", "500")],
+            )
+            .await?;
         let more = page.get("next").is_some_and(|next| !next.is_null());
         let turns: Vec<Value> = client::read(rows(page))?;
         for turn in &turns {
-            let effects = turn.get("effects").and_then(Value::as_array).into_iter().flatten();
+            let effects = turn
+                .get("effects")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten();
             for effect in effects.filter(|effect| effect.get("kind").is_some_and(|kind| kind == "log")) {
                 let text = effect.get("text").and_then(Value::as_str).unwrap_or_default();
-                context.out.json(&json!({ "turn": turn.get("seq"), "at": turn.get("at"), "from": "rules", "text": text }))?;
+                context.out.json(
+                    &json!({ "turn": turn.get("seq"), "at": turn.get("at"), "from": "rules", "text": text }),
+                )?;
                 context.out.line(format_args!("{DIM}rules │{DIM:#} {text}"))?;
             }
         }
-        let last = turns.last().and_then(|turn| turn.get("seq")).map(Value::to_string);
+        let last = turns
+            .last()
+            .and_then(|turn| turn.get("seq"))
+            .map(Value::to_string);
         match last {
             Some(seq) if more => after = seq,
             _ => return Ok(()),
@@ -71,16 +85,31 @@ async fn call_logs(context: &Context, client: &Client, run: &str, call: &CallVie
             if size == 0 {
                 continue;
             }
-            let url = client.url(&["v1", "runs", run, "calls", &call.id, "attempts", &number, stream], &[]);
-            let response = client.send(client.request(Method::GET, url), Repeat::Safe).await?;
+            let url = client.url(
+                &["v1", "runs", run, "calls", &call.id, "attempts", &number, stream],
+                &[],
+            );
+            let response = client
+                .send(client.request(Method::GET, url), Repeat::Safe)
+                .await?;
             let body = response.bytes().await.map_err(|error| {
-                Failure::new(Exit::Unreachable, format!("the server's answer broke off: {error}"))
+                Failure::new(
+                    Exit::Unreachable,
+                    format!("the server's answer broke off: {error}"),
+                )
             })?;
             let text = String::from_utf8_lossy(&body);
-            let function = if attempt.function.is_empty() { &call.target } else { &attempt.function };
+            let function = if attempt.function.is_empty() {
+                &call.target
+            } else {
+                &attempt.function
+            };
             let from = json!({ "call": call.id, "function": function, "attempt": attempt.attempt, "stream": stream, "text": text });
             context.out.json(&from)?;
-            context.out.line(format_args!("{STRONG}{function}{STRONG:#} {DIM}call {} attempt {number} {stream}{DIM:#}", call.id))?;
+            context.out.line(format_args!(
+                "{STRONG}{function}{STRONG:#} {DIM}call {} attempt {number} {stream}{DIM:#}",
+                call.id
+            ))?;
             for line in text.lines() {
                 context.out.line(format_args!("{DIM}│{DIM:#} {line}"))?;
             }

@@ -43,14 +43,28 @@ pub(crate) async fn run(context: &Context, client: &Client, run: &str) -> Outcom
 fn shown(run: &RunView) -> String {
     let mut lines = vec![
         format!("{STRONG}{}{STRONG:#}  {}", run.id, state_text(&run.state)),
-        format!("operation  {}/{} {DIM}(version {}){DIM:#}", run.service, run.operation, short_version(&run.version)),
+        format!(
+            "operation  {}/{} {DIM}(version {}){DIM:#}",
+            run.service,
+            run.operation,
+            short_version(&run.version)
+        ),
         format!("workflow   {}", run.workflow),
         format!("created    {}", instant_text(run.created_at)),
     ];
     if let (Some(created), Some(ended)) = (run.created_at, run.ended_at) {
-        lines.push(format!("ended      {} {DIM}after {}{DIM:#}", instant_text(Some(ended)), duration(ended.since(created))));
+        lines.push(format!(
+            "ended      {} {DIM}after {}{DIM:#}",
+            instant_text(Some(ended)),
+            duration(ended.since(created))
+        ));
     }
-    if let Some(class) = run.priority.get("class").and_then(Value::as_str).filter(|class| *class != "standard") {
+    if let Some(class) = run
+        .priority
+        .get("class")
+        .and_then(Value::as_str)
+        .filter(|class| *class != "standard")
+    {
         lines.push(format!("priority   {class}"));
     }
     for (key, value) in &run.labels {
@@ -60,7 +74,11 @@ fn shown(run: &RunView) -> String {
         lines.push(format!("parent     {parent}"));
     }
     if let Some(progress) = &run.progress {
-        lines.push(format!("progress   {:.0} % {}", progress.fraction * 100.0, progress.text));
+        lines.push(format!(
+            "progress   {:.0} % {}",
+            progress.fraction * 100.0,
+            progress.text
+        ));
     }
     for (title, value) in [("input", &run.input), ("result", &run.result)] {
         if let Some(value) = value {
@@ -74,13 +92,19 @@ fn shown(run: &RunView) -> String {
 }
 
 fn indented(value: &Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default().replace('\n', "\n           ")
+    serde_json::to_string_pretty(value)
+        .unwrap_or_default()
+        .replace('\n', "\n           ")
 }
 
 /// Prints a run's facts.
 pub(crate) async fn facts(context: &Context, client: &Client, args: &FactsArgs) -> Outcome {
     let run = args.target.resolve(client).await?;
-    let query: Vec<(&str, &str)> = args.fact_type.iter().map(|name| ("type", name.as_str())).collect();
+    let query: Vec<(&str, &str)> = args
+        .fact_type
+        .iter()
+        .map(|name| ("type", name.as_str()))
+        .collect();
     let facts = all_pages(client, &["v1", "runs", &run, "facts"], &query, FACTS_MAX).await?;
     context.out.json(&facts)?;
     let mut rows = Vec::with_capacity(facts.len());
@@ -94,22 +118,40 @@ pub(crate) async fn facts(context: &Context, client: &Client, args: &FactsArgs) 
             fact.value.to_string(),
         ]);
     }
-    context.out.line(table(&["id", "type", "version", "written by", "value"], &rows))?;
+    context
+        .out
+        .line(table(&["id", "type", "version", "written by", "value"], &rows))?;
     Ok(Exit::Done)
 }
 
 /// Prints why a rule fired or did not.
 pub(crate) async fn explain(context: &Context, client: &Client, args: &ExplainArgs) -> Outcome {
     let run = args.target.resolve(client).await?;
-    let answer = client.get(&["v1", "runs", &run, "explain"], &[("rule", &args.rule)]).await;
+    let answer = client
+        .get(&["v1", "runs", &run, "explain"], &[("rule", &args.rule)])
+        .await;
     let answer = answer.map_err(|failure| unknown_rule(failure, &args.rule))?;
     context.out.json(&answer)?;
-    let text = answer.get("text").and_then(Value::as_str).map(|text| text.trim_end().to_owned());
-    context.out.line(text.map_or_else(|| serde_json::to_string_pretty(&answer), Ok)?)?;
+    let text = answer
+        .get("text")
+        .and_then(Value::as_str)
+        .map(|text| text.trim_end().to_owned());
+    context
+        .out
+        .line(text.map_or_else(|| serde_json::to_string_pretty(&answer), Ok)?)?;
     Ok(Exit::Done)
 }
 
 fn unknown_rule(failure: Failure, rule: &str) -> Failure {
-    let about_rule = failure.problem.as_ref().is_some_and(|problem| problem.code.contains("rule"));
-    if about_rule { failure.hint(format!("rules are named as in their file: \"{rule}\" must be spelled the same")) } else { failure }
+    let about_rule = failure
+        .problem
+        .as_ref()
+        .is_some_and(|problem| problem.code.contains("rule"));
+    if about_rule {
+        failure.hint(format!(
+            "rules are named as in their file: \"{rule}\" must be spelled the same"
+        ))
+    } else {
+        failure
+    }
 }

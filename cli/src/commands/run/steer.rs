@@ -22,7 +22,9 @@ pub(crate) struct CancelArgs {
 /// Calls a run off.
 pub(crate) async fn cancel(context: &Context, client: &Client, args: &CancelArgs) -> Outcome {
     let run = args.target.resolve(client).await?;
-    let answer = client.post(&["v1", "runs", &run, "cancel"], &json!({ "reason": args.reason })).await?;
+    let answer = client
+        .post(&["v1", "runs", &run, "cancel"], &json!({ "reason": args.reason }))
+        .await?;
     told(context, &run, answer, "canceled")
 }
 
@@ -33,7 +35,13 @@ pub(crate) async fn retry(context: &Context, client: &Client, run: &str) -> Outc
 }
 
 fn told(context: &Context, run: &str, answer: Value, what: &str) -> Outcome {
-    let answer = if answer.is_null() { json!({ "id": run }) } else { answer };
-    context.out.either(&answer, || format!("{GOOD}{what}{GOOD:#} {DIM}{run}{DIM:#}"))?;
+    let answer = if answer.is_null() {
+        json!({ "id": run })
+    } else {
+        answer
+    };
+    context
+        .out
+        .either(&answer, || format!("{GOOD}{what}{GOOD:#} {DIM}{run}{DIM:#}"))?;
     Ok(Exit::Done)
 }

@@ -29,20 +29,41 @@ pub(crate) async fn run(context: &Context, client: &Client, run: &str) -> Outcom
         out.line(shown(&event))?;
     }
     let view: RunView = client.view(&["v1", "runs", run]).await?;
-    Ok(if view.state == "completed" { Exit::Done } else { Exit::Failed })
+    Ok(if view.state == "completed" {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 /// One event in one line.
 fn shown(event: &Event) -> String {
-    let text = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        event
+            .data
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let said = match event.kind.as_str() {
         "progress" => format!("{:.0} % {}", fraction(&event.data) * 100.0, text("text")),
         "log" => text("text"),
         "turn" => turn_text(&event.data),
-        _ if client_is_done(&event.kind) => return format!("{DIM}{:>8}{DIM:#}  {}  {}", event.id, state_text(&event.kind), rest(&event.data)),
+        _ if client_is_done(&event.kind) => {
+            return format!(
+                "{DIM}{:>8}{DIM:#}  {}  {}",
+                event.id,
+                state_text(&event.kind),
+                rest(&event.data)
+            );
+        }
         _ => rest(&event.data),
     };
-    format!("{DIM}{:>8}{DIM:#}  {DIM}{:9}{DIM:#}  {said}", event.id, event.kind)
+    format!(
+        "{DIM}{:>8}{DIM:#}  {DIM}{:9}{DIM:#}  {said}",
+        event.id, event.kind
+    )
 }
 
 fn client_is_done(kind: &str) -> bool {
@@ -50,18 +71,35 @@ fn client_is_done(kind: &str) -> bool {
 }
 
 fn rest(data: &Value) -> String {
-    let value = ["result", "message", "error", "reason"].iter().find_map(|key| data.get(*key)).unwrap_or(data);
-    shorten(&value.as_str().map_or_else(|| value.to_string(), str::to_owned), 160)
+    let value = ["result", "message", "error", "reason"]
+        .iter()
+        .find_map(|key| data.get(*key))
+        .unwrap_or(data);
+    shorten(
+        &value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+        160,
+    )
 }
 
 fn fraction(data: &Value) -> f64 {
-    data.get("fraction").and_then(Value::as_f64).unwrap_or_default().clamp(0.0, 1.0)
+    data.get("fraction")
+        .and_then(Value::as_f64)
+        .unwrap_or_default()
+        .clamp(0.0, 1.0)
 }
 
 /// The rules that fired and what they asked for.
 fn turn_text(turn: &Value) -> String {
-    let list = |key: &str| turn.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let rules: Vec<&str> = list("firings").iter().filter_map(|firing| firing.get("rule").and_then(Value::as_str)).collect();
+    let list = |key: &str| {
+        turn.get(key)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    };
+    let rules: Vec<&str> = list("firings")
+        .iter()
+        .filter_map(|firing| firing.get("rule").and_then(Value::as_str))
+        .collect();
     let effects: Vec<String> = list("effects").iter().map(effect_text).collect();
     if rules.is_empty() && effects.is_empty() {
         return shorten(&turn.to_string(), 160);
@@ -90,8 +128,10 @@ pub(crate) async fn follow_to_end(
         }
     };
     if !waited {
-        return Err(Failure::new(Exit::Failed, format!("{run} has not ended in time; it goes on"))
-            .hint(format!("celesta run watch {run}")));
+        return Err(
+            Failure::new(Exit::Failed, format!("{run} has not ended in time; it goes on"))
+                .hint(format!("celesta run watch {run}")),
+        );
     }
     client.get(&["v1", "runs", run], &[]).await
 }
@@ -105,7 +145,12 @@ async fn follow(out: Output, client: &Client, run: &str) -> Result<(), Failure> 
     );
     let mut events = EventStream::new(client, run, None);
     while let Some(event) = events.next().await? {
-        let text = event.data.get("text").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = event
+            .data
+            .get("text")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         match event.kind.as_str() {
             "progress" => {
                 bar.set_position(position(fraction(&event.data)));

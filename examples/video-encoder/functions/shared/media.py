@@ -5,6 +5,7 @@ error can be read later with `celesta run logs`. No module beyond Python's own l
 """
 
 import json
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -57,6 +58,9 @@ def run(command, error_class):
     sys.stderr.write(done.stderr)
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()][-3:]
+        for path in (argument for argument in command if argument.startswith("/")):
+            # Where a worker keeps its files is nobody's business.
+            said = [line.replace(path, os.path.basename(path)) for line in said]
         if any("No space left on device" in line for line in said):
             error_class = "resource"
         raise Failure(error_class, f"{command[0]} failed: " + " / ".join(said))

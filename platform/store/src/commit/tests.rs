@@ -31,13 +31,18 @@ static DELETE: Statement = Statement {
     cells: 1,
     expect: Expect::Each,
 };
-const TABLE: Migration =
-    Migration { subsystem: "test", version: 1, sql: "CREATE TABLE t (k INTEGER PRIMARY KEY, v INTEGER) STRICT" };
+const TABLE: Migration = Migration {
+    subsystem: "test",
+    version: 1,
+    sql: "CREATE TABLE t (k INTEGER PRIMARY KEY, v INTEGER) STRICT",
+};
 
 async fn open(folder: &tempfile::TempDir) -> (Store, TaskSet) {
     let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::at(folder.path().join("test.db"));
-    let store = Store::open(&options, &[TABLE], &Clock::system(), &tasks).await.expect("a new store opens");
+    let store = Store::open(&options, &[TABLE], &Clock::system(), &tasks)
+        .await
+        .expect("a new store opens");
     (store, tasks)
 }
 
@@ -48,7 +53,10 @@ fn insert(key: i64) -> Unit {
 }
 
 async fn count(store: &Store) -> i64 {
-    let rows = store.fetch("SELECT count(*) FROM t", &[]).await.expect("counting works");
+    let rows = store
+        .fetch("SELECT count(*) FROM t", &[])
+        .await
+        .expect("counting works");
     rows[0].int(0).expect("a count is an integer")
 }
 
@@ -80,7 +88,16 @@ async fn a_conflict_fails_its_own_unit_whole_and_no_other() {
     }
     let outcomes = futures_util::future::join_all(answers.into_iter().map(Committed::wait)).await;
     assert_eq!(outcomes[0], Ok(()));
-    assert!(matches!(outcomes[1], Err(CommitError::Conflict { statement: "test.insert", .. })), "{outcomes:?}");
+    assert!(
+        matches!(
+            outcomes[1],
+            Err(CommitError::Conflict {
+                statement: "test.insert",
+                ..
+            })
+        ),
+        "{outcomes:?}"
+    );
     assert_eq!(outcomes[2], Ok(()));
     assert_eq!(count(&store).await, 3, "nothing of the torn unit is there");
 }
@@ -91,10 +108,22 @@ async fn an_update_or_delete_that_finds_nothing_is_a_conflict() {
     let (store, _tasks) = open(&folder).await;
     let mut stale = Unit::new();
     stale.add(&UPDATE, [7.into(), 1.into()]);
-    assert!(matches!(store.commit(stale).await, Err(CommitError::Conflict { statement: "test.update", .. })));
+    assert!(matches!(
+        store.commit(stale).await,
+        Err(CommitError::Conflict {
+            statement: "test.update",
+            ..
+        })
+    ));
     let mut stale = Unit::new();
     stale.add(&DELETE, [7.into()]);
-    assert!(matches!(store.commit(stale).await, Err(CommitError::Conflict { statement: "test.delete", .. })));
+    assert!(matches!(
+        store.commit(stale).await,
+        Err(CommitError::Conflict {
+            statement: "test.delete",
+            ..
+        })
+    ));
 }
 
 #[tokio::test]
@@ -123,5 +152,8 @@ async fn a_store_of_a_later_release_is_refused() {
     assert!(tasks.stop(Duration::from_secs(20)).await);
     let options = StoreOptions::at(folder.path().join("test.db"));
     let again = Store::open(&options, &[], &Clock::system(), &TaskSet::new(Shutdown::new())).await;
-    assert!(matches!(again, Err(OpenError::Unknown { version: 1, .. })), "{again:?}");
+    assert!(
+        matches!(again, Err(OpenError::Unknown { version: 1, .. })),
+        "{again:?}"
+    );
 }

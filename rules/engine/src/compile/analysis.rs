@@ -170,10 +170,14 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
             let rest = self.report.places.text.get(start + 1..).unwrap_or("");
             return start..rest.find('"').map_or(start + 1, |at| start + at + 2);
         }
+        let mut last = expr;
+        while let Expr::Dot(parts, ..) = last {
+            last = &parts.rhs;
+        }
         let end = self
             .report
             .places
-            .offset(expr.position())
+            .offset(last.position())
             .map_or(start, |at| self.report.places.word_at(at).end);
         if end > start && !matches!(expr, Expr::FnCall(..)) {
             start..end

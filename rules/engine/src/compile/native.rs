@@ -93,12 +93,12 @@ impl Converter<'_> {
                     .collect::<Option<_>>()?;
                 Self::call(call.name.as_str(), arguments)?
             }
-            Tree::Variable(..) | Tree::Dot(..) | Tree::Index(..) => self.finish(self.link(tree)?)?,
+            Tree::Variable(..) | Tree::Dot(..) | Tree::Index(..) => Self::finish(self.link(tree)?)?,
             _ => return None,
         })
     }
 
-    fn finish(&self, link: Link) -> Option<Expr> {
+    fn finish(link: Link) -> Option<Expr> {
         match link {
             Link::Value(expr) => Some(expr),
             Link::Fact(..) | Link::Collected(_) => None,
@@ -118,7 +118,7 @@ impl Converter<'_> {
                 self.chain(base, &parts.rhs)?
             }
             Tree::Index(parts, flags, _) if !flags.contains(ASTFlags::NEGATED) => {
-                let base = self.finish(self.link(&parts.lhs)?)?;
+                let base = Self::finish(self.link(&parts.lhs)?)?;
                 self.index(base, &parts.rhs, *flags)?
             }
             other => Link::Value(self.convert(other)?),
@@ -148,7 +148,7 @@ impl Converter<'_> {
                         _ => None,
                     };
                 }
-                let mut arguments = vec![self.finish(base)?];
+                let mut arguments = vec![Self::finish(base)?];
                 for argument in &call.args {
                     arguments.push(self.convert(argument)?);
                 }
@@ -160,7 +160,7 @@ impl Converter<'_> {
             }
             Tree::Index(parts, flags, _) if !flags.contains(ASTFlags::NEGATED) => {
                 let base = self.chain(base, &parts.lhs)?;
-                self.index(self.finish(base)?, &parts.rhs, *flags)?
+                self.index(Self::finish(base)?, &parts.rhs, *flags)?
             }
             _ => return None,
         })

@@ -359,22 +359,20 @@ impl<'a> Parser<'a, '_, '_> {
                 Kind::Sign('}') => depth -= 1,
                 Kind::Word if depth == 0 && self.at > start => {
                     let word = self.word().unwrap_or_default();
-                    let next_is_word = self
-                        .tokens
-                        .get(self.at + 1)
-                        .is_some_and(|next| next.kind == Kind::Word);
-                    let next = self
-                        .tokens
-                        .get(self.at + 1)
-                        .map_or("", |next| &self.text[next.span.clone()]);
+                    let span = self.between(start, self.at);
                     if word == "of" {
-                        let span = self.between(start, self.at);
                         self.at += 1;
                         return Ok(span);
                     }
+                    let before = &self.tokens[self.at - 1];
                     let joins = |word: &str| matches!(word, "in" | "if" | "else");
-                    if word == "shared" || next_is_word && !joins(word) && !joins(next) {
-                        return Ok(self.between(start, self.at));
+                    let ends_operand = match before.kind {
+                        Kind::Word => !joins(&self.text[before.span.clone()]),
+                        Kind::Number | Kind::Text | Kind::OtherText => true,
+                        Kind::Sign(sign) => matches!(sign, ')' | ']' | '}'),
+                    };
+                    if ends_operand && !joins(word) {
+                        return Ok(span);
                     }
                 }
                 _ => {}
@@ -470,14 +468,16 @@ impl<'a> Parser<'a, '_, '_> {
         Ok(inside)
     }
 
-    /// The inside of a bracketed group; `at` passes the end when it is not closed.
+    /// The inside of a bracketed group; `at` passes the end when it is not closed. Other brackets within are not
+    /// looked at, so that one forgotten does not swallow the rest of the file.
     fn group(&mut self) -> Span {
         let start = self.span().end;
+        let (open, close) = if self.is_sign('(') { ('(', ')') } else { ('{', '}') };
         let mut depth = 0_usize;
         while let Some(kind) = self.kind() {
             match kind {
-                Kind::Sign('(' | '[' | '{') => depth += 1,
-                Kind::Sign(')' | ']' | '}') => depth -= 1,
+                Kind::Sign(sign) if sign == open => depth += 1,
+                Kind::Sign(sign) if sign == close => depth -= 1,
                 _ => {}
             }
             self.at += 1;

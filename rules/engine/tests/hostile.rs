@@ -1,0 +1,265 @@
+//! Scripts that mean harm: each is stopped within its bound, with a named error, and nothing of it remains.
+
+use std::sync::Arc;
+
+use celesta_engine::{
+    Effect, Environment, Event, Fault, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
+};
+
+fn rules(text: &str) -> Result<Arc<RuleSet>, String> {
+    let limits = Limits {
+        operations: 100_000,
+        firings: 1_000,
+        facts: 2_000,
+        effects: 500,
+        map_length: 5_000,
+        ..Limits::default()
+    };
+    let source = Source {
+        path: "hostile.rules".into(),
+        text: text.into(),
+    };
+    let environment = Environment {
+        functions: ["f".to_owned()].into(),
+        limits,
+    };
+    compile(&source, &environment)
+        .map(|compiled| compiled.rules)
+        .map_err(|found| found.to_string())
+}
+
+/// What becomes of an action: the message of the run's failure, or of the compiler.
+fn run(functions: &str, action: &str) -> String {
+    let text = format!(
+        "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\n{functions}\nrule \"r\" {{ match {{ it: Go where it.n >= 0; }} action {{ {action} }} }}"
+    );
+    let rules = match rules(&text) {
+        Ok(rules) => rules,
+        Err(found) => return format!("compile: {found}"),
+    };
+    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
+    let go = Event::Insert {
+        fact_type: "Go".into(),
+        value: Value::map([("any", Value::Null)]),
+    };
+    let outcome = memory.turn(Turn {
+        seq: 1,
+        now_ms: 0,
+        events: vec![go],
+    });
+    if let Some(fault) = outcome.fault {
+        return fault.to_string();
+    }
+    assert_eq!(memory.facts().count(), 1, "{action}");
+    match outcome.effects.as_slice() {
+        [Effect::Fail { message, .. }] => message.clone(),
+        other => panic!("{action}: {other:?}"),
+    }
+}
+
+#[test]
+fn hostile_actions_are_stopped_and_named() {
+    let cases = [
+        ("", "loop { }", "too many operations"),
+        ("", "while true { let x = 1; }", "too many operations"),
+        ("", "for i in 0..1000000000000 { }", "too many operations"),
+        ("", "let s = \"x\"; loop { s += s; }", "too large"),
+        ("", "let a = [1]; loop { a += a; }", "too large"),
+        ("", "let a = []; a.pad(1000000000, 0);", "too large"),
+        ("", "let s = \"\"; s.pad(1000000000, 'x');", "too large"),
+        ("", "let a = []; loop { a.push(a); }", "too large"),
+        ("", "let m = #{}; for i in 0..100000 { m[`k${i}`] = i; }", "too"),
+        ("fn f(n) { f(n + 1) }", "f(0);", "nest too deep"),
+        ("fn f(n) { g(n) }\nfn g(n) { f(n) }", "f(0);", "nest too deep"),
+        ("", "let f = |g| g.call(g); f.call(f);", "nest too deep"),
+        (
+            "",
+            "loop { insert(\"Go\", #{ any: 1 }); }",
+            "more than 2000 facts",
+        ),
+        ("", "loop { log(\"x\"); }", "more than 500 effects"),
+        ("", "loop { call(\"f\", #{}); }", "more than 500 effects"),
+        ("", "loop { emit(\"e\", #{}); }", "more than 500 effects"),
+        (
+            "",
+            "let s = \"x\"; for i in 0..16 { s += s; } it.s = s;",
+            "larger things are artifacts",
+        ),
+        (
+            "",
+            "let x = []; for i in 0..100 { x = [x]; } it.any = x;",
+            "deeper than",
+        ),
+        (
+            "",
+            "let x = []; for i in 0..100 { x = [x]; } complete(#{ x: x });",
+            "deeper than",
+        ),
+        ("", "it.any = [it];", "a fact cannot be stored"),
+        ("", "it.any = |x| x;", "cannot be stored"),
+        ("", "it.n = 9223372036854775807; it.n += 1;", "overflow"),
+        ("", "let x = 1 / 0;", "ivision by zero"),
+        ("", "eval(\"1\");", "compile"),
+        ("", "import \"x\" as y;", "compile"),
+        ("", "it.n = \"text\" + 1;", "compile"),
+        (
+            "",
+            "let t = \"text\"; it.n = t;",
+            "field `n` holds int, not string",
+        ),
+        ("", "throw #{ message: \"own words\" };", "own words"),
+        ("", "retract(it); it.n = 5;", "retracted"),
+        ("", "retract(it); retract(it);", "already retracted"),
+        ("", "request(\"../../etc\", #{});", "no operation"),
+        ("", "timer(\"forever\");", "forever"),
+        ("", "timer(-5);", "duration"),
+        ("", "call(\"f\", #{}, #{ nice: true });", "no option `nice`"),
+        ("", "progress(\"half\");", "progress is a number"),
+        ("", "insert(\"G\" + \"o\", 5);", "made of a map"),
+        ("", "insert(\"N\" + \"o\", #{});", "no fact type `No`"),
+        (
+            "",
+            "it.n += 1;",
+            "more than 1000 firings in one turn; the cycle is r",
+        ),
+    ];
+    for (functions, action, expected) in cases {
+        let said = run(functions, action);
+        assert!(
+            said.contains(expected),
+            "{action}\n  says {said}\n  and not {expected}"
+        );
+    }
+}
+
+#[test]
+fn texts_that_nest_are_refused_and_not_followed() {
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("{", "}"),
+        ("`${", "}`"),
+        ("/*", "*/"),
+        ("!", ""),
+        ("-", ""),
+    ] {
+        let deep = format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
+        for text in [
+            format!(
+                "workflow w; fact G {{ n: int }} rule \"r\" {{ match {{ g: G where {deep} == 1; }} action {{ }} }}"
+            ),
+            format!(
+                "workflow w; fact G {{ n: int }} rule \"r\" {{ match {{ g: G; }} action {{ let x = {deep}; }} }}"
+            ),
+            format!("workflow w; const N = {deep};"),
+            format!("workflow w; {deep}"),
+        ] {
+            let refused = rules(&text);
+            assert!(refused.is_err() || open == "/*", "{open}");
+        }
+    }
+}
+
+#[test]
+fn rules_that_fire_each_other_are_stopped_and_named() {
+    let rules = rules(
+        r#"workflow w;
+        fact Ball { at: string = "left" }
+        rule "to the right" { match { b: Ball where b.at == "left"; } action { b.at = "right"; } }
+        rule "to the left" { match { b: Ball where b.at == "right"; } action { b.at = "left"; } }"#,
+    )
+    .expect("it compiles");
+    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
+    let ball = Event::Insert {
+        fact_type: "Ball".into(),
+        value: Value::map::<&str>([]),
+    };
+    let outcome = memory.turn(Turn {
+        seq: 1,
+        now_ms: 0,
+        events: vec![ball],
+    });
+    let Some(Fault::FiringBudget {
+        firings: 1_000,
+        mut cycle,
+    }) = outcome.fault
+    else {
+        panic!("{:?}", outcome.fault)
+    };
+    cycle.sort();
+    assert_eq!(cycle, ["to the left", "to the right"]);
+}
+
+#[test]
+fn a_script_that_runs_too_long_is_stopped_by_the_hosts_clock() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let limits = Limits {
+        clock: Some(|| NOW.fetch_add(400, Ordering::Relaxed)),
+        ..Limits::default()
+    };
+    let text = "workflow w; fact G { n: int } rule \"r\" { match { g: G; } action { loop { } } }";
+    let source = Source {
+        path: "slow.rules".into(),
+        text: text.into(),
+    };
+    let compiled = compile(
+        &source,
+        &Environment {
+            limits,
+            ..Environment::default()
+        },
+    )
+    .expect("it compiles");
+    let mut memory = WorkingMemory::new(&compiled.rules, RunId::from_bits(1));
+    let go = Event::Insert {
+        fact_type: "G".into(),
+        value: Value::map([("n", 1_i64.into())]),
+    };
+    let outcome = memory.turn(Turn {
+        seq: 1,
+        now_ms: 0,
+        events: vec![go],
+    });
+    assert!(
+        outcome.firings[0]
+            .error
+            .as_ref()
+            .is_some_and(|why| why.contains("longer than 1000 ms")),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn damaged_states_are_refused_and_never_followed() {
+    let rules = rules("workflow w; fact G { n: int, s: string = \"abc\" } rule \"r\" { match { g: G; } action { call(\"f\", #{ n: g.n }); } }").expect("it compiles");
+    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
+    let go = Event::Insert {
+        fact_type: "G".into(),
+        value: Value::map([("n", 1_i64.into())]),
+    };
+    drop(memory.turn(Turn {
+        seq: 1,
+        now_ms: 0,
+        events: vec![go],
+    }));
+    let whole = memory.snapshot();
+    for cut in 0..whole.len() {
+        drop(WorkingMemory::restore(
+            &rules,
+            RunId::from_bits(1),
+            Some(&whole[..cut]),
+            [],
+        ));
+    }
+    for at in 0..whole.len() {
+        let mut wrong = whole.clone();
+        wrong[at] ^= 0xff;
+        drop(WorkingMemory::restore(
+            &rules,
+            RunId::from_bits(1),
+            Some(&wrong),
+            [],
+        ));
+    }
+}
