@@ -13,7 +13,7 @@ PATIENCE = 2400
 help:
 	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
 	@echo 'make test                    format, lints, docs, every test, the examples'
-	@echo 'make check                   does it compile? (the quick loop)'
+	@echo 'make check                   format, lints, docs, unit tests (the quick loop)'
 	@echo 'make bench                   steps, fan-out, latency and crash, measured on this machine'
 	@echo 'make build                   the release binary: target/release/celesta'
 	@echo 'make clean-demo              forget what the demo made'
@@ -34,8 +34,8 @@ clean-demo:
 test: packages-test fmt lint docs unit examples
 	@echo 'everything passed'
 
-check:
-	$(CARGO) check --workspace --all-targets
+check: fmt lint docs
+	$(CARGO) test --workspace --locked --lib --bins
 
 fmt:
 	$(CARGO) fmt --all --check
