@@ -138,9 +138,10 @@ impl Node {
                 packages: Arc::new(Registered::new(runtime.clone())),
                 artifacts: artifacts.clone(),
             };
-            Worker::new(config, parts)
+            let worker = Worker::new(config, parts)
                 .run()
                 .map_err(|error| failed("the worker", &error))?;
+            runtime.on_calls_canceled(move |calls| worker.cancel(calls));
         }
 
         let config = ServerConfig {

@@ -129,7 +129,9 @@ impl Server {
     }
 
     /// A request to be completed.
-    #[must_use]
+    ///
+    /// # Panics
+    /// When the method is none.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         self.http.request(method, format!("{}{path}", self.url))

@@ -44,10 +44,11 @@ impl Dev {
             lines,
             url: String::new(),
         };
-        dev.url = dev.next("listening")["url"]
+        let listening = dev.next("listening");
+        listening["url"]
             .as_str()
             .expect("an address")
-            .to_owned();
+            .clone_into(&mut dev.url);
         dev
     }
 

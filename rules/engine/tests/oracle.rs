@@ -2,6 +2,7 @@
 //! after every restore. Programs and changes are random.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use celesta_engine::{
@@ -89,7 +90,7 @@ fn program(rules: &[(i32, Vec<Clause>)]) -> String {
     for (number, (salience, clauses)) in rules.iter().enumerate() {
         let mut names: Vec<String> = Vec::new();
         let mut last_value = None;
-        text += &format!("rule \"r{number}\" salience {salience} {{ match {{ ");
+        write!(text, "rule \"r{number}\" salience {salience} {{ match {{ ").expect("writing to a string");
         for (at, clause) in clauses.iter().enumerate() {
             let inner = |word: &str, test: &Test| {
                 format!("v{at} = {word} A c{at}{}", test.text(&format!("c{at}"), &names))
@@ -143,7 +144,11 @@ fn program(rules: &[(i32, Vec<Clause>)]) -> String {
             .map(|(at, _)| format!("v{at}.map(|c| [c.x, c.y, c.z])"))
             .collect();
         let all = [reads, values, lists].concat().join(", ");
-        text += &format!("}} action {{ emit(\"r{number}\", #{{ saw: [{all}] }}); }} }}\n");
+        writeln!(
+            text,
+            "}} action {{ emit(\"r{number}\", #{{ saw: [{all}] }}); }} }}"
+        )
+        .expect("writing to a string");
     }
     text
 }
