@@ -19,7 +19,8 @@ mod signals;
 
 use std::process::ExitCode;
 
-/// Chosen by measuring: under `bench steps` it takes less processor time per step than the system's allocator.
+/// Chosen by measuring: `bench steps` takes about a tenth less processor time per step than with the system's
+/// allocator, for some 40 MiB more resident memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -94,7 +94,8 @@ impl FolderError {
     }
 }
 
-/// Reads a folder. Left out: what begins with a dot, `target`, `__pycache__` and `node_modules`, in every folder.
+/// Reads a folder. Left out, in every folder: what begins with a dot, `target`, `__pycache__`, `node_modules`, and what
+/// logs (`*.log`: a log written into the bundle's own folder would make it new with every line) and editors (`*~`) leave.
 ///
 /// # Errors
 /// When a file cannot be read, a link leads out of the folder, or the folder is larger than a bundle may be.
@@ -112,7 +113,8 @@ pub fn read_folder(folder: &Path) -> Result<Files, FolderError> {
 /// Whether files and folders of this name are no part of a bundle.
 #[must_use]
 pub fn is_left_out(name: &str) -> bool {
-    name.starts_with('.') || matches!(name, "target" | "__pycache__" | "node_modules")
+    let leftover = name.ends_with(".log") || name.ends_with('~');
+    leftover || name.starts_with('.') || matches!(name, "target" | "__pycache__" | "node_modules")
 }
 
 struct Reading<'r> {
