@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use uuid::Uuid;
 
 use crate::Timestamp;
 
@@ -159,12 +158,6 @@ impl RunId {
     #[must_use]
     pub fn new(at: Timestamp, random: u128) -> Self {
         Self(version_7(at, random))
-    }
-
-    /// The same 128 bits as a UUID, for systems that know no other form.
-    #[must_use]
-    pub const fn to_uuid(self) -> Uuid {
-        Uuid::from_u128(self.0)
     }
 
     /// The run's child made by its effect `call`: the same call always names the same child.

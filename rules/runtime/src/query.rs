@@ -166,18 +166,6 @@ impl Inner {
             .first()
             .and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
     }
-
-    /// How many runs of each state there are, for the metrics and the front page.
-    pub(crate) async fn count_by_state(&self) -> Result<Vec<(crate::state::RunState, i64)>, QueryError> {
-        let rows = self
-            .store
-            .fetch("SELECT state, count(*) FROM runs GROUP BY state", &[])
-            .await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| Some((crate::state::RunState::from_code(row.int(0)?)?, row.int(1)?)))
-            .collect())
-    }
 }
 
 /// A JSON object of slots in their declared order.

@@ -252,14 +252,6 @@ impl Record {
         record.delta = input.bytes()?.to_vec();
         Ok(record)
     }
-
-    /// The delta alone, without reading the rest into memory.
-    ///
-    /// # Errors
-    /// As [`Record::decode`].
-    pub fn delta_of(bytes: &[u8]) -> Result<Vec<u8>, Damaged> {
-        Ok(Self::decode(bytes)?.delta)
-    }
 }
 
 fn write_call(out: &mut Writer, call: CallId) {

@@ -18,7 +18,6 @@ use crate::live::Live;
 use crate::load::LoadError;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version};
-use crate::state::RunState;
 use crate::submit::InFlight;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
@@ -216,12 +215,6 @@ impl Runtime {
         self.inner.registry.current(service)
     }
 
-    /// The version with that digest, when it is in memory; every version a live run follows is.
-    #[must_use]
-    pub fn loaded_version(&self, digest: &celesta_types::Digest) -> Option<Arc<Version>> {
-        self.inner.registry.loaded(digest)
-    }
-
     /// The version with that digest.
     ///
     /// # Errors
@@ -364,14 +357,6 @@ impl Runtime {
             run,
             after,
         }
-    }
-
-    /// How many runs of each state there are.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn count_by_state(&self) -> Result<Vec<(RunState, i64)>, QueryError> {
-        self.inner.count_by_state().await
     }
 }
 
