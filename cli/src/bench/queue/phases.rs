@@ -156,6 +156,7 @@ impl Crowd {
                 max: share,
                 lease_ms: Some(LEASE_MS),
                 wait,
+                metadata: Vec::new(),
                 consumer,
             };
             return self.queues.lease(&request).await.map_err(refused);
@@ -167,6 +168,7 @@ impl Crowd {
             max_messages_per_key: share / keys,
             lease_ms: Some(LEASE_MS),
             wait,
+            metadata: Vec::new(),
             consumer,
         };
         let keys = self.queues.lease_keys(&request).await.map_err(refused)?;
@@ -240,7 +242,6 @@ pub(crate) async fn all<T: 'static>(mut crowd: JoinSet<Result<T, Failure>>) -> R
 }
 
 /// A call of the queue that failed.
-#[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
 pub(crate) fn refused(error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, error.to_string())
 }
