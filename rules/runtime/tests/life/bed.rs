@@ -1,6 +1,5 @@
 //! A node without workers: a real store and a real queue, with the test in the workers' place.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
