@@ -34,6 +34,7 @@
 mod compile;
 mod diagnostic;
 mod expression;
+mod facts;
 mod limits;
 mod memory;
 mod ruleset;
@@ -45,6 +46,7 @@ mod value;
 pub use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 pub use compile::{Compiled, Environment, Source, compile};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use facts::{FactsError, read_facts, write_facts};
 pub use limits::Limits;
 pub use memory::{ClauseReport, Explanation, FactView, NearMiss, RestoreError, UnknownRule, WorkingMemory};
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
