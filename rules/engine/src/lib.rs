@@ -35,6 +35,7 @@ mod compile;
 mod diagnostic;
 mod expression;
 mod limits;
+mod meaning;
 mod memory;
 mod ruleset;
 mod scripts;
@@ -46,8 +47,10 @@ pub use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 pub use compile::{Compiled, Environment, Source, compile};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use limits::Limits;
+pub use meaning::{Meaning, meaning};
 pub use memory::{ClauseReport, Explanation, FactView, NearMiss, RestoreError, UnknownRule, WorkingMemory};
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
+pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,
     Outcome, Section, Turn,
