@@ -34,6 +34,7 @@
 mod compile;
 mod diagnostic;
 mod expression;
+mod facts;
 mod limits;
 mod meaning;
 mod memory;
@@ -46,6 +47,7 @@ mod value;
 pub use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 pub use compile::{Compiled, Environment, Source, compile};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use facts::{FactsError, read_facts, write_facts};
 pub use limits::Limits;
 pub use meaning::{Meaning, meaning};
 pub use memory::{ClauseReport, Explanation, FactView, NearMiss, RestoreError, UnknownRule, WorkingMemory};
