@@ -5,16 +5,17 @@
 
 mod codec;
 mod explain;
+mod fire;
 mod firing;
 mod network;
 pub(crate) mod section;
 pub(crate) mod store;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use celesta_types::{CallId, ErrorClass, RunId};
-use rhai::Dynamic;
+use celesta_types::{CallId, RunId};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -25,12 +26,11 @@ pub use explain::{ClauseReport, Explanation, NearMiss, UnknownRule};
 use crate::Value;
 use crate::expression::Bound;
 use crate::ruleset::RuleSet;
-use crate::scripts::{Handle, Port, Source, Thrown};
+use crate::scripts::Port;
 use crate::turn::{
-    CallError, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section,
-    Turn,
+    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Turn,
 };
-use firing::{Bindings, CallState, Held, OpenFiring, Stage, error_value};
+use firing::{Bindings, CallState, Held, OpenFiring};
 use network::{NONE, Network, World};
 use section::{Context, Made, Write};
 use store::{FROM_REQUEST, Fact};
@@ -354,346 +354,7 @@ impl WorkingMemory {
         }
     }
 
-    fn answer(&mut self, call: CallId, outcome: Result<Value, CallError>) -> Result<(), String> {
-        let (number, at) = *self
-            .calls
-            .get(&call)
-            .ok_or_else(|| format!("call {call} is not awaited"))?;
-        self.calls.remove(&call);
-        let firing = self
-            .firings
-            .get_mut(&number)
-            .expect("a known call belongs to a firing");
-        let failed = outcome.is_err();
-        firing.calls[at as usize].outcome = Some(outcome);
-        firing.open -= 1;
-        self.outstanding -= 1;
-        self.journal.outcomes.push((number, at));
-        if failed && firing.fail_fast && firing.open > 0 {
-            self.cancel_siblings(number);
-        }
-        if self.firings[&number].open == 0 && self.halted.is_none() {
-            self.finish(number);
-        }
-        Ok(())
-    }
-
-    fn cancel_siblings(&mut self, number: u64) {
-        let firing = self.firings.get_mut(&number).expect("the caller found it");
-        let mut canceled = Vec::new();
-        for (at, call) in (0_u32..).zip(&mut firing.calls) {
-            if call.outcome.is_none() {
-                let message = "canceled because another call of the rule failed".to_owned();
-                let function = call.made.target().to_string();
-                call.outcome = Some(Err(CallError {
-                    kind: ErrorClass::Canceled,
-                    message,
-                    function,
-                    attempts: 0,
-                }));
-                canceled.push(call.call);
-                self.journal.outcomes.push((number, at));
-            }
-        }
-        firing.open = 0;
-        self.outstanding -= u64::try_from(canceled.len()).unwrap_or(0);
-        for call in &canceled {
-            self.calls.remove(call);
-        }
-        self.context_mut()
-            .effects
-            .push(Effect::CancelCalls { calls: canceled });
-    }
-
-    fn retry_failed(&mut self) -> Result<(), String> {
-        if self.halted != Some(Halt::Failed) {
-            return Err("the run has not failed".into());
-        }
-        self.halted = None;
-        for number in self.firings.keys().copied().collect::<Vec<_>>() {
-            if self.halted.is_some() {
-                break;
-            }
-            let Some(firing) = self.firings.get_mut(&number) else {
-                continue;
-            };
-            match std::mem::replace(&mut firing.stage, Stage::Waiting) {
-                Stage::Waiting if firing.open > 0 => {}
-                Stage::Waiting => self.finish(number),
-                Stage::FailedCalls => {
-                    self.begin(Section::Action);
-                    self.reissue(number, None);
-                }
-                Stage::FailedSection(section) => self.conclude(number, section),
-            }
-        }
-        Ok(())
-    }
-
-    fn cancel(&mut self, reason: &str) {
-        self.halted = Some(Halt::Canceled);
-        let mut calls: Vec<CallId> = self.calls.drain().map(|(call, _)| call).collect();
-        calls.sort_unstable();
-        self.outstanding = 0;
-        for number in self.firings.keys().copied().collect::<Vec<_>>() {
-            self.close(number);
-        }
-        let context = self.context_mut();
-        if !calls.is_empty() {
-            context.effects.push(Effect::CancelCalls { calls });
-        }
-        context.effects.push(Effect::Log {
-            level: "info",
-            text: format!("canceled: {reason}"),
-        });
-        while self.network.next().is_some() {}
-    }
-
     // ---- firing ----
-
-    fn fire(&mut self, token: u32) {
-        let rules = Arc::clone(&self.rules);
-        let number = self.network.tokens[token as usize].rule;
-        let rule = &rules.rules[number as usize];
-        let place = usize::try_from(self.journal.fired).unwrap_or(0) % TRACE;
-        self.journal.fired += 1;
-        match self.journal.trace.get_mut(place) {
-            Some(seen) => *seen = number,
-            None => self.journal.trace.push(number),
-        }
-        let bindings = self.bindings(token, number);
-        let facts = self.bound_facts(token);
-        let mut firing = OpenFiring {
-            rule: number,
-            facts,
-            bindings,
-            calls: Vec::new(),
-            open: 0,
-            fail_fast: false,
-            retries: 0,
-            stage: Stage::Waiting,
-        };
-        if rule.has(Section::Action) {
-            match self.run_section(&firing, Section::Action) {
-                Ok(()) => {}
-                Err(thrown) if rule.has(Section::Error) => {
-                    let error = CallError {
-                        kind: ErrorClass::User,
-                        message: thrown.message,
-                        function: String::new(),
-                        attempts: 1,
-                    };
-                    return self.run_last(firing, Section::Error, Some(error));
-                }
-                Err(thrown) => {
-                    let world = World {
-                        rules: &rules,
-                        store: &self.context.as_ref().expect("no script runs").store,
-                    };
-                    self.network.rearm(world, token);
-                    return self.fail(number, Section::Action, &thrown);
-                }
-            }
-        }
-        let context = self.context_mut();
-        let made = std::mem::take(&mut context.made);
-        firing.fail_fast = context.fail_fast;
-        self.commit(number);
-        if made.is_empty() {
-            if rule.has(Section::Reaction) && self.halted.is_none() {
-                self.run_last(firing, Section::Reaction, None);
-            }
-            return;
-        }
-        firing.open = u32::try_from(made.len()).expect("effects are bounded far below 2^32");
-        firing.calls = made
-            .into_iter()
-            .map(|(call, made)| CallState {
-                call,
-                made,
-                outcome: None,
-            })
-            .collect();
-        self.open(firing);
-    }
-
-    /// Runs a section after which the firing is over, unless it throws.
-    fn run_last(&mut self, firing: OpenFiring, section: Section, error: Option<CallError>) {
-        let rule = firing.rule;
-        let mut firing = firing;
-        if let Some(error) = error {
-            // The action threw: `error` sees it as it would see a failed call.
-            let made = Made::Timer { at_ms: 0 };
-            firing.calls.push(CallState {
-                call: CallId { seq: 0, index: 0 },
-                made,
-                outcome: Some(Err(error)),
-            });
-        }
-        match self.run_section(&firing, section) {
-            Ok(()) => {
-                self.context_mut().retry = None;
-                self.commit(rule);
-            }
-            Err(thrown) => {
-                firing.stage = Stage::FailedSection(section);
-                self.open(firing);
-                self.fail(rule, section, &thrown);
-            }
-        }
-    }
-
-    fn open(&mut self, firing: OpenFiring) {
-        let number = self.next_firing;
-        self.next_firing += 1;
-        for fact in firing.bound_facts() {
-            *self.pins.entry(fact).or_default() += 1;
-        }
-        for (at, call) in (0_u32..).zip(&firing.calls) {
-            if call.outcome.is_none() {
-                self.calls.insert(call.call, (number, at));
-            }
-        }
-        self.outstanding += u64::from(firing.open);
-        self.firings.insert(number, firing);
-        self.journal.written.insert(number);
-    }
-
-    fn close(&mut self, number: u64) {
-        let Some(firing) = self.firings.remove(&number) else {
-            return;
-        };
-        for fact in firing.bound_facts() {
-            if let Some(pins) = self.pins.get_mut(&fact) {
-                *pins -= 1;
-                if *pins == 0 {
-                    self.pins.remove(&fact);
-                    self.context_mut().ghosts.remove(&fact);
-                }
-            }
-        }
-        self.journal.written.remove(&number);
-        if number < self.journal.first_firing {
-            self.journal.closed.push(number);
-        }
-    }
-
-    /// All calls of the firing are back.
-    fn finish(&mut self, number: u64) {
-        let firing = &self.firings[&number];
-        let rule = firing.rule;
-        let sections = &self.rules.rules[rule as usize];
-        match firing.failure() {
-            None if sections.has(Section::Reaction) => self.conclude(number, Section::Reaction),
-            None => self.close(number),
-            Some(_) if sections.has(Section::Error) => self.conclude(number, Section::Error),
-            Some(error) => {
-                let message = format!("{} failed ({}): {}", error.function, error.kind, error.message);
-                self.stop_at(number, Stage::FailedCalls);
-                self.fail(rule, Section::Action, &Thrown { message, place: None });
-            }
-        }
-    }
-
-    fn stop_at(&mut self, number: u64, stage: Stage) {
-        if let Some(firing) = self.firings.get_mut(&number) {
-            firing.stage = stage;
-            self.journal.written.insert(number);
-        }
-    }
-
-    /// Runs the reaction or the error section of a firing that waited.
-    fn conclude(&mut self, number: u64, section: Section) {
-        // Taken out and not cloned: results may be large.
-        let Some(firing) = self.firings.remove(&number) else {
-            return;
-        };
-        let rule = firing.rule;
-        let ran = self.run_section(&firing, section);
-        self.firings.insert(number, firing);
-        match ran {
-            Ok(()) => {
-                let retry = self.context_mut().retry.take();
-                let gave_up = self.context().failed;
-                self.commit(rule);
-                if gave_up {
-                    self.stop_at(number, Stage::FailedCalls);
-                } else if let Some(options) = retry {
-                    self.reissue(number, Some(&options));
-                } else {
-                    self.close(number);
-                }
-            }
-            Err(thrown) => {
-                self.stop_at(number, Stage::FailedSection(section));
-                self.fail(rule, section, &thrown);
-            }
-        }
-    }
-
-    /// Makes the failed calls of a firing again.
-    fn reissue(&mut self, number: u64, options: Option<&crate::CallOptions>) {
-        let bound = self.rules.limits.retries;
-        let mut context = self.context.take().expect("no script runs");
-        let firing = self.firings.get_mut(&number).expect("the caller found it");
-        let rule = firing.rule;
-        let by_rule = options.is_some();
-        if by_rule && firing.retries >= bound {
-            self.context = Some(context);
-            self.stop_at(number, Stage::FailedCalls);
-            let message = format!("`retry` was called more than {bound} times");
-            return self.fail(rule, Section::Error, &Thrown { message, place: None });
-        }
-        firing.retries = if by_rule { firing.retries + 1 } else { 0 };
-        let mut again = 0;
-        for (at, state) in (0_u32..).zip(&mut firing.calls) {
-            if !matches!(state.outcome, Some(Err(_))) || state.call.seq == 0 {
-                continue;
-            }
-            if let (Some(given), Made::Call { options, .. } | Made::Request { options, .. }) =
-                (options, &mut state.made)
-            {
-                options.timeout_ms = given.timeout_ms.or(options.timeout_ms);
-                options.priority = given.priority.or(options.priority);
-                options.key = given.key.clone().or_else(|| options.key.take());
-                options.delay_ms = given.delay_ms;
-            }
-            let call = context.next_call();
-            context.effects.push(state.made.effect(call));
-            state.call = call;
-            state.outcome = None;
-            self.calls.insert(call, (number, at));
-            again += 1;
-        }
-        firing.open = again;
-        firing.stage = Stage::Waiting;
-        self.outstanding += u64::from(again);
-        self.journal.written.insert(number);
-        self.context = Some(context);
-        if again == 0 {
-            self.close(number);
-        }
-    }
-
-    /// The run has failed: rule, section and place are named.
-    fn fail(&mut self, rule: u32, section: Section, thrown: &Thrown) {
-        let rule = &self.rules.rules[rule as usize];
-        let place = thrown.place.map_or_else(
-            || format!("{}:{}", self.rules.path, rule.line),
-            |(line, column)| format!("{}:{line}:{column}", self.rules.path),
-        );
-        let message = format!(
-            "rule `{}`, {}: {} ({place})",
-            rule.name,
-            section.name(),
-            thrown.message
-        );
-        self.context_mut().effects.push(Effect::Fail {
-            message,
-            data_json: None,
-        });
-        self.halted = Some(Halt::Failed);
-    }
 
     fn bound_facts(&self, mut token: u32) -> SmallVec<[(u64, u32); 3]> {
         let store = &self.context().store;
@@ -747,36 +408,6 @@ impl WorkingMemory {
         self.context_mut().begin(section);
     }
 
-    /// Runs a section; what it has done is kept in the context until it is committed, or undone when it throws.
-    fn run_section(&mut self, firing: &OpenFiring, section: Section) -> Result<(), Thrown> {
-        let rules = Arc::clone(&self.rules);
-        let script = rules.rules[firing.rule as usize]
-            .script(section)
-            .expect("the caller knows that it exists");
-        let arguments = arguments(script, firing);
-        self.begin(section);
-        self.context_mut().fail_fast = firing.fail_fast;
-        let context = self.context.take().expect("no script runs");
-        self.port.put(context);
-        let ran = rules.scripts.run(script, &self.port, arguments);
-        self.context = self.port.take();
-        if ran.is_err() {
-            self.context_mut().roll_back();
-        }
-        self.journal.firings.push(FiringRecord {
-            rule: firing.rule as usize,
-            facts: firing
-                .facts
-                .iter()
-                .map(|(id, version)| (FactId(*id), *version))
-                .collect(),
-            section,
-            error: ran.as_ref().err().map(|thrown| thrown.message.clone()),
-        });
-        ran
-    }
-
-    /// Applies what the section has written.
     fn commit(&mut self, writer: u32) {
         let mut context = self.context.take().expect("no script runs");
         if context.failed {
@@ -912,54 +543,4 @@ impl WorkingMemory {
         }
         self.changed(rules, id, kind, Change::Retracted);
     }
-}
-
-/// The arguments of a section's script, in the order of its parameters.
-fn arguments(script: &crate::scripts::Script, firing: &OpenFiring) -> Vec<Dynamic> {
-    let held = |level: usize| {
-        firing
-            .bindings
-            .iter()
-            .find(|(at, _)| *at as usize == level)
-            .map(|(_, held)| held)
-    };
-    let result = |call: &CallState| match &call.outcome {
-        Some(Ok(value)) => value.to_dynamic(),
-        _ => Dynamic::UNIT,
-    };
-    (script.arguments.iter())
-        .map(|argument| match argument.source {
-            Source::Level => match held(argument.level) {
-                Some(Held::Fact(id)) => Dynamic::from(Handle(*id)),
-                Some(Held::Value(value)) => value.to_dynamic(),
-                Some(Held::Facts(facts)) => facts
-                    .iter()
-                    .map(|id| Dynamic::from(Handle(*id)))
-                    .collect::<rhai::Array>()
-                    .into(),
-                None => Dynamic::UNIT,
-            },
-            Source::Result => firing.calls.first().map_or(Dynamic::UNIT, result),
-            Source::Results if firing.failure().is_none() => {
-                firing.calls.iter().map(result).collect::<rhai::Array>().into()
-            }
-            Source::Results => (firing.calls.iter())
-                .filter(|call| call.call.seq > 0)
-                .map(|call| {
-                    let outcome = match &call.outcome {
-                        Some(Ok(value)) => Value::map([("ok", Value::Bool(true)), ("result", value.clone())]),
-                        Some(Err(error)) => {
-                            Value::map([("ok", Value::Bool(false)), ("error", error_value(error))])
-                        }
-                        None => Value::Null,
-                    };
-                    outcome.to_dynamic()
-                })
-                .collect::<rhai::Array>()
-                .into(),
-            Source::Error => firing
-                .failure()
-                .map_or(Dynamic::UNIT, |error| error_value(error).to_dynamic()),
-        })
-        .collect()
 }

@@ -56,6 +56,7 @@ pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     let shutdown = inner.tasks.shutdown().clone();
     while !shutdown.is_requested() {
         let request = LeaseKeys {
+            metadata: Vec::new(),
             queue: inner.runs_queue.clone(),
             max_keys: KEYS_PER_LEASE,
             max_messages_per_key: MESSAGES_PER_TURN,

@@ -144,6 +144,8 @@ impl Runtime {
         })?;
         let settings = Settings {
             attempts_max: RUN_ATTEMPTS,
+            // A run's own journal is its history.
+            history_ms: 0,
             ..Settings::exclusive()
         };
         queues
@@ -410,6 +412,7 @@ impl Inner {
             // How often a call is tried is its manifest's to say; the queue only counts.
             let settings = Settings {
                 attempts_max: RUN_ATTEMPTS,
+                history_ms: 0,
                 ..Settings::simple()
             };
             self.queues

@@ -162,6 +162,7 @@ impl Node {
     async fn lease(&self, max: usize) -> Vec<Leased> {
         let queue = QueueName::new(&function_queue("bench", "echo")).expect("a good name");
         let request = LeaseRequest {
+            metadata: Vec::new(),
             queue,
             max,
             lease_ms: None,
