@@ -17,6 +17,7 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
             stdout BLOB, stdout_artifact BLOB, stdout_bytes INTEGER NOT NULL,
             stderr BLOB, stderr_artifact BLOB, stderr_bytes INTEGER NOT NULL,
             PRIMARY KEY (run, seq, place, attempt));",
+    postgres: "",
 }];
 
 /// Bytes of a stream kept in the row; what is longer is an artifact, so that rows stay small.
