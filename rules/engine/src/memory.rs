@@ -433,6 +433,8 @@ impl WorkingMemory {
         }
         let rules = Arc::clone(&self.rules);
         context.store.next_id += u64::try_from(context.inserted.len()).unwrap_or(0);
+        // One instant for all that a section does: its facts are equally new, and the older ones go first.
+        context.store.clock += 1;
         let mut writes = std::mem::take(&mut context.writes);
         for write in writes.drain(..) {
             match write {
@@ -466,7 +468,7 @@ impl WorkingMemory {
         let inserted = &mut context.inserted[at];
         let slots = std::mem::take(&mut inserted.slots);
         let (id, kind) = (inserted.id, inserted.kind);
-        let stamp = context.store.tick();
+        let stamp = context.store.clock;
         let stamps = vec![stamp; slots.len() + 1].into();
         let fact = Fact {
             id,
@@ -515,7 +517,7 @@ impl WorkingMemory {
         for node in rules.listeners[kind].iter().filter(touched) {
             self.network.withdraw(world, *node, place);
         }
-        let stamp = context.store.tick();
+        let stamp = context.store.clock;
         let fact = context.store.get_mut(place);
         if fact.dirty == 0 && !fact.fresh {
             self.journal.dirty.push(id);

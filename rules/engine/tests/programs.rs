@@ -106,11 +106,11 @@ fn miss_manners_seats_every_guest_beside_a_fitting_one() {
 #[test]
 fn the_towers_of_hanoi_take_three_firings_a_move_and_one() {
     let discs = 8;
-    let mut facts = format!(r#"[["tower",{{"discs":{discs}}}]"#);
-    for size in 1..=discs {
-        facts += &format!(r#",["disc",{{"size":{size},"peg":"a"}}]"#);
-    }
-    facts += &format!(r#",["goal",{{"id":1,"parent":0,"size":{discs},"from":"a","to":"c","via":"b"}}]]"#);
+    let stack: Vec<String> = (1..=discs)
+        .map(|size| format!(r#"["disc",{{"size":{size},"peg":"a"}}]"#))
+        .collect();
+    let goal = format!(r#"["goal",{{"id":1,"parent":0,"size":{discs},"from":"a","to":"c","via":"b"}}]"#);
+    let facts = format!(r#"[["tower",{{"discs":{discs}}}],{},{goal}]"#, stack.join(","));
     let ran = run(include_str!("../benches/programs/hanoi.rules"), &facts);
     assert_eq!(ran.firings(), 3 * (1 << discs) - 2);
     assert_eq!(ran.facts("goal", &["id"]).len(), 0);
