@@ -38,6 +38,7 @@ mod limits;
 mod memory;
 mod ruleset;
 mod scripts;
+mod steps;
 mod syntax;
 mod turn;
 mod value;

@@ -4,6 +4,7 @@
 //! clock; a host keeps the deltas and gives them back to [`WorkingMemory::restore`].
 
 mod codec;
+pub(crate) mod effects;
 mod explain;
 mod fire;
 mod firing;
@@ -57,6 +58,8 @@ pub struct WorkingMemory {
     next_firing: u64,
     outstanding: u64,
     halted: Option<Halt>,
+    /// A section has called `halt`: no rule fires for the rest of the turn.
+    resting: bool,
     journal: Journal,
 }
 
@@ -131,6 +134,7 @@ impl WorkingMemory {
             next_firing: 1,
             outstanding: 0,
             halted: None,
+            resting: false,
             journal: Journal::default(),
         }
     }
@@ -228,6 +232,7 @@ impl WorkingMemory {
         context.seq = turn.seq;
         context.now_ms = turn.now_ms;
         context.draws = 0;
+        self.resting = false;
         let mut rejected = Vec::new();
         for (at, event) in turn.events.into_iter().enumerate() {
             if let Err(why) = self.apply(event) {
@@ -264,7 +269,7 @@ impl WorkingMemory {
     }
 
     fn fire_all(&mut self) -> Option<Fault> {
-        while self.halted.is_none() {
+        while self.halted.is_none() && !self.resting {
             let Some(token) = self.network.next() else { break };
             if self.journal.fired >= self.rules.limits.firings {
                 let fault = Fault::FiringBudget {
@@ -475,9 +480,7 @@ impl WorkingMemory {
 
     fn update(&mut self, rules: &RuleSet, context: &mut Context, at: usize, writer: u32) {
         let id = context.updated[at].id;
-        let Some(place) = context.store.find(id) else {
-            return;
-        };
+        let place = context.updated[at].place;
         let fact = context.store.get(place);
         let slots = std::mem::take(&mut context.updated[at].slots);
         let mask: u64 = slots
