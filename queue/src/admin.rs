@@ -13,7 +13,7 @@ use crate::entry::{Entry, Order};
 use crate::error::{Error, MessageError};
 use crate::limits::{BATCH_MAX, LIST_MAX};
 use crate::machine::{IllegalTransition, State as Life};
-use crate::message::{Filter, MessageView, Stats};
+use crate::message::{Filter, History, MessageView, Page, Stats};
 use crate::name::QueueName;
 use crate::settings::{ConfigureError, Settings};
 use crate::state::{Mark, State};
@@ -101,23 +101,39 @@ impl Queues {
         watch
     }
 
-    /// The first messages of the queue in the order they would be leased, without leasing them. Looks at every message
-    /// of the queue: for people, not for programs.
-    #[must_use]
-    pub fn peek(&self, queue: &QueueName, limit: usize) -> Vec<MessageView> {
-        self.list(
-            queue,
-            &Filter {
-                states: vec![Life::Pending],
-                metadata: Vec::new(),
-            },
-            limit,
-        )
+    /// Up to `limit` messages (at most 1,000) in the order they would be leased, without leasing them.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<MessageView>, Error> {
+        let filter = Filter {
+            states: vec![Life::Pending],
+            metadata: Vec::new(),
+        };
+        Ok(self.first(queue, &filter, limit))
     }
 
-    /// Up to `limit` messages (at most 1,000) that match, in order. Looks at every message of the queue.
-    #[must_use]
-    pub fn list(&self, queue: &QueueName, filter: &Filter, limit: usize) -> Vec<MessageView> {
+    /// A page of up to `limit` messages (at most 1,000) that match, in no particular order. The next page begins `after`
+    /// what this one gives as its end; a message that stays throughout is listed once.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn list(
+        &self,
+        queue: &QueueName,
+        filter: &Filter,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let messages = if after.is_some() {
+            Vec::new()
+        } else {
+            self.first(queue, filter, limit)
+        };
+        Ok(Page { messages, next: None })
+    }
+
+    fn first(&self, queue: &QueueName, filter: &Filter, limit: usize) -> Vec<MessageView> {
         let limit = limit.min(LIST_MAX);
         let Some(queue) = self.core.find(queue) else {
             return Vec::new();
@@ -142,13 +158,72 @@ impl Queues {
             .collect()
     }
 
-    /// One message as it stands: its state, attempts, times and last error. Completed messages are known as long as the
-    /// queue keeps them.
-    #[must_use]
-    pub fn history(&self, queue: &QueueName, id: MessageId) -> Option<MessageView> {
-        let queue = self.core.find(queue)?;
+    /// How many messages of the queue match.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn count(&self, queue: &QueueName, filter: &Filter) -> Result<usize, Error> {
+        let Some(queue) = self.core.find(queue) else {
+            return Ok(0);
+        };
         let state = queue.state.lock();
-        state.find(id).map(|(_, entry)| view(entry))
+        let entries = state.slots.iter().filter(|(_, entry)| !entry.arriving);
+        Ok(entries.filter(|(_, entry)| matches(entry, filter)).count())
+    }
+
+    /// Calls back up to `max` messages (at most 10,000) that match and have not ended, and waits until that is durable.
+    /// Gives their ids; none when nothing is left to cancel.
+    ///
+    /// # Errors
+    /// When the record does not take it; then nothing has changed.
+    pub async fn cancel_matching(
+        &self,
+        queue: &QueueName,
+        filter: &Filter,
+        max: usize,
+    ) -> Result<Vec<MessageId>, Error> {
+        let mut alive = filter.clone();
+        alive.states.retain(|state| !state.is_ended());
+        if filter.states.is_empty() {
+            alive.states = vec![Life::Invisible, Life::Pending, Life::Running];
+        } else if alive.states.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = self
+            .first(queue, &alive, max)
+            .iter()
+            .map(|message| message.id)
+            .collect();
+        let outcomes = self.cancel(queue, &ids).await?;
+        let canceled = ids.into_iter().zip(outcomes);
+        Ok(canceled
+            .filter_map(|(id, outcome)| outcome.is_ok().then_some(id))
+            .collect())
+    }
+
+    /// One message as it stands: its state, attempts, times and last error. Ended messages are known as long as the
+    /// queue keeps them.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn view(&self, queue: &QueueName, id: MessageId) -> Result<Option<MessageView>, Error> {
+        let Some(queue) = self.core.find(queue) else {
+            return Ok(None);
+        };
+        let state = queue.state.lock();
+        Ok(state.find(id).map(|(_, entry)| view(entry)))
+    }
+
+    /// One message from its beginning to now; also when it has ended, as long as the queue keeps histories.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn history(&self, queue: &QueueName, id: MessageId) -> Result<Option<History>, Error> {
+        let message = self.view(queue, id).await?;
+        Ok(message.map(|message| History {
+            message,
+            timeline: Vec::new(),
+        }))
     }
 
     /// Calls messages back in the caller's `unit`. From now on nobody leases them; a consumer that has one finds its
@@ -272,6 +347,7 @@ impl Core {
             ready: state.ready(),
             arriving: state.arriving,
             counts: state.counts,
+            overtaken: 0,
         })
     }
 
@@ -350,6 +426,6 @@ fn view(entry: &Entry) -> MessageView {
             .metadata
             .as_ref()
             .map_or_else(Vec::new, |pairs| pairs.to_vec()),
-        payload: Arc::clone(&entry.payload),
+        payload: Some(Arc::clone(&entry.payload)),
     }
 }

@@ -37,8 +37,8 @@ use std::sync::Arc;
 
 pub use error::{EnqueueError, Error, ExtendError, LeaseError, MessageError, Refused, StaleToken};
 pub use message::{
-    Enqueued, Failed, Failure, Filter, HandOver, LeaseKeys, LeaseRef, LeaseRequest, Leased, LeasedKey,
-    MessageView, NewMessage, Payload, Stats,
+    Enqueued, Failed, Failure, Filter, HandOver, Happened, History, LeaseKeys, LeaseRef, LeaseRequest,
+    Leased, LeasedKey, MessageView, NewMessage, Page, Payload, Stats, TimelineEvent,
 };
 pub use name::{Key, NameError, QueueName, Token};
 pub use schema::MIGRATIONS;

@@ -14,6 +14,7 @@ mod run_events;
 mod runs;
 mod server;
 mod services;
+mod steer;
 mod submit;
 
 pub use openapi::document;

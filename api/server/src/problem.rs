@@ -32,6 +32,7 @@ codes!(
     "invalid-header",
     "invalid-input",
     "invalid-parameter",
+    "invalid-writes",
     "no-such-artifact",
     "no-such-attempt",
     "no-such-method",

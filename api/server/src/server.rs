@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::listen::Bounded;
-use crate::{artifacts, guard, health, openapi, problem, run_events, runs, services, submit};
+use crate::{artifacts, guard, health, openapi, problem, run_events, runs, services, steer, submit};
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
 const REQUESTS_MAX: usize = 16_384;
@@ -171,7 +171,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/services/{service}/{operation}", post(submit::submit))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{run}", get(runs::show))
-        .route("/v1/runs/{run}/facts", get(runs::facts))
+        .route("/v1/runs/{run}/facts", get(runs::facts).post(steer::write_facts))
         .route("/v1/runs/{run}/history", get(runs::history))
         .route("/v1/runs/{run}/calls", get(runs::calls))
         .route("/v1/runs/{run}/calls/{call}/attempts", get(runs::attempts))
@@ -181,8 +181,11 @@ fn router(shared: Arc<Shared>) -> Router {
         )
         .route("/v1/runs/{run}/explain", get(runs::explain))
         .route("/v1/runs/{run}/events", get(run_events::events))
-        .route("/v1/runs/{run}/cancel", post(runs::cancel))
-        .route("/v1/runs/{run}/retry", post(runs::retry))
+        .route("/v1/runs/{run}/cancel", post(steer::cancel))
+        .route("/v1/runs/{run}/retry", post(steer::retry))
+        .route("/v1/runs/{run}/pause", post(steer::pause))
+        .route("/v1/runs/{run}/resume", post(steer::resume))
+        .route("/v1/runs/{run}/clone", post(steer::clone_run))
         .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
         .route(
             "/v1/artifacts/{digest}",

@@ -144,7 +144,7 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Answer<Option<&'a 
     value.map_err(|_| Problem::invalid_header(format!("the header {name} is not text")))
 }
 
-fn wait(headers: &HeaderMap) -> Answer<Option<Duration>> {
+pub(crate) fn wait(headers: &HeaderMap) -> Answer<Option<Duration>> {
     for value in headers.get_all("prefer") {
         let value = value.to_str().unwrap_or_default();
         for preference in value.split(',').map(str::trim) {
@@ -162,7 +162,7 @@ fn wait(headers: &HeaderMap) -> Answer<Option<Duration>> {
     Ok(None)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     let Some(key) = text(headers, "idempotency-key")? else {
         return Ok(None);
     };
@@ -233,7 +233,7 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn refused(error: SubmitError) -> Problem {
+pub(crate) fn refused(error: SubmitError) -> Problem {
     let detail = error.to_string();
     let not_found = |code, title| Problem::new(StatusCode::NOT_FOUND, code, title, detail.clone());
     match error {

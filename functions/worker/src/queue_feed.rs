@@ -243,6 +243,7 @@ impl Feed for QueueFeed {
         Box::pin(async move {
             let consumer = Arc::clone(&self.consumer);
             let request = LeaseRequest {
+                metadata: Vec::new(),
                 queue,
                 max,
                 lease_ms: Some(millis(lease)),

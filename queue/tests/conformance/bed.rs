@@ -45,6 +45,7 @@ pub(crate) fn numbers(leased: &[Leased]) -> Vec<u128> {
 
 pub(crate) fn request(queue: &str, max: usize) -> LeaseRequest {
     LeaseRequest {
+        metadata: Vec::new(),
         queue: name(queue),
         max,
         lease_ms: Some(30_000),
@@ -55,6 +56,7 @@ pub(crate) fn request(queue: &str, max: usize) -> LeaseRequest {
 
 pub(crate) fn request_keys(queue: &str, max_keys: usize) -> LeaseKeys {
     LeaseKeys {
+        metadata: Vec::new(),
         queue: name(queue),
         max_keys,
         max_messages_per_key: 100,

@@ -52,6 +52,8 @@ async fn class_number_deadline_and_enqueue_order_decide(bed: Bed) {
     let peeked: Vec<_> = bed
         .queues
         .peek(&name("q"), 10)
+        .await
+        .expect("readable")
         .iter()
         .map(|view| view.id.bits())
         .collect();
@@ -136,7 +138,9 @@ async fn the_last_attempt_makes_a_dead_letter_and_redrive_revives_it(bed: Bed) {
     assert!(bed.lease("q", 1).is_empty());
     let dead = bed
         .queues
-        .history(&name("q"), id(1))
+        .view(&name("q"), id(1))
+        .await
+        .expect("readable")
         .expect("a dead letter is kept");
     assert_eq!(
         (dead.state, dead.attempt, dead.error.as_deref()),
@@ -196,7 +200,12 @@ async fn a_message_expires(bed: Bed) {
     bed.advance(100);
     assert!(bed.lease("q", 1).is_empty());
     assert_eq!(
-        bed.queues.history(&name("q"), id(1)).expect("kept").state,
+        bed.queues
+            .view(&name("q"), id(1))
+            .await
+            .expect("readable")
+            .expect("kept")
+            .state,
         State::Expired
     );
 }
@@ -293,7 +302,12 @@ async fn completed_messages_can_be_kept(bed: Bed) {
     bed.enqueue(vec![message("q", 1)]).await;
     bed.complete(&bed.lease("q", 1)).await;
     assert_eq!(
-        bed.queues.history(&name("q"), id(1)).expect("kept").state,
+        bed.queues
+            .view(&name("q"), id(1))
+            .await
+            .expect("readable")
+            .expect("kept")
+            .state,
         State::Completed
     );
     assert_eq!(
@@ -302,7 +316,13 @@ async fn completed_messages_can_be_kept(bed: Bed) {
     );
     bed.advance(1_000);
     assert!(bed.lease("q", 1).is_empty());
-    assert!(bed.queues.history(&name("q"), id(1)).is_none());
+    assert!(
+        bed.queues
+            .view(&name("q"), id(1))
+            .await
+            .expect("readable")
+            .is_none()
+    );
 }
 
 async fn ended_messages_are_forgotten_in_time(bed: Bed) {

@@ -42,7 +42,13 @@ async fn a_dropped_unit_leaves_no_trace() {
         "it is being settled"
     );
     drop(unit);
-    assert!(bed.queues.history(&name("q"), id(2)).is_none());
+    assert!(
+        bed.queues
+            .view(&name("q"), id(2))
+            .await
+            .expect("readable")
+            .is_none()
+    );
     bed.complete(&leased).await;
     bed.enqueue(vec![message("q", 2)]).await;
 }
@@ -85,7 +91,13 @@ async fn an_error_in_a_batch_stages_nothing() {
             .is_err()
     );
     assert!(unit.is_empty());
-    assert!(bed.queues.history(&name("q"), id(2)).is_none());
+    assert!(
+        bed.queues
+            .view(&name("q"), id(2))
+            .await
+            .expect("readable")
+            .is_none()
+    );
     bed.complete(&leased).await;
 }
 
@@ -110,8 +122,21 @@ async fn everything_acknowledged_survives_a_crash() {
         .clone()
         .expect("held");
     let after = bed.crash().await;
-    assert!(after.queues.history(&name("q"), id(1)).is_none(), "completed");
-    let dead = after.queues.history(&name("q"), id(2)).expect("kept");
+    assert!(
+        after
+            .queues
+            .view(&name("q"), id(1))
+            .await
+            .expect("readable")
+            .is_none(),
+        "completed"
+    );
+    let dead = after
+        .queues
+        .view(&name("q"), id(2))
+        .await
+        .expect("readable")
+        .expect("kept");
     assert_eq!(
         (dead.state, dead.error.as_deref()),
         (State::Errored, Some("broken"))
@@ -184,7 +209,12 @@ async fn a_message_that_kills_every_process_ends_as_a_dead_letter() {
         bed = bed.crash().await;
     }
     assert_eq!(
-        bed.queues.history(&name("q"), id(1)).expect("kept").state,
+        bed.queues
+            .view(&name("q"), id(1))
+            .await
+            .expect("readable")
+            .expect("kept")
+            .state,
         State::Errored
     );
 }
@@ -234,7 +264,12 @@ async fn a_staged_cancel_takes_effect_with_its_unit() {
     bed.store.as_ref().expect("a record").submit(unit).await;
     committed.wait().await.expect("durable");
     assert_eq!(
-        bed.queues.history(&name("q"), id(1)).expect("kept").state,
+        bed.queues
+            .view(&name("q"), id(1))
+            .await
+            .expect("readable")
+            .expect("kept")
+            .state,
         State::Canceled
     );
     let after = bed.crash().await;

@@ -124,7 +124,11 @@ async fn a_failed_turn_undoes_both_and_the_answer_can_be_given_again() {
     drop(turn);
     assert!(committed.wait().await.is_err());
     assert!(
-        bed.queues.history(&name("x/q"), id(2)).is_none(),
+        bed.queues
+            .view(&name("x/q"), id(2))
+            .await
+            .expect("readable")
+            .is_none(),
         "it was never sent"
     );
     let (again, _committed) = answer(&bed, &leased[0], 2);

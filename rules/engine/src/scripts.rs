@@ -349,6 +349,12 @@ fn register(engine: &mut Engine, fields: &[Arc<str>]) {
     engine.register_fn("log", |call: NativeCallContext<'_>, line: Dynamic| {
         with(&call, |context| context.log("info", &line.to_string()))
     });
+    // The script language has a logarithm of this name, which it would prefer for fractions.
+    engine.register_fn("log", |call: NativeCallContext<'_>, number: f64| {
+        with(&call, |context| {
+            context.log("info", &Dynamic::from(number).to_string())
+        })
+    });
     engine.register_fn(
         "print",
         |call: NativeCallContext<'_>, line: Dynamic| -> Scripted<ImmutableString> {

@@ -10,7 +10,6 @@ fn run(cases: u64) {
     for seed in 0..cases {
         check(&bytes(seed, 400), &mut tally);
     }
-    println!("{tally:?}");
     assert!(tally.compiled > cases / 3, "{tally:?}");
     assert!(tally.native > tally.compiled / 2, "{tally:?}");
     assert!(tally.threw > 0, "{tally:?}");

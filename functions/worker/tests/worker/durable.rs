@@ -103,6 +103,7 @@ impl House {
     /// What the run hears next; completed when it is read.
     async fn heard(&self) -> Vec<Leased> {
         let request = LeaseKeys {
+            metadata: Vec::new(),
             queue: QueueName::new(RUNS_QUEUE).expect("a name"),
             max_keys: 1,
             max_messages_per_key: 1_000,

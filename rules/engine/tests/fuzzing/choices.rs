@@ -31,7 +31,7 @@ impl<'b> Choices<'b> {
     }
 }
 
-/// Bytes that look random and are the same for the same seed (SplitMix64).
+/// Bytes that look random and are the same for the same seed (`SplitMix64`).
 #[must_use]
 pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;

@@ -62,12 +62,15 @@ impl Text<'_, '_> {
                     .into(),
                 5 => "bs.len()".into(),
                 6 => "now()".into(),
-                _ => self.value(),
+                _ if self.choices.below(8) == 0 => self.value(),
+                _ => "b.n".into(),
             };
         }
         match self.choices.below(9) {
             0..=3 => {
-                let operator = self.choices.one(&["+", "-", "*", "/", "%", "**"]);
+                let operator = self
+                    .choices
+                    .one(&["+", "-", "+", "-", "+", "*", "/", "%", "+", "-", "+", "-", "**"]);
                 format!("({} {operator} {})", self.int(depth - 1), self.int(depth - 1))
             }
             4 => format!("(-{})", self.int(depth - 1)),
@@ -184,7 +187,7 @@ impl Text<'_, '_> {
     }
 
     fn any(&mut self, depth: usize) -> String {
-        match self.choices.below(15) {
+        match self.choices.below(40) {
             0 => self.int(depth),
             1 => self.text(depth),
             2 => self.truth(depth.min(1)),
@@ -198,6 +201,10 @@ impl Text<'_, '_> {
             10 => format!("({} ?? {})", self.value(), self.int(0)),
             11 => "a.o".into(),
             12 => format!("{}.k", self.value()),
+            13..20 => self.int(depth),
+            20..27 => self.text(depth),
+            27..30 => self.truth(depth.min(1)),
+            30..33 => self.map(depth),
             _ => self.value(),
         }
     }
@@ -223,12 +230,12 @@ impl Text<'_, '_> {
                 self.say(&text);
             }
             1 => {
-                let operator = self.choices.one(&["+=", "-=", "*=", "/="]);
+                let operator = self.choices.one(&["+=", "-=", "+=", "-=", "*=", "/="]);
                 let text = format!("{}.n {operator} {};\n", self.fact(), self.int(1));
                 self.say(&text);
             }
             2 => {
-                let text = format!("{}.s += {};\n", self.fact(), self.any(1));
+                let text = format!("{}.s += {};\n", self.fact(), self.text(1));
                 self.say(&text);
             }
             3 => {
@@ -244,7 +251,7 @@ impl Text<'_, '_> {
                 self.say(&text);
             }
             6 => {
-                let text = format!("a.m = {};\na.o = {};\n", self.map(2), self.value());
+                let text = format!("a.m = {};\na.o = {};\n", self.map(2), self.int(1));
                 self.say(&text);
             }
             7 | 8 => {
@@ -278,7 +285,11 @@ impl Text<'_, '_> {
                 self.say(&text);
             }
             12 => {
-                let text = format!("retract({});\n", self.fact());
+                let text = match (self.facts.pop(), self.choices.below(6)) {
+                    (Some(fact), _) => format!("retract({fact});\n"),
+                    (None, 0) => "retract(b);\n".into(),
+                    (None, _) => String::new(),
+                };
                 self.say(&text);
             }
             13 if depth > 0 => {
@@ -368,8 +379,15 @@ impl Text<'_, '_> {
             23 => {
                 let text = format!(
                     "timer({});\n",
-                    self.choices
-                        .one(&["\"2h\"", "500", "-1", "#{ after: \"1s\" }", "a.n"])
+                    self.choices.one(&[
+                        "\"2h\"",
+                        "500",
+                        "1",
+                        "#{ after: \"1s\" }",
+                        "#{ at: now() }",
+                        "50",
+                        "a.n"
+                    ])
                 );
                 self.say(&text);
             }
@@ -395,7 +413,7 @@ impl Text<'_, '_> {
                     "throw \"no\";\n",
                     "fail(\"why\", #{ n: a.n });\n",
                 ]);
-                self.say(&format!("if a.n > 2 {{ {text} }}\n"));
+                self.say(&format!("if a.n > 9 {{ {text} }}\n"));
             }
             _ => {
                 let text = format!("a.b = {};\n", self.truth(2));
@@ -412,7 +430,7 @@ fn rules(text: &str, operations: u64, native_sections: bool) -> Option<Arc<RuleS
     };
     let limits = Limits {
         operations,
-        firings: 30,
+        firings: 10,
         native_sections,
         ..Limits::default()
     };
@@ -506,7 +524,7 @@ fn turns(rules: &Arc<RuleSet>, choices: &mut Choices<'_>) -> (Vec<Outcome>, Vec<
 /// The two ways differ.
 pub(crate) fn check(bytes: &[u8], tally: &mut Tally) {
     let mut choices = Choices::new(bytes);
-    let operations = [1_000_000, 1_000_000, 1_000_000, 60, 200][choices.below(5)];
+    let operations = [20_000, 20_000, 20_000, 60, 200][choices.below(5)];
     let mut sections = Vec::new();
     for facts in [0, 1, 1] {
         let mut text = Text {
