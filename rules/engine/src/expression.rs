@@ -513,7 +513,9 @@ impl Expr {
             ),
             Self::Script(script) => {
                 let mut arguments = script.arguments.clone();
-                arguments.iter_mut().for_each(|argument| argument.level = to(argument.level));
+                arguments
+                    .iter_mut()
+                    .for_each(|argument| argument.level = to(argument.level));
                 Self::Script(Arc::new(Script {
                     ast: script.ast.clone(),
                     arguments,

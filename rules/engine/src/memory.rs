@@ -230,6 +230,14 @@ impl WorkingMemory {
     /// When the outcome has a fault, nothing of the turn counts and the memory must be dropped.
     #[must_use]
     pub fn turn(&mut self, turn: Turn) -> Outcome {
+        let rejected = self.load(turn);
+        let fault = self.fire_all();
+        self.outcome(rejected, fault)
+    }
+
+    /// Applies the events in order and fires nothing: the first half of [`WorkingMemory::turn`], for measuring and for
+    /// looking at what would fire. Gives the refused events: index and reason.
+    pub fn load(&mut self, turn: Turn) -> Vec<(usize, String)> {
         self.journal.first_firing = self.next_firing;
         let context = self.context_mut();
         context.seq = turn.seq;
@@ -241,10 +249,24 @@ impl WorkingMemory {
                 rejected.push((at, why));
             }
         }
-        let fault = self.fire_all();
+        rejected
+    }
+
+    /// Fires rules until none is left: what [`WorkingMemory::turn`] does after the events, without the delta.
+    pub fn fire_loaded(&mut self) -> Option<Fault> {
+        self.fire_all()
+    }
+
+    /// What has happened since the last outcome, with the delta.
+    #[must_use]
+    pub fn outcome(&mut self, rejected: Vec<(usize, String)>, fault: Option<Fault>) -> Outcome {
         self.warn_of_failed_conditions();
         let delta = self.delta();
         let effects = std::mem::take(&mut self.context_mut().effects);
+        self.network.shrink();
+        self.batch.shrink();
+        self.updates = Vec::new();
+        self.retracted = Vec::new();
         Outcome {
             delta,
             effects,
@@ -276,7 +298,9 @@ impl WorkingMemory {
                 rules: &self.rules,
                 store: &self.context.as_ref().expect("no script runs").store,
             };
-            let Some(token) = self.network.next(world) else { break };
+            let Some(token) = self.network.next(world) else {
+                break;
+            };
             if self.journal.fired >= self.rules.limits.firings {
                 let fault = Fault::FiringBudget {
                     firings: self.rules.limits.firings,
@@ -424,6 +448,8 @@ impl WorkingMemory {
         }
         let rules = Arc::clone(&self.rules);
         context.store.next_id += u64::try_from(context.inserted.len()).unwrap_or(0);
+        // One instant for all that a section does: its facts are equally new, and the older ones go first.
+        context.store.clock += 1;
         let mut writes = std::mem::take(&mut context.writes);
         let mut updates = std::mem::take(&mut self.updates);
         for write in writes.drain(..) {
@@ -443,7 +469,7 @@ impl WorkingMemory {
                         // A fact is in a step once.
                         self.step(&rules, &mut context, &mut updates);
                     }
-                    self.retract(&rules, &mut context, id);
+                    self.retract(&rules, &context, id);
                 }
             }
         }
@@ -494,7 +520,7 @@ impl WorkingMemory {
         let inserted = &mut context.inserted[at];
         let slots = std::mem::take(&mut inserted.slots);
         let (id, kind) = (inserted.id, inserted.kind);
-        let stamp = context.store.tick();
+        let stamp = context.store.clock;
         let stamps = vec![stamp; slots.len() + 1].into();
         let fact = Fact {
             id,
@@ -511,7 +537,8 @@ impl WorkingMemory {
         self.journal.dirty.push(id);
         self.changed(rules, id, kind, Change::Inserted);
         let store = &context.store;
-        self.network.plan_insert(World { rules, store }, &mut self.batch, place);
+        self.network
+            .plan_insert(World { rules, store }, &mut self.batch, place);
     }
 
     fn update(&mut self, rules: &RuleSet, context: &mut Context, at: usize, writer: u32) -> Option<Update> {
@@ -525,9 +552,15 @@ impl WorkingMemory {
             return None;
         }
         let kind = fact.kind;
-        self.network
-            .plan_update(rules, &mut context.store, &mut self.batch, place, mask, &mut slots);
-        let stamp = context.store.tick();
+        self.network.plan_update(
+            rules,
+            &mut context.store,
+            &mut self.batch,
+            place,
+            mask,
+            &mut slots,
+        );
+        let stamp = context.store.clock;
         let fact = context.store.get_mut(place);
         if fact.dirty == 0 && !fact.fresh {
             self.journal.dirty.push(id);
@@ -544,13 +577,14 @@ impl WorkingMemory {
         })
     }
 
-    fn retract(&mut self, rules: &RuleSet, context: &mut Context, id: u64) {
+    fn retract(&mut self, rules: &RuleSet, context: &Context, id: u64) {
         let Some(place) = context.store.find(id) else {
             return;
         };
         let store = &context.store;
         let kind = store.get(place).kind;
-        self.network.plan_retract(World { rules, store }, &mut self.batch, place);
+        self.network
+            .plan_retract(World { rules, store }, &mut self.batch, place);
         self.retracted.push((id, place));
         self.changed(rules, id, kind, Change::Retracted);
     }

@@ -51,7 +51,11 @@ fn levels(expr: &Expr) -> Vec<usize> {
 impl Planner {
     fn rule(&mut self, number: u32, clauses: &[Node], volatile: &[u64]) {
         let mut predicates = Vec::new();
-        for (level, node) in clauses.iter().enumerate().filter(|(_, node)| node.kind == NodeKind::Bind) {
+        for (level, node) in clauses
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.kind == NodeKind::Bind)
+        {
             for (left, slot) in &node.keys {
                 let sides = Box::new((Expr::Slot(level, *slot), left.clone()));
                 let expr = Expr::Binary(Binary::Equal, sides);
@@ -93,20 +97,32 @@ impl Planner {
                 keys.clone_from(&node.keys);
                 tests.extend(node.join.iter().cloned());
             }
-            parent = self.join(number, node, *level, parent, depth, &depths, keys, tests);
+            parent = self.join(number, node, *level, parent, depth, &depths, &keys, tests);
             path.push(parent);
         }
         let chain = Chain {
             reads: order
                 .iter()
-                .map(|level| if clauses[*level].kind == NodeKind::Bind { clauses[*level].reads } else { 0 })
+                .map(|level| {
+                    if clauses[*level].kind == NodeKind::Bind {
+                        clauses[*level].reads
+                    } else {
+                        0
+                    }
+                })
                 .collect(),
             binds: (clauses.iter().enumerate())
                 .filter(|(_, node)| node.kind == NodeKind::Bind)
                 .map(|(level, _)| u32::try_from(depths[level]).unwrap_or(0))
                 .collect(),
-            order: order.iter().map(|level| u32::try_from(*level).unwrap_or(0)).collect(),
-            depths: depths.iter().map(|depth| u32::try_from(*depth).unwrap_or(0)).collect(),
+            order: order
+                .iter()
+                .map(|level| u32::try_from(*level).unwrap_or(0))
+                .collect(),
+            depths: depths
+                .iter()
+                .map(|depth| u32::try_from(*depth).unwrap_or(0))
+                .collect(),
             joins: path.clone(),
         };
         if parent != NONE {
@@ -125,7 +141,7 @@ impl Planner {
         parent: u32,
         depth: usize,
         depths: &[usize],
-        keys: Vec<(Expr, usize)>,
+        keys: &[(Expr, usize)],
         tests: Vec<Test>,
     ) -> u32 {
         let to = |level: usize| depths[level];
@@ -386,7 +402,9 @@ fn order(clauses: &[Node], predicates: &[Predicate], volatile: &[u64]) -> Vec<us
         .map(|(level, node)| needs(level, node, clauses, predicates))
         .collect();
     let alone = |level: usize| {
-        !predicates.iter().any(|predicate| predicate.levels.contains(&level))
+        !predicates
+            .iter()
+            .any(|predicate| predicate.levels.contains(&level))
             && !needs.iter().any(|needs| needs.contains(&level))
             && needs[level].is_empty()
     };
@@ -419,8 +437,14 @@ fn needs(level: usize, node: &Node, clauses: &[Node], predicates: &[Predicate]) 
     let mut needs: Vec<usize> = Vec::new();
     if node.kind == NodeKind::Bind {
         // Values can be tested only after they are known.
-        for predicate in predicates.iter().filter(|predicate| predicate.levels.contains(&level)) {
-            let later = predicate.levels.iter().filter(|at| clauses[**at].kind != NodeKind::Bind);
+        for predicate in predicates
+            .iter()
+            .filter(|predicate| predicate.levels.contains(&level))
+        {
+            let later = predicate
+                .levels
+                .iter()
+                .filter(|at| clauses[**at].kind != NodeKind::Bind);
             needs.extend(later);
         }
     } else {

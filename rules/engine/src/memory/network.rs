@@ -24,8 +24,8 @@ use rustc_hash::FxHashMap;
 use super::store::{Fact, Store};
 use crate::Value;
 use crate::expression::{Bound, Levels, Look, Seen};
-use crate::ruleset::plan::{Chain, Join, LEAF};
 pub(crate) use crate::ruleset::plan::NONE;
+use crate::ruleset::plan::{Chain, Join, LEAF};
 use crate::ruleset::{NodeKind, RuleSet, Test};
 pub(crate) use change::Batch;
 use counters::Sum;
@@ -280,7 +280,15 @@ impl Network {
         at
     }
 
-    fn all(&mut self, world: World<'_>, rule: u32, tests: &[Test], left: u32, depth: usize, fact: u32) -> bool {
+    fn all(
+        &mut self,
+        world: World<'_>,
+        rule: u32,
+        tests: &[Test],
+        left: u32,
+        depth: usize,
+        fact: u32,
+    ) -> bool {
         for test in tests {
             let pair = Pair {
                 world,
@@ -330,7 +338,11 @@ impl Network {
             let entry = &self.entries[entry as usize];
             (entry.fact, entry.tokens)
         };
-        let sibling = if parent == NONE { NONE } else { self.token(parent).first_child };
+        let sibling = if parent == NONE {
+            NONE
+        } else {
+            self.token(parent).first_child
+        };
         let token = Token {
             parent,
             fact,
@@ -423,10 +435,13 @@ impl Network {
     }
 
     fn delete(&mut self, world: World<'_>, at: u32, unlink: bool) {
-        self.delete_children(world, at);
         let token = self.token(at);
         let (parent, next, entry) = (token.parent, token.next, token.entry);
+        if next & LEAF == 0 {
+            self.delete_children(world, at);
+        }
         if unlink && parent != NONE {
+            let token = self.token(at);
             let (before, after) = (token.previous_sibling, token.next_sibling);
             if before == NONE {
                 self.token_mut(parent).first_child = after;

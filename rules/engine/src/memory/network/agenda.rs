@@ -76,11 +76,18 @@ impl Network {
             *place = self.token(up).fact;
             up = self.token(up).parent;
         }
-        chain.binds.iter().map(|depth| by_depth[*depth as usize]).collect()
+        chain
+            .binds
+            .iter()
+            .map(|depth| by_depth[*depth as usize])
+            .collect()
     }
 
     fn ids(&self, world: World<'_>, at: u32) -> SmallVec<[u64; 4]> {
-        self.facts_of(world, at).iter().map(|fact| world.store.get(*fact).id).collect()
+        self.facts_of(world, at)
+            .iter()
+            .map(|fact| world.store.get(*fact).id)
+            .collect()
     }
 
     fn compare(&self, world: World<'_>, a: u32, b: u32) -> Ordering {
@@ -122,7 +129,11 @@ impl Network {
         if a == NONE || b == NONE {
             return if a == NONE { b } else { a };
         }
-        let (top, below) = if self.compare(world, a, b).is_lt() { (a, b) } else { (b, a) };
+        let (top, below) = if self.compare(world, a, b).is_lt() {
+            (a, b)
+        } else {
+            (b, a)
+        };
         let child = std::mem::replace(&mut self.token_mut(top).first_child, below);
         self.token_mut(below).next_left = child;
         self.token_mut(below).previous_left = top;
@@ -137,7 +148,11 @@ impl Network {
         let mut pairs = NONE;
         while first != NONE {
             let second = self.token(first).next_left;
-            let rest = if second == NONE { NONE } else { self.token(second).next_left };
+            let rest = if second == NONE {
+                NONE
+            } else {
+                self.token(second).next_left
+            };
             self.alone(first);
             if second != NONE {
                 self.alone(second);

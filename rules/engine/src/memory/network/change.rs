@@ -29,13 +29,9 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.out.is_empty()
-            && self.back.is_empty()
-            && self.gone.is_empty()
-            && self.come.is_empty()
-            && self.kept.is_empty()
-            && self.moved.is_empty()
+    /// Gives its memory back.
+    pub(crate) fn shrink(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -71,7 +67,7 @@ impl Network {
     }
 
     /// A fact that is about to go.
-    pub(crate) fn plan_retract(&mut self, world: World<'_>, batch: &mut Batch, fact: u32) {
+    pub(crate) fn plan_retract(&self, world: World<'_>, batch: &mut Batch, fact: u32) {
         let mut entry = self.first_entry(fact);
         while entry != NONE {
             let index = &world.rules.plan.indexes[self.entries[entry as usize].index as usize];
@@ -93,7 +89,9 @@ impl Network {
     ) {
         let mut swap = |store: &mut Store| {
             let held = &mut store.get_mut(fact).slots;
-            slots.iter_mut().for_each(|(slot, value)| std::mem::swap(&mut held[*slot], value));
+            slots
+                .iter_mut()
+                .for_each(|(slot, value)| std::mem::swap(&mut held[*slot], value));
         };
         swap(store);
         let world = World { rules, store };

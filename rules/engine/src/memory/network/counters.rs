@@ -64,7 +64,11 @@ impl Network {
 
     pub(super) fn tally(&mut self, world: World<'_>, join: &Join, left: u32, fact: u32, adds: bool) {
         let token = self.token_mut(left);
-        token.matched = if adds { token.matched + 1 } else { token.matched - 1 };
+        token.matched = if adds {
+            token.matched + 1
+        } else {
+            token.matched - 1
+        };
         if join.measure.is_none() {
             return;
         }
@@ -191,7 +195,9 @@ impl Network {
                     depth: join.depth,
                     fact,
                 };
-                order.value(&pair).map_or(Value::Null, std::borrow::Cow::into_owned)
+                order
+                    .value(&pair)
+                    .map_or(Value::Null, std::borrow::Cow::into_owned)
             };
             let mut keyed: Vec<(Value, u32)> = facts.into_iter().map(|fact| (place(fact), fact)).collect();
             keyed.sort_by(|a, b| a.0.total_order(&b.0));

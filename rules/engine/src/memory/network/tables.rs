@@ -67,7 +67,8 @@ pub(super) enum Bucket {
 
 /// The slot of a table for a key of a join or index.
 fn mix(owner: u32, key: u64) -> u64 {
-    let mixed = (key ^ u64::from(owner).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let mixed =
+        (key ^ u64::from(owner).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
@@ -106,7 +107,12 @@ impl Network {
             depth: join.depth,
             fact: NONE,
         };
-        Some(range.bound.value(&pair).map_or(Place::Nowhere, |value| Place::of(&value)))
+        Some(
+            range
+                .bound
+                .value(&pair)
+                .map_or(Place::Nowhere, |value| Place::of(&value)),
+        )
     }
 
     // ---- tokens ----
@@ -114,7 +120,12 @@ impl Network {
     pub(super) fn link_left(&mut self, world: World<'_>, at: u32, join: &Join) {
         let (key, owner) = (self.token(at).key, self.token(at).next);
         if let Some(place) = self.bound(world, join, at) {
-            self.sorted_lefts.insert(Sorted { owner, key, place, at });
+            self.sorted_lefts.insert(Sorted {
+                owner,
+                key,
+                place,
+                at,
+            });
             return;
         }
         let tokens = &self.tokens;
@@ -139,7 +150,12 @@ impl Network {
         let (key, owner) = (token.key, token.next);
         let (before, after) = (token.previous_left, token.next_left);
         if let Some(place) = self.bound(world, join, at) {
-            self.sorted_lefts.remove(&Sorted { owner, key, place, at });
+            self.sorted_lefts.remove(&Sorted {
+                owner,
+                key,
+                place,
+                at,
+            });
             return;
         }
         if before == NONE {
@@ -161,13 +177,20 @@ impl Network {
     /// The left tokens of a join that a fact may go with.
     pub(super) fn lefts_of(&self, world: World<'_>, at: u32, entry: u32) -> SmallVec<[u32; 8]> {
         let join = world.join(at);
-        let (key, fact) = (self.entries[entry as usize].key, self.entries[entry as usize].fact);
+        let (key, fact) = (
+            self.entries[entry as usize].key,
+            self.entries[entry as usize].fact,
+        );
         let mut found = SmallVec::new();
         if let Some(range) = &join.range {
             // Those with a bound below the slot, when the slot is to be above it.
             let place = Place::of(&world.store.get(fact).slots[range.slot]);
             let (least, most) = place.kind();
-            let (from, to) = if range.upward { (least, place) } else { (place, most) };
+            let (from, to) = if range.upward {
+                (least, place)
+            } else {
+                (place, most)
+            };
             let ends = self.ends(at, key, from, to);
             found.extend(self.sorted_lefts.range(ends).map(|sorted| sorted.at));
             return found;
@@ -186,7 +209,12 @@ impl Network {
 
     #[expect(clippy::unused_self, reason = "reads as a part of the lookup")]
     fn ends(&self, owner: u32, key: u64, from: Place, to: Place) -> std::ops::RangeInclusive<Sorted> {
-        let end = |place: Place, at: u32| Sorted { owner, key, place, at };
+        let end = |place: Place, at: u32| Sorted {
+            owner,
+            key,
+            place,
+            at,
+        };
         // A search for nothing must still have its ends in order.
         if from > to || from == Place::Nowhere {
             return end(Place::End, 0)..=end(Place::End, 0);
@@ -199,7 +227,10 @@ impl Network {
     pub(super) fn right_key(world: World<'_>, index: &Index, fact: u32) -> u64 {
         let mut hasher = FxHasher::default();
         let slots = &world.store.get(fact).slots;
-        index.slots.iter().for_each(|slot| slots[*slot].hash_into(&mut hasher));
+        index
+            .slots
+            .iter()
+            .for_each(|slot| slots[*slot].hash_into(&mut hasher));
         hasher.finish()
     }
 
