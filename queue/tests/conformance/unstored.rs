@@ -32,7 +32,7 @@ async fn handed_over(bed: &Bed) -> Committed {
 async fn rows(bed: &Bed) -> i64 {
     let store = bed.store.as_ref().expect("a record");
     store
-        .fetch("SELECT count(*) FROM queue_messages", &[])
+        .fetch("SELECT count(*) FROM queue_rows", &[])
         .await
         .expect("readable")[0]
         .int(0)
