@@ -14,6 +14,7 @@ use crate::entry::PAYLOAD_OVERHEAD;
 use crate::error::Error;
 use crate::message::Payload;
 use crate::shard::Queue;
+use crate::state::Room;
 
 /// Messages whose payloads are read ahead at first: a few reads' time at full speed.
 const AHEAD: usize = 16_384;
@@ -25,13 +26,21 @@ const ROWS: usize = 256;
 type Payloads = HashMap<i64, Payload>;
 
 impl Core {
-    /// Whether a payload of so many bytes may stay in memory.
-    pub(crate) fn has_resident_room(&self, bytes: usize) -> bool {
+    /// What room there is in memory for a payload of so many bytes. What is read ahead may take all of it; what is
+    /// enqueued behind messages that are not in memory takes half.
+    pub(crate) fn room(&self, bytes: usize) -> Room {
         if self.store.is_none() {
-            return true;
+            return Room::AMPLE;
         }
         let resident = usize::try_from(self.resident.load(Ordering::Relaxed)).unwrap_or(0);
-        resident + bytes + PAYLOAD_OVERHEAD <= self.options.resident_bytes_max
+        let (needed, max) = (
+            resident + bytes + PAYLOAD_OVERHEAD,
+            self.options.resident_bytes_max,
+        );
+        Room {
+            some: needed <= max,
+            ample: needed <= max / 2,
+        }
     }
 
     /// Has the next payloads of a shard read in the background.
@@ -74,7 +83,7 @@ impl Core {
         }
         *shard.ahead.lock() = after;
         for part in missing.chunks(ROWS * 16) {
-            if !self.has_resident_room(0) {
+            if !self.room(0).some {
                 *shard.ahead.lock() = None;
                 return Ok(());
             }
@@ -101,8 +110,9 @@ impl Core {
         };
         seqs.sort_unstable();
         let mut rest = &seqs[..];
-        while let (Some(&first), Some(&last)) = (rest.first(), rest.get(rest.len().min(ROWS * 16) - 1)) {
+        while let Some(&first) = rest.first() {
             let part = rest.len().min(ROWS * 16);
+            let last = rest[part - 1];
             let dense = last - first < 2 * i64::try_from(part).unwrap_or(i64::MAX);
             let (now, rows) = if dense && part > 1 {
                 let range = [Cell::Int(first), Cell::Int(last)];

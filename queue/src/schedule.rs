@@ -161,9 +161,9 @@ impl Schedule {
         for (number, class) in self.classes.iter().enumerate().skip(from) {
             let after = after.filter(|after| class_of(after.rank) == number);
             let lines = class.lines().filter(|line| !line.is_empty()).count().max(1);
-            let each = ((max - orders.len()) / lines).max(1);
+            let each = (max.saturating_sub(orders.len()) / lines).max(1);
             for line in class.lines() {
-                let room = each.min(max - orders.len());
+                let room = each.min(max.saturating_sub(orders.len()));
                 orders.extend(line.iter_after(after).take(room));
             }
             if orders.len() >= max {
@@ -177,7 +177,7 @@ impl Schedule {
     pub(crate) fn ordered(&self, max: usize) -> Vec<Order> {
         let mut orders: Vec<Order> = Vec::new();
         for class in &self.classes {
-            let room = max - orders.len();
+            let room = max.saturating_sub(orders.len());
             if room == 0 {
                 break;
             }

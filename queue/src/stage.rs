@@ -19,7 +19,7 @@ use crate::message::{Enqueued, HandOver, NewMessage};
 use crate::name::{Key, QueueName};
 use crate::settings::{Kind, Settings};
 use crate::shard::Queue;
-use crate::state::{Mark, State, Then};
+use crate::state::{Mark, Room, State, Then};
 
 /// What became of a message on its way into a unit.
 enum Admitted {
@@ -129,7 +129,7 @@ impl Queues {
                     } else {
                         // Nobody may take it yet, or there is no record: it has nobody to travel with.
                         let mut unit = companion;
-                        let at = state.admit(entry, key, &mut unit, true);
+                        let at = state.admit(entry, key, &mut unit, Room::AMPLE);
                         parcels.push(crate::state::Parcel {
                             unit,
                             marks: vec![Mark {
@@ -263,10 +263,10 @@ impl Core {
                 Admitted::Existing
             });
         }
-        let has_room = self.has_resident_room(message.payload.len());
+        let room = self.room(message.payload.len());
         let (entry, key) = self.entry(message, &state.settings, now);
         Ok(Admitted::New(Mark {
-            at: state.admit(entry, key, unit, has_room),
+            at: state.admit(entry, key, unit, room),
             then: Then::Arrive,
         }))
     }

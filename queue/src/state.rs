@@ -79,6 +79,22 @@ pub(crate) struct Failing {
     pub(crate) error: Arc<str>,
 }
 
+/// What room there is for a payload in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// There is some.
+    pub(crate) some: bool,
+    /// There is enough for payloads whose turn is far away.
+    pub(crate) ample: bool,
+}
+
+impl Room {
+    pub(crate) const AMPLE: Self = Self {
+        some: true,
+        ample: true,
+    };
+}
+
 /// Who leases, and for how long.
 pub(crate) struct Taking<'a> {
     pub(crate) queue: &'a QueueName,
@@ -249,7 +265,7 @@ impl State {
         mut entry: Entry,
         key: Option<Key>,
         unit: &mut Unit,
-        has_room: bool,
+        has_room: Room,
     ) -> Ref {
         entry.arriving = true;
         entry.stored = true;
@@ -257,7 +273,7 @@ impl State {
         schema::insert(unit, self.id, key, &entry);
         let order = entry.order(0);
         let is_next = self.offloaded == 0 || self.head().is_none_or(|head| order < head);
-        if !has_room || !is_next {
+        if !(has_room.ample || has_room.some && is_next) {
             entry.payload = None;
         }
         self.place(entry, key)
