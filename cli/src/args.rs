@@ -87,6 +87,8 @@ pub(crate) enum Command {
     New(commands::new::NewArgs),
     /// Find every mistake in a bundle
     Check(commands::check::CheckArgs),
+    /// Lay out rules files
+    Fmt(commands::fmt::FmtArgs),
     /// Run a bundle's scenarios
     Test(commands::test::TestArgs),
     /// Push a bundle to the server

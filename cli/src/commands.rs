@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod dev;
+pub(crate) mod fmt;
 mod guard;
 pub(crate) mod help;
 pub(crate) mod new;
@@ -106,6 +107,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Worker(args) => worker::run(context, &args),
         Command::New(args) => new::run(context, &args),
         Command::Check(args) => check::run(context, &args),
+        Command::Fmt(args) => fmt::run(context, &args),
         Command::Test(args) => test::run(context, &args),
         Command::Push(args) => client(push::run(context, &args)),
         Command::Call(args) => client(call::run(context, args)),

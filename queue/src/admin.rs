@@ -35,9 +35,10 @@ impl Queues {
             Some(queue) => queue,
             None => self.core.make(queue, settings.clone())?,
         };
-        let changed = queue.configure(&settings).map_err(|(kind, shards)| {
+        let wanted = settings.kind;
+        let changed = queue.configure(settings).map_err(|(kind, shards)| {
             let queue = queue.name.clone();
-            if kind == settings.kind {
+            if kind == wanted {
                 ConfigureError::ShardsInUse { queue, shards }
             } else {
                 ConfigureError::KindInUse { queue, kind }
@@ -131,7 +132,7 @@ impl Queues {
             .filter(|(_, (_, view))| view.payload.is_none())
             .map(|(at, (order, _))| (at, order.seq))
             .collect();
-        let mut views = first.into_iter().map(|(_, view)| view).collect();
+        let mut views: Vec<_> = first.into_iter().map(|(_, view)| view).collect();
         self.core.fill(&mut views, missing).await?;
         Ok(views)
     }
@@ -416,7 +417,7 @@ impl Core {
     }
 
     /// Reads the payloads that are not in memory.
-    async fn fill(&self, views: &mut Vec<MessageView>, missing: Vec<(usize, i64)>) -> Result<(), Error> {
+    async fn fill(&self, views: &mut [MessageView], missing: Vec<(usize, i64)>) -> Result<(), Error> {
         if missing.is_empty() {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use crate::message::{LeaseKeys, LeaseRequest, Leased, LeasedKey};
 use crate::name::QueueName;
 use crate::settings::Kind;
 use crate::shard::Queue;
-use crate::state::{State, Take, Taking};
+use crate::state::{Search, State, Take, Taking};
 
 impl Queues {
     /// Leases messages; waits up to `wait` when there is none, without polling. Of an exclusive queue it leases one
@@ -350,9 +350,13 @@ impl Core {
         take: &mut Take,
     ) -> Option<crate::entry::Order> {
         if !wanted.metadata.is_empty() {
-            let of_each_key = wanted.of_each_key.unwrap_or(1);
-            let keys = wanted.of_each_key.is_some().then_some(keys);
-            return state.lease_matching(wanted.metadata, after, max, of_each_key, taking, keys, take);
+            let search = Search {
+                metadata: wanted.metadata,
+                after,
+                max,
+                of_each_key: wanted.of_each_key,
+            };
+            return state.lease_matching(&search, taking, keys, take);
         }
         match wanted.of_each_key {
             Some(of_each_key) => state.lease_keys(taking, max, of_each_key, keys, take),

@@ -92,7 +92,7 @@ pub(crate) fn changes(entry: &Entry, standing: &Standing<'_>) -> Vec<u8> {
     to.uint(entry.rank.into());
     to.int(entry.deadline);
     to.int(entry.expires_at());
-    let error = standing.error.or(entry.error().map(|error| &**error));
+    let error = standing.error.or_else(|| entry.error().map(|error| &**error));
     to.flag(error.is_some());
     if let Some(error) = error {
         to.text(error);

@@ -41,6 +41,7 @@ CREATE TABLE queue_messages (
   error TEXT,
   extra TEXT
 ) STRICT;",
+    postgres: "",
 },
 Migration {
     subsystem: "queue",
@@ -49,6 +50,7 @@ Migration {
 CREATE TABLE queue_rows (seq INTEGER PRIMARY KEY, head BLOB NOT NULL, changes BLOB, payload BLOB NOT NULL) STRICT;
 CREATE TABLE queue_history (place INTEGER PRIMARY KEY, id BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 CREATE INDEX queue_history_by_id ON queue_history (place >> 12, substr(id, 13, 4));",
+    postgres: "",
 },
 ];
 

@@ -10,7 +10,7 @@ mod time;
 mod timeline;
 
 pub(crate) use leasing::Take;
-pub(crate) use matching::Found;
+pub(crate) use matching::{Found, Search};
 pub(crate) use timeline::history;
 
 use std::cmp::Reverse;

@@ -17,6 +17,13 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
             stdout BLOB, stdout_artifact BLOB, stdout_bytes INTEGER NOT NULL,
             stderr BLOB, stderr_artifact BLOB, stderr_bytes INTEGER NOT NULL,
             PRIMARY KEY (run, seq, place, attempt));",
+    postgres: "",
+}, Migration {
+    subsystem: "worker",
+    version: 2,
+    sql: "CREATE TABLE recorded_results (
+            place INTEGER PRIMARY KEY, known_by BLOB NOT NULL UNIQUE, result BLOB NOT NULL, run BLOB NOT NULL) STRICT;",
+    postgres: "",
 }];
 
 /// Bytes of a stream kept in the row; what is longer is an artifact, so that rows stay small.

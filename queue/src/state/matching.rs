@@ -13,6 +13,17 @@ use crate::message::{Filter, LeasedKey, MessageView};
 /// Messages looked at before others get the lock: well below a millisecond.
 const LOOKED_AT_MAX: usize = 4_096;
 
+/// What is to be leased by its metadata.
+pub(crate) struct Search<'a> {
+    pub(crate) metadata: &'a [(String, String)],
+    /// Where the last look stopped.
+    pub(crate) after: Option<Order>,
+    /// At most so many messages, or keys.
+    pub(crate) max: usize,
+    /// Messages of each key, when keys are leased.
+    pub(crate) of_each_key: Option<usize>,
+}
+
 /// What a look has found.
 pub(crate) struct Found {
     pub(crate) messages: Vec<MessageView>,
@@ -27,23 +38,20 @@ impl State {
     /// more.
     pub(crate) fn lease_matching(
         &mut self,
-        metadata: &[(String, String)],
-        after: Option<Order>,
-        max: usize,
-        max_messages: usize,
+        search: &Search<'_>,
         taking: &Taking<'_>,
-        mut keys: Option<&mut Vec<LeasedKey>>,
+        keys: &mut Vec<LeasedKey>,
         take: &mut Take,
     ) -> Option<Order> {
         if self.settings.dequeue_blocked {
             return None;
         }
-        let numbers = self.pairs.resolve(metadata)?;
+        let numbers = self.pairs.resolve(search.metadata)?;
         let line = self.pairs.seated(&numbers)?;
         let mut matching = Vec::new();
         let mut looked_at = 0;
         let mut last = None;
-        for order in line.iter_after(after) {
+        for order in line.iter_after(search.after) {
             looked_at += 1;
             last = Some(order);
             let entry = self.slots.get(order.slot);
@@ -52,14 +60,14 @@ impl State {
             }) {
                 matching.push(order);
             }
-            if matching.len() == max || looked_at == LOOKED_AT_MAX {
+            if matching.len() == search.max || looked_at == LOOKED_AT_MAX {
                 break;
             }
         }
-        let more = looked_at == LOOKED_AT_MAX && matching.len() < max;
+        let more = looked_at == LOOKED_AT_MAX && matching.len() < search.max;
         for order in matching {
-            match &mut keys {
-                Some(keys) => self.serve_key(&order, max_messages, taking, keys, take),
+            match search.of_each_key {
+                Some(of_each_key) => self.serve_key(&order, of_each_key, taking, keys, take),
                 None => self.serve(&order, 1, taking, take),
             }
         }

@@ -17,7 +17,7 @@ use crate::expression::{Binary, Expr};
 use crate::limits::Limits;
 use crate::ruleset::{FIELDS_MAX, Field, FieldKind, Node, NodeKind, Rule, RuleSet, Test};
 use crate::scripts::{Argument, ENTRY, Script, Scripts, Source as Given};
-use crate::syntax::lexer::{Kind, tokens};
+use crate::syntax::lexer::{Kind, Piece, pieces, tokens};
 use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
@@ -393,15 +393,12 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
     /// What a rule's matches mean, as a number: another text, constant or function makes it another rule.
     fn fingerprint(&self, rule: &RuleDecl) -> u64 {
         let mut hasher = FxHasher::default();
+        // Words and not texts: laying a file out anew, or another comment, makes no other rule.
         for clause in &rule.clauses {
-            self.places.text[clause.span.clone()]
-                .split_whitespace()
-                .for_each(|word| word.hash(&mut hasher));
+            hash_words(&self.places.text[clause.span.clone()], &mut hasher);
         }
         for section in rule.sections.iter().flatten() {
-            self.places.text[section.clone()]
-                .split_whitespace()
-                .for_each(|word| word.hash(&mut hasher));
+            hash_words(&self.places.text[section.clone()], &mut hasher);
         }
         let mut consts: Vec<_> = self.names.consts.iter().collect();
         consts.sort_by_key(|(name, _)| *name);
@@ -409,9 +406,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             name.hash(&mut hasher);
             value.hash_into(&mut hasher);
         }
-        self.functions_text
-            .split_whitespace()
-            .for_each(|word| word.hash(&mut hasher));
+        hash_words(&self.functions_text, &mut hasher);
         hasher.finish()
     }
 
@@ -731,6 +726,15 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             self.note_reads(levels, &reads);
         }
         Some(script)
+    }
+}
+
+/// Hashes the words of a text, without white space and comments.
+fn hash_words(text: &str, hasher: &mut FxHasher) {
+    for (piece, span) in pieces(text) {
+        if let Piece::Token(_) = piece {
+            text[span].hash(hasher);
+        }
     }
 }
 

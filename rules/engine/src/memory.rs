@@ -223,6 +223,14 @@ impl WorkingMemory {
     /// When the outcome has a fault, nothing of the turn counts and the memory must be dropped.
     #[must_use]
     pub fn turn(&mut self, turn: Turn) -> Outcome {
+        let rejected = self.load(turn);
+        let fault = self.fire_all();
+        self.outcome(rejected, fault)
+    }
+
+    /// Applies the events in order and fires nothing: the first half of [`WorkingMemory::turn`], for measuring and for
+    /// looking at what would fire. Gives the refused events: index and reason.
+    pub fn load(&mut self, turn: Turn) -> Vec<(usize, String)> {
         self.journal.first_firing = self.next_firing;
         let context = self.context_mut();
         context.seq = turn.seq;
@@ -234,7 +242,17 @@ impl WorkingMemory {
                 rejected.push((at, why));
             }
         }
-        let fault = self.fire_all();
+        rejected
+    }
+
+    /// Fires rules until none is left: what [`WorkingMemory::turn`] does after the events, without the delta.
+    pub fn fire_loaded(&mut self) -> Option<Fault> {
+        self.fire_all()
+    }
+
+    /// What has happened since the last outcome, with the delta.
+    #[must_use]
+    pub fn outcome(&mut self, rejected: Vec<(usize, String)>, fault: Option<Fault>) -> Outcome {
         self.warn_of_failed_conditions();
         let delta = self.delta();
         let effects = std::mem::take(&mut self.context_mut().effects);
@@ -415,6 +433,8 @@ impl WorkingMemory {
         }
         let rules = Arc::clone(&self.rules);
         context.store.next_id += u64::try_from(context.inserted.len()).unwrap_or(0);
+        // One instant for all that a section does: its facts are equally new, and the older ones go first.
+        context.store.clock += 1;
         let mut writes = std::mem::take(&mut context.writes);
         for write in writes.drain(..) {
             match write {
@@ -448,7 +468,7 @@ impl WorkingMemory {
         let inserted = &mut context.inserted[at];
         let slots = std::mem::take(&mut inserted.slots);
         let (id, kind) = (inserted.id, inserted.kind);
-        let stamp = context.store.tick();
+        let stamp = context.store.clock;
         let stamps = vec![stamp; slots.len() + 1].into();
         let fact = Fact {
             id,
@@ -497,7 +517,7 @@ impl WorkingMemory {
         for node in rules.listeners[kind].iter().filter(touched) {
             self.network.withdraw(world, *node, place);
         }
-        let stamp = context.store.tick();
+        let stamp = context.store.clock;
         let fact = context.store.get_mut(place);
         if fact.dirty == 0 && !fact.fresh {
             self.journal.dirty.push(id);

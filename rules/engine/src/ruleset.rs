@@ -235,6 +235,13 @@ impl Rule {
         &self.name
     }
 
+    /// What it says, as a number: another clause, section, constant or function of the file makes it another rule to
+    /// the runs under way; another layout or comment does not.
+    #[must_use]
+    pub const fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
     /// Its salience.
     #[must_use]
     pub const fn salience(&self) -> i32 {

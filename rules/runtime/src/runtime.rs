@@ -14,6 +14,7 @@ use celesta_types::{MessageId, RunId};
 
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::facts::Writers;
 use crate::live::Live;
 use crate::load::LoadError;
 use crate::query::ExplainError;
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) node: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
+    pub(crate) writers: Writers,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -169,6 +171,7 @@ impl Runtime {
             node: config.node.into(),
             meters: Meters::new(),
             in_flight: InFlight::default(),
+            writers: Writers::default(),
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {

@@ -67,6 +67,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 ) STRICT, WITHOUT ROWID;
 ",
+    postgres: "",
 }];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {

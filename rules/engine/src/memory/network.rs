@@ -87,12 +87,14 @@ impl Ord for Ordered {
     }
 }
 
-/// The order of the agenda: salience, then recency, then declaration, then the facts' ages.
+/// The order of the agenda: salience, then recency, then declaration, then the recency of the other facts, then ages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     salience: std::cmp::Reverse<i32>,
     recency: std::cmp::Reverse<u64>,
     pub rule: u32,
+    /// When each bound fact changed, the newest first: a search goes on from where it stands.
+    depth: std::cmp::Reverse<SmallVec<[u64; 4]>>,
     pub facts: SmallVec<[u64; 4]>,
 }
 
@@ -742,20 +744,25 @@ impl Network {
         let token = self.token(at);
         let (rule, stamp) = (token.rule, token.stamp);
         let mut facts = SmallVec::new();
+        let mut depth: SmallVec<[u64; 4]> = SmallVec::new();
         let mut up = at;
         while up != NONE {
             let token = self.token(up);
             if token.fact != NONE {
-                facts.push(world.store.get(token.fact).id);
+                let fact = world.store.get(token.fact);
+                facts.push(fact.id);
+                depth.push(fact.stamp(world.node(token.node).reads));
             }
             up = token.parent;
         }
         facts.reverse();
+        depth.sort_unstable_by(|a, b| b.cmp(a));
         let salience = std::cmp::Reverse(world.rules.rules[rule as usize].salience);
         Rank {
             salience,
             recency: std::cmp::Reverse(stamp),
             rule,
+            depth: std::cmp::Reverse(depth),
             facts,
         }
     }
