@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # How long a command of the test suite may take.
 PATIENCE = 2400
 
-.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test packages-demo
+.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test broker-test packages-demo
 
 help:
 	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
@@ -31,7 +31,7 @@ clean-demo:
 
 # --- the tests ------------------------------------------------------------------------------------------------------
 
-test: packages-test fmt lint docs unit examples
+test: packages-test broker-test fmt lint docs unit examples
 	@echo 'everything passed'
 
 check: fmt lint docs
@@ -76,6 +76,14 @@ bench: build
 
 packages-test:
 	@$(NEED); need python3 python3
+
+# Tests of the road want a RabbitMQ on this machine, and stop and start it: `rabbitmqctl` must be allowed.
+broker-test:
+	@$(NEED); need rabbitmqctl rabbitmq-server; \
+	if ! rabbitmqctl --quiet ping >/dev/null 2>&1; then \
+	    echo 'starting RabbitMQ'; rabbitmq-server -detached >/dev/null 2>&1; \
+	fi; \
+	rabbitmqctl --quiet await_startup --timeout 120
 
 packages-demo:
 	@$(NEED); need ffmpeg ffmpeg; need ffprobe ffmpeg; need python3 python3

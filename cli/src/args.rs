@@ -87,6 +87,8 @@ pub(crate) enum Command {
     New(commands::new::NewArgs),
     /// Find every mistake in a bundle
     Check(commands::check::CheckArgs),
+    /// Lay out rules files
+    Fmt(commands::fmt::FmtArgs),
     /// Run a bundle's scenarios
     Test(commands::test::TestArgs),
     /// Push a bundle to the server
@@ -95,6 +97,8 @@ pub(crate) enum Command {
     Call(commands::call::CallArgs),
     /// Look at runs and steer them
     Run(commands::run::RunArgs),
+    /// Use queues on their own: send messages, take them, look at them
+    Queue(commands::queue::QueueArgs),
     /// Look at services
     Service(commands::service::ServiceArgs),
     /// Store and fetch artifacts

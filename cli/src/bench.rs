@@ -1,14 +1,18 @@
 //! `celesta bench …`: measuring the platform the way its users meet it.
 //!
-//! Each bench starts a real server process with its store on a disk, pushes a bundle whose function runs in separate
+//! Each bench but `queue` and `rules` starts a real server process with its store on a disk, pushes a bundle whose function runs in separate
 //! warm processes, and drives it through the public HTTP API over kept connections. Nothing is prepared or skipped:
-//! durability, validation and checking are as in production. The client's processor time is told apart.
+//! durability, validation and checking are as in production. The client's processor time is told apart. `bench queue` and
+//! `bench rules` measure the library in this process, and say so.
 
 mod crash;
 mod fanout;
+mod fsync;
 mod latency;
 mod quantile;
+mod queue;
 mod rig;
+mod rules;
 mod steps;
 mod usage;
 mod wire;
@@ -49,6 +53,10 @@ enum Bench {
     Latency(latency::LatencyArgs),
     /// Kill the server again and again under load and count what is lost
     Crash(crash::CrashArgs),
+    /// The queue by itself, as a library in this process
+    Queue(queue::QueueArgs),
+    /// The rule engine by itself: classical programs, or your own rules and facts
+    Rules(rules::RulesArgs),
 }
 
 /// Runs the bench that was asked for.
@@ -63,6 +71,8 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Outcome {
         Bench::Fanout(bench) => fanout::run(context, &place, &bench).await?,
         Bench::Latency(bench) => latency::run(context, &place, &bench).await?,
         Bench::Crash(bench) => crash::run(context, &place, &bench).await?,
+        Bench::Queue(bench) => queue::run(context, &place, &bench).await?,
+        Bench::Rules(bench) => rules::run(context, &bench)?,
     };
     Ok(if sound { Exit::Done } else { Exit::Failed })
 }

@@ -6,10 +6,12 @@ pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod dev;
+pub(crate) mod fmt;
 mod guard;
 pub(crate) mod help;
 pub(crate) mod new;
 pub(crate) mod push;
+pub(crate) mod queue;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
@@ -106,10 +108,12 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Worker(args) => worker::run(context, &args),
         Command::New(args) => new::run(context, &args),
         Command::Check(args) => check::run(context, &args),
+        Command::Fmt(args) => fmt::run(context, &args),
         Command::Test(args) => test::run(context, &args),
         Command::Push(args) => client(push::run(context, &args)),
         Command::Call(args) => client(call::run(context, args)),
         Command::Run(args) => client(run::run(context, args)),
+        Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
         Command::Demo(args) => client(crate::demo::run(context, args)),

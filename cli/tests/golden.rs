@@ -160,3 +160,27 @@ fn what_is_not_there_is_not_found() {
     ];
     insta::assert_snapshot!(said.join("\n\n"));
 }
+
+#[test]
+fn formatting_tells_what_it_changed_and_leaves_broken_files_alone() {
+    let folder = anywhere();
+    let rules = folder.path().join("rules");
+    std::fs::create_dir(&rules).expect("the folder is empty");
+    let ragged = "workflow a;fact F{x:int}\nrule \"r\"{match{f:F where f.x==1}action{f.x=2}}\n";
+    let broken = "workflow b;\nrule \"r\" { match { f: F where ; } action { f.x = ; } }\n";
+    std::fs::write(rules.join("a.rules"), ragged).expect("the file can be written");
+    let said = [
+        celesta(folder.path(), &["fmt", "--check"]),
+        celesta(folder.path(), &["fmt"]),
+        celesta(folder.path(), &["fmt", "rules", "--check", "--json"]),
+    ];
+    std::fs::write(rules.join("b.rules"), broken).expect("the file can be written");
+    let refused = celesta(folder.path(), &["fmt", "rules/b.rules"]);
+    let left = std::fs::read_to_string(rules.join("b.rules")).expect("the file is there");
+    assert_eq!(left, broken);
+    let laid_out = std::fs::read_to_string(rules.join("a.rules")).expect("the file is there");
+    insta::assert_snapshot!(format!(
+        "{}\n{refused}\n--- rules/a.rules\n{laid_out}",
+        said.join("\n")
+    ));
+}

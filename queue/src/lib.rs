@@ -19,15 +19,27 @@ mod consume;
 mod core;
 mod entry;
 mod error;
+mod index;
 mod keys;
+mod lease;
+mod ledger;
+mod legacy;
 pub mod limits;
+mod line;
 pub mod machine;
 mod message;
 mod metrics;
 mod name;
 mod open;
+mod pairs;
+mod past;
+mod payloads;
+mod rows;
+mod schedule;
 mod schema;
 mod settings;
+mod shard;
+mod shares;
 mod stage;
 mod state;
 mod watch;
@@ -37,8 +49,8 @@ use std::sync::Arc;
 
 pub use error::{EnqueueError, Error, ExtendError, LeaseError, MessageError, Refused, StaleToken};
 pub use message::{
-    Enqueued, Failed, Failure, Filter, HandOver, LeaseKeys, LeaseRef, LeaseRequest, Leased, LeasedKey,
-    MessageView, NewMessage, Payload, Stats,
+    Enqueued, Failed, Failure, Filter, HandOver, Happened, History, LeaseKeys, LeaseRef, LeaseRequest,
+    Leased, LeasedKey, MessageView, NewMessage, Page, Payload, Stats, TimelineEvent,
 };
 pub use name::{Key, NameError, QueueName, Token};
 pub use schema::MIGRATIONS;

@@ -21,12 +21,26 @@ pub const LEASE_MS_MAX: i64 = 7 * 24 * 3_600_000;
 pub const DELAY_MS_MAX: i64 = 3_653 * 24 * 3_600_000;
 /// The most attempts a message may be given; more is a loop, not a retry.
 pub const ATTEMPTS_MAX: u32 = 1_000_000;
-/// Messages of all queues in memory: at about 300 bytes and a small payload each, some 2 GiB.
-pub const MESSAGES_MAX: usize = 4_000_000;
+/// Messages of all queues in memory: at about 130 bytes each, some 2 GiB; payloads are bounded apart.
+pub const MESSAGES_MAX: usize = 16_000_000;
+/// Bytes of payloads in memory: the next ones in order are there before they are leased, the others stay in the record.
+pub const RESIDENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long histories are kept unless a queue says otherwise: a day, to look into yesterday's failure.
+pub const HISTORY_MS: i64 = 24 * 3_600_000;
+/// Events of one message's timeline that are kept; of more, the first and the last ones are.
+pub const TIMELINE_MAX: usize = 64;
+/// Shards of one queue: more than the cores of a large machine serve nobody.
+pub const SHARDS_MAX: u32 = 64;
+/// Fairness keys of one queue that have a weight of their own: it is a table for people.
+pub const WEIGHTS_MAX: usize = 1_000;
+/// The largest weight: at more, the others would as good as starve.
+pub const WEIGHT_MAX: u32 = 1_000;
 /// Ended messages kept for each queue; beyond it the oldest are forgotten before their time.
 pub const ENDED_MAX: usize = 10_000;
 /// Bytes of an error text; longer ones are cut: it is for people, and it is kept in memory.
 pub const ERROR_BYTES_MAX: usize = 4_096;
+/// Bytes of an error text in a timeline: a message may fail often.
+pub const ERROR_SHOWN_BYTES_MAX: usize = 256;
 /// Queues of one process: each costs about a kilobyte, and names come from callers.
 pub const QUEUES_MAX: usize = 100_000;
 /// How long an unstored message waits for a consumer before it is stored on its own. A busy run is free again within

@@ -31,7 +31,7 @@ pub struct NewMessage {
     pub ttl_ms: Option<i64>,
     /// How often it is tried; the queue's own when absent.
     pub attempts_max: Option<u32>,
-    /// Whose share of the queue it takes. Stored; shares are not weighed yet.
+    /// Whose share of the queue it takes: keys that have messages of one class are served in turn, by their weights.
     pub fairness: Option<Arc<str>>,
     /// Up to eight pairs to find it by.
     pub metadata: Vec<(String, String)>,
@@ -169,6 +169,8 @@ pub struct LeaseRequest {
     pub lease_ms: Option<i64>,
     /// How long to wait when there is none.
     pub wait: Duration,
+    /// Only messages that have all of these pairs; any when empty.
+    pub metadata: Vec<(String, String)>,
     /// Who asks; shown to people.
     pub consumer: Arc<str>,
 }
@@ -186,6 +188,8 @@ pub struct LeaseKeys {
     pub lease_ms: Option<i64>,
     /// How long to wait when there is none.
     pub wait: Duration,
+    /// Only keys whose first message has all of these pairs; any when empty.
+    pub metadata: Vec<(String, String)>,
     /// Who asks; shown to people.
     pub consumer: Arc<str>,
 }
@@ -249,8 +253,78 @@ pub struct MessageView {
     pub error: Option<String>,
     /// Its pairs.
     pub metadata: Vec<(String, String)>,
-    /// The bytes.
-    pub payload: Payload,
+    /// The bytes; absent when only the history of the message is left.
+    pub payload: Option<Payload>,
+}
+
+/// One message from its beginning to now.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The message as it stands, or stood at its end.
+    pub message: MessageView,
+    /// What happened to it, the oldest first. Of very many events the first and the last are kept.
+    pub timeline: Vec<TimelineEvent>,
+}
+
+/// One event in the life of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineEvent {
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// What happened to a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// Its producer sent it.
+    Enqueued,
+    /// It could be leased from then on, after a delay.
+    Visible,
+    /// A consumer took it.
+    Leased {
+        /// Who.
+        consumer: Arc<str>,
+        /// Which try it was, from 1.
+        attempt: u32,
+    },
+    /// Its consumer asked for more time.
+    Extended {
+        /// The new end of the lease.
+        until: Timestamp,
+    },
+    /// Its consumer was done.
+    Completed,
+    /// Its consumer failed.
+    Failed {
+        /// What went wrong.
+        error: Arc<str>,
+    },
+    /// Its consumer gave it back.
+    Released,
+    /// Its lease ran out.
+    Lapsed,
+    /// Somebody called it back.
+    Canceled,
+    /// It waited longer than it may.
+    Expired,
+    /// Somebody gave it a new set of attempts.
+    Redriven,
+    /// Somebody moved it within the order.
+    Reprioritized {
+        /// Its new priority.
+        priority: Priority,
+    },
+}
+
+/// What was listed.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The messages.
+    pub messages: Vec<MessageView>,
+    /// Where the next page begins; absent at the end.
+    pub next: Option<u64>,
 }
 
 /// What to list: everything unless narrowed.
@@ -275,6 +349,8 @@ pub struct Stats {
     pub arriving: usize,
     /// Messages in each state, in the order of [`State::ALL`].
     pub counts: [usize; State::ALL.len()],
+    /// Messages leased although one of another shard came first by class or number, since the start.
+    pub overtaken: u64,
 }
 
 impl Stats {

@@ -1,11 +1,15 @@
 //! What a queue is configured to do, and what the whole component is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use celesta_types::ErrorKind;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{ATTEMPTS_MAX, DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN, LINGER_MS, MESSAGES_MAX};
+use crate::limits::{
+    ATTEMPTS_MAX, DELAY_MS_MAX, HISTORY_MS, LEASE_MS_MAX, LEASE_MS_MIN, LINGER_MS, MESSAGES_MAX,
+    METADATA_BYTES_MAX, RESIDENT_BYTES_MAX, SHARDS_MAX, WEIGHT_MAX, WEIGHTS_MAX,
+};
 use crate::name::QueueName;
 
 /// Whether messages of a queue exclude each other.
@@ -50,8 +54,16 @@ pub struct Settings {
     pub dequeue_blocked: bool,
     /// How long errored, canceled and expired messages stay to be looked at or redriven; not at all when zero.
     pub keep_ended_ms: i64,
-    /// How long completed messages stay to be looked at; not at all when zero.
+    /// How long completed messages stay to be looked at, and their ids known; not at all when zero.
     pub keep_completed_ms: i64,
+    /// How long the history of a message can be read after its end; none is written when zero.
+    pub history_ms: i64,
+    /// The weights of fairness keys: of two keys that both have messages of one class, one of weight 3 is served three
+    /// times as often as one of weight 1. A key that is not named here has weight 1.
+    pub weights: BTreeMap<String, u32>,
+    /// Over how many shards the messages are spread, by their keys or else by their ids. Each shard has its own order and
+    /// lock: more of them serve more threads, and the order between shards is exact only by class and number.
+    pub shards: u32,
 }
 
 impl Default for Settings {
@@ -66,6 +78,9 @@ impl Default for Settings {
             dequeue_blocked: false,
             keep_ended_ms: 7 * 24 * 3_600_000,
             keep_completed_ms: 0,
+            history_ms: HISTORY_MS,
+            weights: BTreeMap::new(),
+            shards: 1,
         }
     }
 }
@@ -109,7 +124,26 @@ impl Settings {
         )?;
         within("ttl_ms", self.ttl_ms.unwrap_or(1), 1, DELAY_MS_MAX)?;
         within("keep_ended_ms", self.keep_ended_ms, 0, DELAY_MS_MAX)?;
-        within("keep_completed_ms", self.keep_completed_ms, 0, DELAY_MS_MAX)
+        within("keep_completed_ms", self.keep_completed_ms, 0, DELAY_MS_MAX)?;
+        within("history_ms", self.history_ms, 0, DELAY_MS_MAX)?;
+        within("shards", i64::from(self.shards), 1, i64::from(SHARDS_MAX))?;
+        let size = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        within(
+            "the number of weights",
+            size(self.weights.len()),
+            0,
+            size(WEIGHTS_MAX),
+        )?;
+        for (key, &weight) in &self.weights {
+            within(
+                "the length of a fairness key",
+                size(key.len()),
+                1,
+                size(METADATA_BYTES_MAX),
+            )?;
+            within("a weight", i64::from(weight), 1, i64::from(WEIGHT_MAX))?;
+        }
+        Ok(())
     }
 }
 
@@ -136,6 +170,14 @@ pub enum ConfigureError {
         /// The kind it has.
         kind: Kind,
     },
+    /// A queue that holds messages keeps its shards.
+    #[error("queue `{queue}` holds messages and keeps its {shards} shards")]
+    ShardsInUse {
+        /// Which queue.
+        queue: QueueName,
+        /// How many it has.
+        shards: u32,
+    },
     /// There are as many queues as there may be.
     #[error("there are {max} queues already; no more can be made")]
     TooManyQueues {
@@ -150,7 +192,7 @@ impl ConfigureError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::OutOfRange { .. } => ErrorKind::Invalid,
-            Self::KindInUse { .. } => ErrorKind::Conflict,
+            Self::KindInUse { .. } | Self::ShardsInUse { .. } => ErrorKind::Conflict,
             Self::TooManyQueues { .. } => ErrorKind::Unavailable,
         }
     }
@@ -167,6 +209,8 @@ pub struct Options {
     pub linger: Duration,
     /// Messages in memory; enqueuing beyond it is refused.
     pub messages_max: usize,
+    /// Bytes of payloads kept in memory; beyond it they stay in the record until their turn comes near.
+    pub resident_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -176,6 +220,7 @@ impl Default for Options {
             templates: Vec::new(),
             linger: Duration::from_millis(u64::try_from(LINGER_MS).unwrap_or(0)),
             messages_max: MESSAGES_MAX,
+            resident_bytes_max: RESIDENT_BYTES_MAX,
         }
     }
 }

@@ -6,23 +6,19 @@ use axum::extract::{Path, Query};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use celesta_runs::{
-    CallView, ExplainError, FactView, LifecycleError, LoadError, PAGE_ROWS_MAX, Page, RunFilter, RunView,
-    TurnView,
+    CallView, ExplainError, FactView, LoadError, PAGE_ROWS_MAX, Page, RunFilter, RunView, TurnView,
 };
 use celesta_types::{CallId, RunId, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::artifacts;
-use crate::body::{PATIENCE, whole};
 use crate::problem::{Answer, Problem};
 use crate::server::State;
 use crate::submit::label;
 
 /// Rows of a page unless the client says otherwise.
 const PAGE_ROWS: usize = 100;
-/// Bytes of the body of a cancel or retry.
-const REASON_BODY_MAX: usize = 8 * 1024;
 
 /// The query of a list of runs.
 #[derive(Debug, Deserialize)]
@@ -68,7 +64,7 @@ fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -
 
 type MaybeQuery<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
-fn limit(given: Option<usize>) -> Answer<usize> {
+pub(crate) fn limit(given: Option<usize>) -> Answer<usize> {
     match given {
         None => Ok(PAGE_ROWS),
         Some(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
@@ -399,78 +395,4 @@ pub(crate) async fn explain(
         members.insert("text".to_owned(), explanation.to_string().into());
     }
     Ok(Json(value))
-}
-
-/// Call a run off.
-#[utoipa::path(post, path = "/v1/runs/{run}/cancel", operation_id = "cancel_run", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
-    request_body(content = serde_json::Value, description = "`{\"reason\": \"…\"}`, or nothing."),
-    responses(
-        (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
-        (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
-        (status = 409, description = "The run has completed.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn cancel(shared: State, Path(run): Path<String>, body: Body) -> Answer {
-    let id = run_id(&run)?;
-    let reason = reason(&shared, body).await?;
-    shared.api.runtime.cancel(id, &reason).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "reason": reason }))).into_response())
-}
-
-/// Try again what made a run fail.
-#[utoipa::path(post, path = "/v1/runs/{run}/retry", operation_id = "retry_run", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
-    responses(
-        (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
-        (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
-        (status = 409, description = "The run has neither failed nor been put aside.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn retry(shared: State, Path(run): Path<String>) -> Answer {
-    let id = run_id(&run)?;
-    shared.api.runtime.retry(id).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
-}
-
-async fn reason(shared: &State, body: Body) -> Answer<String> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Reason {
-        #[serde(default)]
-        reason: Option<String>,
-    }
-    let too_large = || {
-        let detail = format!("the body has more than {REASON_BODY_MAX} bytes");
-        Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body-too-large",
-            "the body is too large",
-            detail,
-        )
-    };
-    let bytes = whole(&shared.api.clock, body, REASON_BODY_MAX, PATIENCE, too_large).await?;
-    if bytes.is_empty() {
-        return Ok("canceled by a client".to_owned());
-    }
-    let reason: Reason = serde_json::from_slice(&bytes).map_err(|error| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "bad-json",
-            "the body is not `{\"reason\": …}`",
-            error.to_string(),
-        )
-    })?;
-    Ok(reason.reason.unwrap_or_else(|| "canceled by a client".to_owned()))
-}
-
-fn refused(error: LifecycleError) -> Problem {
-    match &error {
-        LifecycleError::NotFound { run } => Problem::no_such_run(run),
-        LifecycleError::Illegal(illegal) => Problem::new(
-            StatusCode::CONFLICT,
-            "illegal-state",
-            "the run stands where that means nothing",
-            illegal.to_string(),
-        )
-        .with("state", json!(illegal.state)),
-        LifecycleError::ReasonTooLong { .. } => Problem::invalid_parameter(error),
-        LifecycleError::Load(_) | LifecycleError::Unavailable { .. } => {
-            Problem::failure(error.kind(), &error)
-        }
-    }
 }

@@ -104,6 +104,17 @@ fn set(response: &mut Response, name: HeaderName, value: &str) {
 
 /// The body when it is JSON and not too large.
 pub(crate) async fn json_body(shared: &State, headers: &HeaderMap, body: Body) -> Answer<Vec<u8>> {
+    json_body_of(shared, headers, body, BODY_BYTES_MAX, PATIENCE).await
+}
+
+/// The body when it is JSON and has at most `max` bytes.
+pub(crate) async fn json_body_of(
+    shared: &State,
+    headers: &HeaderMap,
+    body: Body,
+    max: usize,
+    patience: Duration,
+) -> Answer<Vec<u8>> {
     let content_type = text(headers, "content-type")?.unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
@@ -116,8 +127,7 @@ pub(crate) async fn json_body(shared: &State, headers: &HeaderMap, body: Body) -
         ));
     }
     let too_large = || {
-        let detail =
-            format!("the body has more than {BODY_BYTES_MAX} bytes; put large values into artifacts");
+        let detail = format!("the body has more than {max} bytes; put large values into artifacts");
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
@@ -125,7 +135,7 @@ pub(crate) async fn json_body(shared: &State, headers: &HeaderMap, body: Body) -
             detail,
         )
     };
-    let bytes = whole(&shared.api.clock, body, BODY_BYTES_MAX, PATIENCE, too_large).await?;
+    let bytes = whole(&shared.api.clock, body, max, patience, too_large).await?;
     serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
         Problem::new(
             StatusCode::BAD_REQUEST,
@@ -144,7 +154,7 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Answer<Option<&'a 
     value.map_err(|_| Problem::invalid_header(format!("the header {name} is not text")))
 }
 
-fn wait(headers: &HeaderMap) -> Answer<Option<Duration>> {
+pub(crate) fn wait(headers: &HeaderMap) -> Answer<Option<Duration>> {
     for value in headers.get_all("prefer") {
         let value = value.to_str().unwrap_or_default();
         for preference in value.split(',').map(str::trim) {
@@ -162,7 +172,7 @@ fn wait(headers: &HeaderMap) -> Answer<Option<Duration>> {
     Ok(None)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     let Some(key) = text(headers, "idempotency-key")? else {
         return Ok(None);
     };
@@ -233,7 +243,7 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn refused(error: SubmitError) -> Problem {
+pub(crate) fn refused(error: SubmitError) -> Problem {
     let detail = error.to_string();
     let not_found = |code, title| Problem::new(StatusCode::NOT_FOUND, code, title, detail.clone());
     match error {

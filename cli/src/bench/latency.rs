@@ -1,21 +1,16 @@
 //! `celesta bench latency`: submit → result of a one-step run on an idle system, and a bare append with fsync on the
 //! same disk between each two of them.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::time::Duration;
-
 use clap::Args;
 use serde::Serialize;
 
+use super::fsync::Probe;
 use super::quantile::Durations;
 use super::rig::{Place, Rig};
 use super::steps::{Over, connect, one_run, warm_up};
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
 
-/// What a small commit appends to a log: one page.
-const PAGE: [u8; 4_096] = [0x5a; 4_096];
 /// The first runs meet cold caches and are not counted.
 const WARM_UP_RUNS: u64 = 20;
 
@@ -42,12 +37,11 @@ struct Figures {
 pub(crate) async fn run(context: &Context, place: &Place, args: &LatencyArgs) -> Result<bool, Failure> {
     let rig = Rig::start(place).await?;
     warm_up(&rig).await?;
-    let path = rig.options.data.join("fsync-probe");
-    let mut probe = File::create(&path).map_err(|error| Failure::file("create", &path, &error))?;
+    let mut probe = Probe::new(&rig.options.data, &rig.clock)?;
     let mut wire = connect(&rig.host()).await?;
     let (mut runs, mut fsyncs) = (Durations::default(), Durations::default());
     for number in 0..WARM_UP_RUNS + args.runs {
-        let fsync = append(&rig, &mut probe).map_err(|error| Failure::file("write", &path, &error))?;
+        let fsync = probe.append()?;
         let begun = rig.clock.monotonic();
         let over = one_run(&rig, &mut wire, "/v1/services/bench/steps", "{\"total\":1}").await?;
         let took = rig.clock.monotonic().saturating_sub(begun);
@@ -77,12 +71,4 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &LatencyArgs) ->
     };
     super::print(context.out, &figures)?;
     Ok(true)
-}
-
-/// Appends a page and waits until it is on the disk. Nothing else runs meanwhile, so blocking here hurts nobody.
-fn append(rig: &Rig, probe: &mut File) -> std::io::Result<Duration> {
-    let begun = rig.clock.monotonic();
-    probe.write_all(&PAGE)?;
-    probe.sync_data()?;
-    Ok(rig.clock.monotonic().saturating_sub(begun))
 }

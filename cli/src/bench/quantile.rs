@@ -12,6 +12,11 @@ impl Durations {
         self.0.push(duration);
     }
 
+    /// Adds all of `other`.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     /// The smallest duration that `percent` of all do not exceed, in milliseconds; 0 when there is none.
     pub(crate) fn quantile_ms(&mut self, percent: usize) -> f64 {
         self.0.sort_unstable();

@@ -38,6 +38,30 @@ pub(crate) struct Place {
     pub(crate) keep: bool,
 }
 
+impl Place {
+    /// A fresh folder for a bench. It is removed when dropped, unless it is to be kept.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn folder(&self) -> Result<TempDir, Failure> {
+        let parent = self.parent.clone().unwrap_or_else(|| {
+            let target = PathBuf::from("target");
+            if target.is_dir() {
+                target
+            } else {
+                PathBuf::from(".")
+            }
+        });
+        std::fs::create_dir_all(&parent).map_err(|error| Failure::file("create", &parent, &error))?;
+        let mut folder = tempfile::Builder::new()
+            .prefix("celesta-bench-")
+            .tempdir_in(&parent)
+            .map_err(|error| Failure::file("create a folder in", &parent, &error))?;
+        folder.disable_cleanup(self.keep);
+        Ok(folder)
+    }
+}
+
 /// A server with the bench's bundle.
 #[derive(Debug)]
 pub(crate) struct Rig {
@@ -55,20 +79,7 @@ impl Rig {
     /// # Errors
     /// When the folder cannot be made, the server does not start, or it refuses the bundle.
     pub(crate) async fn start(place: &Place) -> Result<Self, Failure> {
-        let parent = place.parent.clone().unwrap_or_else(|| {
-            let target = PathBuf::from("target");
-            if target.is_dir() {
-                target
-            } else {
-                PathBuf::from(".")
-            }
-        });
-        std::fs::create_dir_all(&parent).map_err(|error| Failure::file("create", &parent, &error))?;
-        let mut folder = tempfile::Builder::new()
-            .prefix("celesta-bench-")
-            .tempdir_in(&parent)
-            .map_err(|error| Failure::file("create a folder in", &parent, &error))?;
-        folder.disable_cleanup(place.keep);
+        let folder = place.folder()?;
         let options = ServerOptions {
             data: folder.path().join("data"),
             listen: "127.0.0.1:0".to_owned(),

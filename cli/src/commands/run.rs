@@ -50,6 +50,14 @@ enum Action {
     Cancel(steer::CancelArgs),
     /// Try a failed run again from where it failed
     Retry(Target),
+    /// Stop a run for a while; calls that run go on, their results wait
+    Pause(steer::ReasonArgs),
+    /// Let a paused run go on
+    Resume(steer::ReasonArgs),
+    /// Run the same request once more, as a new run
+    Clone(Target),
+    /// Insert, update or retract facts of a run
+    Write(steer::WriteArgs),
     /// Say why a rule fired, or why it did not
     Explain(show::ExplainArgs),
 }
@@ -67,6 +75,10 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Outcome {
         Action::Logs(args) => logs::run(context, &client, &args).await,
         Action::Cancel(args) => steer::cancel(context, &client, &args).await,
         Action::Retry(target) => steer::retry(context, &client, &target.resolve(&client).await?).await,
+        Action::Pause(args) => steer::pause(context, &client, &args).await,
+        Action::Resume(args) => steer::resume(context, &client, &args).await,
+        Action::Clone(target) => steer::clone_run(context, &client, &target.resolve(&client).await?).await,
+        Action::Write(args) => steer::write(context, &client, &args).await,
         Action::Explain(args) => show::explain(context, &client, &args).await,
     }
 }

@@ -87,8 +87,12 @@ impl Source for QueueSource {
     ) -> BoxFuture<'_, Result<Vec<Leased>, SourceError>> {
         Box::pin(async move {
             let request = LeaseRequest {
+                queue,
+                max,
                 lease_ms: Some(millis(lease)),
-                ..request(queue, max, wait, Arc::clone(&self.consumer))
+                wait,
+                consumer: Arc::clone(&self.consumer),
+                metadata: Vec::new(),
             };
             let leased = self.queues.lease(&request).await;
             leased.map_err(|error: LeaseError| SourceError {
@@ -157,16 +161,6 @@ impl Source for QueueSource {
             }
             Ok(held)
         })
-    }
-}
-
-fn request(queue: QueueName, max: usize, wait: Duration, consumer: Arc<str>) -> LeaseRequest {
-    LeaseRequest {
-        queue,
-        max,
-        lease_ms: None,
-        wait,
-        consumer,
     }
 }
 

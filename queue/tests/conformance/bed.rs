@@ -45,6 +45,7 @@ pub(crate) fn numbers(leased: &[Leased]) -> Vec<u128> {
 
 pub(crate) fn request(queue: &str, max: usize) -> LeaseRequest {
     LeaseRequest {
+        metadata: Vec::new(),
         queue: name(queue),
         max,
         lease_ms: Some(30_000),
@@ -55,6 +56,7 @@ pub(crate) fn request(queue: &str, max: usize) -> LeaseRequest {
 
 pub(crate) fn request_keys(queue: &str, max_keys: usize) -> LeaseKeys {
     LeaseKeys {
+        metadata: Vec::new(),
         queue: name(queue),
         max_keys,
         max_messages_per_key: 100,
@@ -116,7 +118,7 @@ impl Bed {
     pub(crate) async fn crash(&self) -> Self {
         let store = self.store.as_ref().expect("only a record survives");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let from = store.path().display().to_string();
+        let from = store.path().expect("a file").display().to_string();
         let to = folder.path().join("queue.db").display().to_string();
         for suffix in ["", "-wal"] {
             std::fs::copy(format!("{from}{suffix}"), format!("{to}{suffix}")).expect("the files are there");
@@ -136,16 +138,14 @@ impl Bed {
         assert_eq!(outcomes, vec![Ok(Enqueued::New); count]);
     }
 
-    pub(crate) fn lease(&self, queue: &str, max: usize) -> Vec<Leased> {
-        self.queues
-            .try_lease(&request(queue, max))
-            .expect("the queue is there")
+    pub(crate) async fn lease(&self, queue: &str, max: usize) -> Vec<Leased> {
+        let leased = self.queues.lease(&request(queue, max)).await;
+        leased.expect("the queue is there")
     }
 
-    pub(crate) fn lease_keys(&self, queue: &str, max: usize) -> Vec<LeasedKey> {
-        self.queues
-            .try_lease_keys(&request_keys(queue, max))
-            .expect("the queue is there")
+    pub(crate) async fn lease_keys(&self, queue: &str, max: usize) -> Vec<LeasedKey> {
+        let leased = self.queues.lease_keys(&request_keys(queue, max)).await;
+        leased.expect("the queue is there")
     }
 
     pub(crate) async fn complete(&self, leased: &[Leased]) {

@@ -130,7 +130,7 @@ async fn run(mut bed: Bed, steps: Vec<Step>) {
                 model.messages.insert(model.last, known);
             }
             Step::Lease { max } => {
-                let leased = bed.lease("x/q", max);
+                let leased = bed.lease("x/q", max).await;
                 let expected = model.lease(max);
                 assert_eq!(
                     leased.iter().map(|leased| leased.id.bits()).collect::<Vec<_>>(),
@@ -198,15 +198,17 @@ async fn run(mut bed: Bed, steps: Vec<Step>) {
                 bed = bed.crash().await;
                 hands.clear();
                 // Which attempts were written down before the crash is the record's affair; all else must agree.
-                model.messages.retain(|&number, known| {
-                    let view = bed
-                        .queues
-                        .history(&queue, id(number))
-                        .expect("nothing acknowledged is lost");
+                let mut gone = Vec::new();
+                for (&number, known) in &mut model.messages {
+                    let view = bed.queues.view(&queue, id(number)).await.expect("readable");
+                    let view = view.expect("nothing acknowledged is lost");
                     assert!(view.attempt <= known.attempt);
                     (known.leased_until, known.attempt) = (None, view.attempt);
-                    !view.state.is_ended()
-                });
+                    if view.state.is_ended() {
+                        gone.push(number);
+                    }
+                }
+                model.messages.retain(|number, _| !gone.contains(number));
             }
             Step::Complete { .. } | Step::Fail { .. } | Step::Release { .. } | Step::Crash => {}
         }

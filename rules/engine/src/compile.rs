@@ -2,8 +2,10 @@
 //! sections become scripts. Several mistakes are reported in one go.
 
 mod analysis;
+mod effects;
 mod library;
 mod native;
+mod plan;
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -15,9 +17,11 @@ use rustc_hash::{FxHashMap, FxHasher};
 use crate::diagnostic::Diagnostics;
 use crate::expression::{Binary, Expr};
 use crate::limits::Limits;
+use crate::ruleset::plan::Plan;
 use crate::ruleset::{FIELDS_MAX, Field, FieldKind, Node, NodeKind, Rule, RuleSet, Test};
 use crate::scripts::{Argument, ENTRY, Script, Scripts, Source as Given};
-use crate::syntax::lexer::{Kind, tokens};
+use crate::steps::Steps;
+use crate::syntax::lexer::{Kind, Piece, pieces, tokens};
 use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
@@ -130,6 +134,7 @@ fn build<'p>(
     let mut builder = Builder {
         places,
         scripts: &scripts,
+        limits: &environment.limits,
         names: &names,
         library: AST::empty(),
         called: BTreeSet::new(),
@@ -158,12 +163,12 @@ fn build<'p>(
             );
         }
     }
-    let mut listeners = vec![Vec::new(); types.len()];
-    for (at, node) in nodes.iter().enumerate().rev() {
-        if let Some(kind) = node.fact_type {
-            listeners[kind].push(u32::try_from(at).unwrap_or(u32::MAX));
-        }
-    }
+    let spans: Vec<(u32, u32)> = rules.iter().map(|rule| (rule.first, rule.nodes)).collect();
+    let plan = if rules.len() == file.rules.len() {
+        plan::plan(&nodes, &spans, &types, &volatile(file, places, &types))
+    } else {
+        Plan::default()
+    };
     let type_index = types
         .iter()
         .enumerate()
@@ -180,7 +185,7 @@ fn build<'p>(
         type_index,
         rules,
         nodes,
-        listeners,
+        plan,
         functions: called,
         limits: environment.limits.clone(),
         scripts,
@@ -188,6 +193,28 @@ fn build<'p>(
     };
     rules.schema = crate::memory::schema(&rules);
     Some(rules)
+}
+
+/// For each type the slots that some section writes, going by the names of fields.
+fn volatile(file: &File, places: &Places<'_>, types: &[FactType]) -> Vec<u64> {
+    let sections = file.rules.iter().flat_map(|rule| rule.sections.iter().flatten());
+    let texts: Vec<&str> = sections.map(|span| &places.text[span.clone()]).collect();
+    let written = |name: &str| {
+        texts.iter().any(|text| {
+            text.match_indices(name).any(|(at, _)| {
+                let rest = text[at + name.len()..].trim_start();
+                let rest = rest.trim_start_matches(['+', '-', '*', '/', '%']);
+                text[..at].ends_with('.') && rest.starts_with('=') && !rest.starts_with("==")
+            })
+        })
+    };
+    let mask = |kind: &FactType| {
+        let fields = kind.fields.iter().enumerate();
+        fields
+            .filter(|(_, field)| written(&field.name))
+            .fold(0, |all, (slot, _)| all | 1 << slot)
+    };
+    types.iter().map(mask).collect()
 }
 
 fn repeated<'a>(names: impl Iterator<Item = &'a Name>, what: &str, report: &mut Reporter<'_>) {
@@ -296,6 +323,7 @@ fn fact_type(fact: &FactDecl, places: &Places<'_>, scripts: &Scripts, report: &m
 struct Builder<'a, 'r, 'p> {
     places: &'a Places<'p>,
     scripts: &'a Scripts,
+    limits: &'a Limits,
     names: &'a Names<'a>,
     /// The file's own functions, merged into every script.
     library: AST,
@@ -393,15 +421,12 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
     /// What a rule's matches mean, as a number: another text, constant or function makes it another rule.
     fn fingerprint(&self, rule: &RuleDecl) -> u64 {
         let mut hasher = FxHasher::default();
+        // Words and not texts: laying a file out anew, or another comment, makes no other rule.
         for clause in &rule.clauses {
-            self.places.text[clause.span.clone()]
-                .split_whitespace()
-                .for_each(|word| word.hash(&mut hasher));
+            hash_words(&self.places.text[clause.span.clone()], &mut hasher);
         }
         for section in rule.sections.iter().flatten() {
-            self.places.text[section.clone()]
-                .split_whitespace()
-                .for_each(|word| word.hash(&mut hasher));
+            hash_words(&self.places.text[section.clone()], &mut hasher);
         }
         let mut consts: Vec<_> = self.names.consts.iter().collect();
         consts.sort_by_key(|(name, _)| *name);
@@ -409,9 +434,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             name.hash(&mut hasher);
             value.hash_into(&mut hasher);
         }
-        self.functions_text
-            .split_whitespace()
-            .for_each(|word| word.hash(&mut hasher));
+        hash_words(&self.functions_text, &mut hasher);
         hasher.finish()
     }
 
@@ -634,7 +657,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             return Some((expr, known));
         }
         let script = self.fallback(span, meanings, &own_reads)?;
-        Some((Expr::Script(Box::new(script)), known))
+        Some((Expr::Script(Arc::new(script)), known))
     }
 
     /// A condition that only the script engine can evaluate.
@@ -674,12 +697,36 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             Ok(ast) => Some(Script {
                 ast: self.library.merge(&ast),
                 arguments,
+                steps: None,
             }),
             Err(error) => {
                 self.syntax(&error, span);
                 None
             }
         }
+    }
+
+    /// The native form of a section.
+    fn native(&self, arguments: &[Argument], scope: &[(String, Type)], statements: &[Stmt]) -> Option<Steps> {
+        let limits = self.limits;
+        if !limits.native_sections || !effects::is_roomy(limits) {
+            return None;
+        }
+        let known = effects::Known {
+            types: self.names.types,
+            consts: self.names.consts,
+            functions: self.names.functions,
+        };
+        let parameters = arguments.iter().map(|argument| {
+            let named = scope.iter().rev().find(|(name, _)| *name == argument.name);
+            let kind = match named {
+                Some((_, Type::Fact(kind, _))) => effects::Kind::Fact(*kind),
+                Some((_, Type::Facts(kind))) => effects::Kind::Facts(*kind),
+                _ => effects::Kind::Value,
+            };
+            (argument.name.clone(), kind)
+        });
+        effects::native(known, parameters, statements)
     }
 
     fn section(
@@ -720,10 +767,11 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                 });
             }
         }
-        let script = self.script(span, arguments)?;
+        let mut script = self.script(span, arguments)?;
         let mut all = bodies(&script.ast);
         let levels = self.nodes.len() - first as usize;
         if let Some((_, statements)) = all.remove(ENTRY) {
+            script.steps = self.native(&script.arguments, &scope, &statements);
             let mut analyzer = Analyzer::new(self.report, self.names, place, scope, levels, &mut self.called);
             analyzer.bodies = all;
             analyzer.block(&statements);
@@ -731,6 +779,15 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             self.note_reads(levels, &reads);
         }
         Some(script)
+    }
+}
+
+/// Hashes the words of a text, without white space and comments.
+fn hash_words(text: &str, hasher: &mut FxHasher) {
+    for (piece, span) in pieces(text) {
+        if let Piece::Token(_) = piece {
+            text[span].hash(hasher);
+        }
     }
 }
 

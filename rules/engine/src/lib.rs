@@ -34,10 +34,13 @@
 mod compile;
 mod diagnostic;
 mod expression;
+mod facts;
 mod limits;
+mod meaning;
 mod memory;
 mod ruleset;
 mod scripts;
+mod steps;
 mod syntax;
 mod turn;
 mod value;
@@ -45,9 +48,12 @@ mod value;
 pub use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 pub use compile::{Compiled, Environment, Source, compile};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use facts::{FactsError, read_facts, write_facts};
 pub use limits::Limits;
+pub use meaning::{Meaning, meaning};
 pub use memory::{ClauseReport, Explanation, FactView, NearMiss, RestoreError, UnknownRule, WorkingMemory};
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
+pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,
     Outcome, Section, Turn,

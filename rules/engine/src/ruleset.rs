@@ -1,5 +1,7 @@
 //! A compiled rules file: fact types, rules, and the network's nodes, shared by every run. It holds no state of a run.
 
+pub(crate) mod plan;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -207,7 +209,7 @@ pub(crate) enum NodeKind {
 }
 
 /// One part of a condition, parts being joined by `&&`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Test {
     pub expr: Expr,
     pub text: String,
@@ -235,6 +237,13 @@ impl Rule {
         &self.name
     }
 
+    /// What it says, as a number: another clause, section, constant or function of the file makes it another rule to
+    /// the runs under way; another layout or comment does not.
+    #[must_use]
+    pub const fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
     /// Its salience.
     #[must_use]
     pub const fn salience(&self) -> i32 {
@@ -251,6 +260,12 @@ impl Rule {
     #[must_use]
     pub fn has(&self, section: Section) -> bool {
         self.script(section).is_some()
+    }
+
+    /// Whether this section runs in native form; otherwise the script engine runs it.
+    #[must_use]
+    pub fn is_native(&self, section: Section) -> bool {
+        self.script(section).is_some_and(|script| script.steps.is_some())
     }
 
     pub(crate) const fn script(&self, section: Section) -> Option<&Script> {
@@ -270,8 +285,7 @@ pub struct RuleSet {
     pub(crate) type_index: FxHashMap<Arc<str>, usize>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) nodes: Vec<Node>,
-    /// For each type the nodes that look at its facts, the deepest of a rule first.
-    pub(crate) listeners: Vec<Vec<u32>>,
+    pub(crate) plan: plan::Plan,
     pub(crate) functions: BTreeSet<String>,
     pub(crate) limits: Limits,
     pub(crate) scripts: Scripts,

@@ -3,6 +3,7 @@
 pub(crate) mod lexer;
 pub(crate) mod parser;
 pub(crate) mod place;
+pub(crate) mod words;
 
 use std::ops::Range;
 

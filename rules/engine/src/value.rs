@@ -29,6 +29,11 @@ impl Text {
         self.0.as_str()
     }
 
+    /// Adds to the text, where it is when nobody else holds it.
+    pub(crate) fn push_str(&mut self, more: &str) {
+        self.0 += more;
+    }
+
     pub(crate) fn shared(&self) -> ImmutableString {
         self.0.clone()
     }
@@ -400,6 +405,13 @@ impl Value {
             other => format!("a value of kind `{other}` cannot be stored"),
         })
     }
+}
+
+/// The hash of a value by itself; it agrees with [`Value::same`].
+pub(crate) fn hash_of(value: &Value) -> u64 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    value.hash_into(&mut hasher);
+    hasher.finish()
 }
 
 /// A whole number as a number with a fraction, rounded to the nearest beyond 2^53.

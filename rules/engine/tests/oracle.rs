@@ -1,6 +1,7 @@
 //! The engine against a naive one that recomputes every match after every change: same matches, same order, same state
 //! after every restore. Programs and changes are random.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -161,7 +162,8 @@ struct Match {
     saw: String,
     /// Whatever tells it from the match before; for refraction.
     identity: String,
-    stamp: u64,
+    /// When its facts changed, the newest first.
+    stamps: Vec<u64>,
 }
 
 struct Naive {
@@ -203,13 +205,15 @@ impl Naive {
                 "{{\"saw\":[{}]}}",
                 facts.chain(numbers).chain(lists).collect::<Vec<_>>().join(",")
             );
-            let stamps: Vec<String> = bound.iter().map(|(_, stamp)| stamp.to_string()).collect();
+            let mut stamps: Vec<u64> = bound.iter().map(|(_, stamp)| *stamp).collect();
+            let written: Vec<String> = stamps.iter().map(ToString::to_string).collect();
+            stamps.sort_unstable_by(|a, b| b.cmp(a));
             let identities: Vec<&str> = values.iter().map(|(_, identity, _)| identity.as_str()).collect();
             found.push(Match {
                 facts: bound.iter().map(|(fact, _)| fact.id).collect(),
                 saw,
-                identity: format!("{}/{}", stamps.join(","), identities.join("/")),
-                stamp: bound.iter().map(|(_, stamp)| *stamp).max().unwrap_or(0),
+                identity: format!("{}/{}", written.join(","), identities.join("/")),
+                stamps,
             });
             return;
         };
@@ -309,8 +313,9 @@ impl Naive {
                 if self.fired.insert(mark) {
                     let order = (
                         -self.rules[rule].0,
-                        u64::MAX - found.stamp,
+                        Reverse(found.stamps.first().copied().unwrap_or(0)),
                         rule,
+                        Reverse(found.stamps),
                         found.facts.clone(),
                     );
                     agenda.push((order, found.saw));
@@ -320,7 +325,7 @@ impl Naive {
         agenda.sort();
         agenda
             .into_iter()
-            .map(|((_, _, rule, facts), saw)| (rule, facts, saw))
+            .map(|((_, _, rule, _, facts), saw)| (rule, facts, saw))
             .collect()
     }
 }

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::live::Live;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
-use crate::turn::{Done, turn};
+use crate::turn::{Done, turn, wakes};
 
 /// Runs leased at once by one evaluator: enough to share the lock, few enough to leave some to the other evaluators.
 const KEYS_PER_LEASE: usize = 64;
@@ -56,6 +56,7 @@ pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     let shutdown = inner.tasks.shutdown().clone();
     while !shutdown.is_requested() {
         let request = LeaseKeys {
+            metadata: Vec::new(),
             queue: inner.runs_queue.clone(),
             max_keys: KEYS_PER_LEASE,
             max_messages_per_key: MESSAGES_PER_TURN,
@@ -86,8 +87,16 @@ fn evaluate_keys(inner: &Arc<Inner>, handle: &Handle, keys: Vec<LeasedKey>) {
             Some(live) => Ok(Some(live)),
             None => handle.block_on(inner.load(run)),
         };
+        // A run that goes on is given what was kept for it; its key is ours, so nothing more is kept meanwhile.
+        let held = match &live {
+            Ok(Some(live)) if live.keeps_messages() && key.messages.iter().any(wakes) => {
+                handle.block_on(inner.held_messages(run))
+            }
+            _ => Ok(Vec::new()),
+        };
+        let live = held.and_then(|held| live.map(|live| live.map(|live| (live, held))));
         match live {
-            Ok(Some(live)) => evaluate_key(inner, &key, live),
+            Ok(Some((live, held))) => evaluate_key(inner, &key, live, &held),
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
                 let mut unit = Unit::new();
@@ -116,7 +125,7 @@ fn give_back(inner: &Inner, handle: &Handle, key: &LeasedKey, error: &str) {
     }
 }
 
-fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>) {
+fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Vec<u8>]) {
     let begun = inner.clock.monotonic();
     let run = live.head.run;
     let version = Arc::clone(&live.version);
@@ -131,8 +140,9 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>) {
         outgoing,
         canceled,
         children,
+        answers,
         firings,
-    } = turn(live, &key.messages, &sender);
+    } = turn(live, &key.messages, held, &sender);
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
     inner
@@ -156,6 +166,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>) {
             } else {
                 keeper.watchers.tell(run, u64::MAX, || None);
             }
+            keeper.told(answers);
         }
         Err(error) => tracing::warn!(%run, %error, "a turn did not become durable; it will be repeated"),
     });

@@ -100,7 +100,7 @@ impl Inner {
         Ok((events.collect(), last))
     }
 
-    /// Messages that were kept while the run was put aside, since it last moved.
+    /// Messages that were kept while the run was put aside or paused, since it last moved.
     pub(crate) async fn held_messages(&self, run: RunId) -> Result<Vec<Vec<u8>>, LoadError> {
         let mut held = Vec::new();
         let mut after = 0;
@@ -112,7 +112,7 @@ impl Inner {
             after = *last;
             for (_, record) in records {
                 match record.note {
-                    Some(Note::Quarantined { messages, .. }) => held.extend(messages),
+                    Some(note) => held.extend(note.messages()),
                     None => held.clear(),
                 }
             }
@@ -140,7 +140,11 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
                 Some(CallErrorView { class, message }),
             ),
             Cause::TimerFired { call } => (call, CallState::Succeeded, Ran::default(), None, None),
-            Cause::Started | Cause::CancelRequested { .. } | Cause::RetryRequested => continue,
+            Cause::Started
+            | Cause::CancelRequested { .. }
+            | Cause::RetryRequested
+            | Cause::FactsWritten { .. }
+            | Cause::Resumed { .. } => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -149,6 +153,7 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             view.ended_at = Some(if ran.attempts > 0 { ran.ended } else { record.at });
             view.started_at = (ran.attempts > 0).then_some(ran.started);
             view.attempts = ran.attempts;
+            view.avoided = ran.attempts == 0 && view.kind == "function" && state == CallState::Succeeded;
             view.worker = (!ran.worker.is_empty()).then_some(ran.worker);
             view.result = result;
             view.error = error;
@@ -186,6 +191,7 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             started_at: None,
             ended_at: None,
             attempts: 0,
+            avoided: false,
             worker: None,
             input,
             result: None,
@@ -236,9 +242,21 @@ fn turn_view(run: RunId, seq: u64, record: Record, version: &Names) -> TurnView 
             })
             .collect(),
         facts_changed,
-        note: record.note.map(|Note::Quarantined { reason, messages }| {
+        note: record.note.map(|note| note_text(&note)),
+    }
+}
+
+fn note_text(note: &Note) -> String {
+    match note {
+        Note::Quarantined { reason, messages } => {
             format!("put aside with {} messages kept: {reason}", messages.len())
-        }),
+        }
+        Note::Paused { reason, messages } if reason.is_empty() => {
+            format!("paused; {} messages wait", messages.len())
+        }
+        Note::Paused { reason, messages } => {
+            format!("paused with {} messages waiting: {reason}", messages.len())
+        }
     }
 }
 
@@ -252,6 +270,14 @@ fn cause_view(cause: Cause) -> CauseView {
         Cause::TimerFired { call } => ("timer", Some(call), None),
         Cause::CancelRequested { reason } => ("cancel", None, Some(reason)),
         Cause::RetryRequested => ("retry", None, None),
+        Cause::FactsWritten { writes, refused } => {
+            let refused: String = refused
+                .iter()
+                .map(|(at, why)| format!("; write {at} refused: {why}"))
+                .collect();
+            ("facts", None, Some(format!("{writes}{refused}")))
+        }
+        Cause::Resumed { reason } => ("resume", None, Some(reason)),
     };
     CauseView {
         kind,
@@ -288,10 +314,10 @@ fn effect_view(run: RunId, id: CallId, effect: Recorded) -> EffectView {
 fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEvent> {
     let json = |value: &dyn erased::Json| value.raw();
     let mut events = Vec::new();
-    let quarantined = record
-        .note
-        .as_ref()
-        .map(|Note::Quarantined { reason, .. }| reason.clone());
+    let quarantined = match &record.note {
+        Some(Note::Quarantined { reason, .. }) => Some(reason.clone()),
+        Some(Note::Paused { .. }) | None => None,
+    };
     let canceled = record.causes.iter().find_map(|cause| match cause {
         Cause::CancelRequested { reason } => Some(reason.clone()),
         _ => None,

@@ -8,6 +8,7 @@
 
 mod cache;
 mod evaluate;
+mod facts;
 mod head;
 mod history;
 mod lifecycle;
@@ -26,12 +27,14 @@ mod turn;
 mod view;
 mod watch;
 
-pub use lifecycle::{LifecycleError, REASON_BYTES_MAX};
+pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
+pub use lifecycle::{CLONED_FROM, LifecycleError, REASON_BYTES_MAX};
 pub use load::LoadError;
 pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
+pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{

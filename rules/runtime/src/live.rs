@@ -8,6 +8,7 @@ use celesta_types::CallId;
 
 use crate::head::RunHead;
 use crate::registry::Version;
+use crate::state::RunState;
 
 /// What the row, the version and the handles take besides the working memory: an estimate for the cache's bound.
 const HEAD_BYTES: usize = 512;
@@ -33,6 +34,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Whether the run keeps what it is sent for later.
+    pub(crate) const fn keeps_messages(&self) -> bool {
+        matches!(self.head.state, RunState::Quarantined | RunState::Paused)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         HEAD_BYTES + self.memory.memory_bytes() + self.input.as_ref().map_or(0, |input| input.len())
     }

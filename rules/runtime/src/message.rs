@@ -24,6 +24,12 @@ pub(crate) enum HostMessage {
     },
     /// A request to another service has ended well.
     Answered { call: CallId, result: String },
+    /// Somebody writes facts; the JSON of [`crate::FactWrite`]s.
+    Facts { writes: String },
+    /// Somebody stops the run for a while.
+    Pause { reason: String },
+    /// Somebody lets it go on.
+    Resume { reason: String },
 }
 
 impl HostMessage {
@@ -62,8 +68,32 @@ impl HostMessage {
                 out.text(result);
                 5
             }
+            Self::Facts { writes } => {
+                out.text(writes);
+                6
+            }
+            Self::Pause { reason } => {
+                out.text(reason);
+                7
+            }
+            Self::Resume { reason } => {
+                out.text(reason);
+                8
+            }
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
+    }
+
+    /// The runtime's own message in `payload`; `None` for a report or what no release writes.
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
+        // Nearly all messages are reports, which are decoded once only, elsewhere.
+        if *payload.first()? < HOST_TAG_FIRST {
+            return None;
+        }
+        match RunMessage::decode(payload) {
+            Ok(RunMessage::Host(tag, bytes)) => Self::decode(tag, bytes).ok(),
+            _ => None,
+        }
     }
 
     /// Reads what [`RunMessage::Host`] carries.
@@ -97,6 +127,15 @@ impl HostMessage {
                 call: call_of(&mut input)?,
                 result: input.text()?.to_owned(),
             },
+            6 => Self::Facts {
+                writes: input.text()?.to_owned(),
+            },
+            7 => Self::Pause {
+                reason: input.text()?.to_owned(),
+            },
+            8 => Self::Resume {
+                reason: input.text()?.to_owned(),
+            },
             _ => return Err(input.damaged("a message of this release")),
         })
     }
@@ -122,6 +161,9 @@ mod tests {
                 target: text(),
             },
             HostMessage::Answered { call, result: text() },
+            HostMessage::Facts { writes: text() },
+            HostMessage::Pause { reason: text() },
+            HostMessage::Resume { reason: text() },
         ] {
             let payload = message.encode();
             let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else {

@@ -3,13 +3,14 @@
 //! The delta is the engine's own and opaque here; recovery needs nothing else. The rest is for people: history, calls
 //! and events are read from it. A record names rules by their index in the run's version.
 //!
-//! Format 1, after the version byte: instant, causes, firings, effects, fact changes, note, delta.
+//! After the version byte: instant, causes, firings, effects, fact changes, note, delta. Format 2 has the causes and notes of
+//! facts written from outside and of pauses; every format ever written is in `tests/formats`.
 
 use celesta_types::wire::{Damaged, Reader, Writer};
 use celesta_types::{CallId, ErrorClass, Timestamp};
 
 /// The format written by this release; all earlier ones are readable.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// One turn of a run as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -67,6 +68,18 @@ pub enum Cause {
     },
     /// Somebody asked for another try.
     RetryRequested,
+    /// Facts were written from outside.
+    FactsWritten {
+        /// What was asked, as the JSON that came.
+        writes: String,
+        /// The writes that changed nothing, by their place, and why.
+        refused: Vec<(u32, String)>,
+    },
+    /// Somebody let a paused run go on.
+    Resumed {
+        /// Why, in their words.
+        reason: String,
+    },
 }
 
 /// How a call's last attempt ran.
@@ -174,6 +187,53 @@ pub enum Note {
         /// The messages that were not applied, as they came.
         messages: Vec<Vec<u8>>,
     },
+    /// The run was paused, or was sent messages while it was.
+    Paused {
+        /// Why; empty for messages that came later.
+        reason: String,
+        /// The messages that wait for the run to go on.
+        messages: Vec<Vec<u8>>,
+    },
+}
+
+impl Note {
+    /// The messages that are kept unread.
+    #[must_use]
+    pub fn messages(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Quarantined { messages, .. } | Self::Paused { messages, .. } => messages,
+        }
+    }
+
+    fn write(&self, out: &mut Writer) {
+        let (tag, reason, messages) = match self {
+            Self::Quarantined { reason, messages } => (1, reason, messages),
+            Self::Paused { reason, messages } => (2, reason, messages),
+        };
+        out.byte(tag);
+        out.text(reason);
+        out.size(messages.len());
+        messages.iter().for_each(|message| out.bytes(message));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Option<Self>, Damaged> {
+        let tag = input.byte()?;
+        if tag == 0 {
+            return Ok(None);
+        }
+        if tag > 2 {
+            return Err(input.damaged("a note"));
+        }
+        let reason = input.text()?.to_owned();
+        let messages = (0..input.size()?)
+            .map(|_| input.bytes().map(<[u8]>::to_vec))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(if tag == 1 {
+            Self::Quarantined { reason, messages }
+        } else {
+            Self::Paused { reason, messages }
+        }))
+    }
 }
 
 impl Record {
@@ -198,12 +258,7 @@ impl Record {
         }
         match &self.note {
             None => out.byte(0),
-            Some(Note::Quarantined { reason, messages }) => {
-                out.byte(1);
-                out.text(reason);
-                out.size(messages.len());
-                messages.iter().for_each(|message| out.bytes(message));
-            }
+            Some(note) => note.write(&mut out),
         }
         out.bytes(&self.delta);
         out.finish()
@@ -215,8 +270,8 @@ impl Record {
     /// When the bytes are of a later format or damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut input = Reader::new(bytes);
-        if input.byte()? != FORMAT {
-            return Err(input.damaged("a journal record of format 1"));
+        if !(1..=FORMAT).contains(&input.byte()?) {
+            return Err(input.damaged("a journal record of format 1 or 2"));
         }
         let mut record = Self {
             at: input.instant()?,
@@ -238,17 +293,7 @@ impl Record {
                 kind: input.byte()?,
             });
         }
-        record.note = match input.byte()? {
-            0 => None,
-            1 => {
-                let reason = input.text()?.to_owned();
-                let messages = (0..input.size()?)
-                    .map(|_| input.bytes().map(<[u8]>::to_vec))
-                    .collect::<Result<_, _>>()?;
-                Some(Note::Quarantined { reason, messages })
-            }
-            _ => return Err(input.damaged("a note")),
-        };
+        record.note = Note::read(&mut input)?;
         record.delta = input.bytes()?.to_vec();
         Ok(record)
     }
@@ -318,6 +363,19 @@ impl Cause {
                 out.text(reason);
             }
             Self::RetryRequested => out.byte(5),
+            Self::FactsWritten { writes, refused } => {
+                out.byte(6);
+                out.text(writes);
+                out.size(refused.len());
+                for (at, why) in refused {
+                    out.uint((*at).into());
+                    out.text(why);
+                }
+            }
+            Self::Resumed { reason } => {
+                out.byte(7);
+                out.text(reason);
+            }
         }
     }
 
@@ -347,6 +405,15 @@ impl Cause {
                 reason: input.text()?.to_owned(),
             },
             5 => Self::RetryRequested,
+            6 => Self::FactsWritten {
+                writes: input.text()?.to_owned(),
+                refused: (0..input.size()?)
+                    .map(|_| Ok((input.uint32()?, input.text()?.to_owned())))
+                    .collect::<Result<_, Damaged>>()?,
+            },
+            7 => Self::Resumed {
+                reason: input.text()?.to_owned(),
+            },
             _ => return Err(input.damaged("a cause")),
         })
     }
@@ -557,6 +624,35 @@ mod tests {
             }),
             delta: vec![9, 8, 7],
         }
+    }
+
+    #[test]
+    fn the_records_of_earlier_releases_are_readable() {
+        let hex = include_str!("../tests/formats/record-1.hex").trim();
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
+            .collect();
+        assert_eq!(Record::decode(&bytes), Ok(sample()));
+    }
+
+    #[test]
+    fn what_format_2_added_reads_back() {
+        let mut record = sample();
+        record.causes = vec![
+            Cause::FactsWritten {
+                writes: "[]".to_owned(),
+                refused: vec![(3, "why".to_owned())],
+            },
+            Cause::Resumed {
+                reason: "go".to_owned(),
+            },
+        ];
+        record.note = Some(Note::Paused {
+            reason: "wait".to_owned(),
+            messages: vec![vec![4]],
+        });
+        assert_eq!(Record::decode(&record.encode()), Ok(record));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use celesta_types::{MessageId, RunId};
 
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::facts::Writers;
 use crate::live::Live;
 use crate::load::LoadError;
 use crate::query::ExplainError;
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) node: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
+    pub(crate) writers: Writers,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -144,6 +146,8 @@ impl Runtime {
         })?;
         let settings = Settings {
             attempts_max: RUN_ATTEMPTS,
+            // A run's own journal is its history.
+            history_ms: 0,
             ..Settings::exclusive()
         };
         queues
@@ -167,6 +171,7 @@ impl Runtime {
             node: config.node.into(),
             meters: Meters::new(),
             in_flight: InFlight::default(),
+            writers: Writers::default(),
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -410,6 +415,7 @@ impl Inner {
             // How often a call is tried is its manifest's to say; the queue only counts.
             let settings = Settings {
                 attempts_max: RUN_ATTEMPTS,
+                history_ms: 0,
                 ..Settings::simple()
             };
             self.queues

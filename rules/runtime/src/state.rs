@@ -21,6 +21,8 @@ pub enum RunState {
     Canceled,
     /// Put aside by the platform: its rules went in a cycle, or an invariant broke. May be retried.
     Quarantined,
+    /// Somebody has stopped it for a while: running calls go on, what it is sent waits.
+    Paused,
 }
 
 /// What may happen to a run.
@@ -40,11 +42,17 @@ pub enum RunStep {
     Quarantine,
     /// Somebody wants another try.
     Retry,
+    /// Somebody stops it for a while.
+    Pause,
+    /// Somebody lets it go on.
+    Resume,
+    /// Somebody writes its facts.
+    Write,
 }
 
 impl RunStep {
     /// All steps.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Awaits,
         Self::Rests,
         Self::Completes,
@@ -52,6 +60,9 @@ impl RunStep {
         Self::Cancel,
         Self::Quarantine,
         Self::Retry,
+        Self::Pause,
+        Self::Resume,
+        Self::Write,
     ];
 }
 
@@ -67,13 +78,14 @@ pub struct IllegalStep {
 
 impl RunState {
     /// All states.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Running,
         Self::Idle,
         Self::Completed,
         Self::Failed,
         Self::Canceled,
         Self::Quarantined,
+        Self::Paused,
     ];
 
     /// The name as shown and filtered by.
@@ -86,6 +98,7 @@ impl RunState {
             Self::Failed => "failed",
             Self::Canceled => "canceled",
             Self::Quarantined => "quarantined",
+            Self::Paused => "paused",
         }
     }
 
@@ -99,6 +112,7 @@ impl RunState {
             Self::Failed => 3,
             Self::Canceled => 4,
             Self::Quarantined => 5,
+            Self::Paused => 6,
         }
     }
 
@@ -125,22 +139,37 @@ impl RunState {
     /// # Errors
     /// When the step means nothing here.
     pub const fn after(self, step: RunStep) -> Result<Self, IllegalStep> {
-        use RunStep::{Awaits, Cancel, Completes, Fails, Quarantine, Rests, Retry};
+        use RunStep::{Awaits, Cancel, Completes, Fails, Pause, Quarantine, Rests, Resume, Retry, Write};
         Ok(match (self, step) {
             (Self::Running | Self::Idle, Awaits) => Self::Running,
             (Self::Running | Self::Idle, Rests) => Self::Idle,
             // A finished run that new facts have moved: it keeps its result until it has another.
-            (Self::Completed, Awaits | Rests | Completes) => Self::Completed,
+            (Self::Completed, Awaits | Rests | Completes | Write) => Self::Completed,
             (Self::Running | Self::Idle, Completes) => Self::Completed,
             (Self::Running | Self::Idle | Self::Completed, Fails) => Self::Failed,
-            (Self::Running | Self::Idle | Self::Failed | Self::Quarantined, Cancel) => Self::Canceled,
-            (Self::Running | Self::Idle | Self::Completed | Self::Failed, Quarantine) => Self::Quarantined,
+            (Self::Running | Self::Idle | Self::Failed | Self::Quarantined | Self::Paused, Cancel) => {
+                Self::Canceled
+            }
+            (Self::Running | Self::Idle | Self::Completed | Self::Failed | Self::Paused, Quarantine) => {
+                Self::Quarantined
+            }
             (Self::Failed | Self::Quarantined, Retry) => Self::Running,
-            // Late results find the run ended: they are recorded and change nothing.
-            (Self::Failed, Awaits | Rests | Completes | Fails) => Self::Failed,
+            (Self::Running | Self::Idle, Pause) => Self::Paused,
+            (Self::Paused, Resume) => Self::Running,
+            (Self::Running, Write) => Self::Running,
+            (Self::Idle, Write) => Self::Idle,
+            // Late results find the run ended: they are recorded and change nothing. Facts of a failed run may be mended
+            // before it is tried again.
+            (Self::Failed, Awaits | Rests | Completes | Fails | Write) => Self::Failed,
             (Self::Canceled, Awaits | Rests | Completes | Fails | Cancel | Quarantine) => Self::Canceled,
-            (Self::Quarantined, Awaits | Rests | Completes | Fails | Quarantine) => Self::Quarantined,
-            (Self::Completed, Cancel | Retry) | (Self::Running | Self::Idle | Self::Canceled, Retry) => {
+            // What these two are sent is kept for later.
+            (Self::Quarantined, Awaits | Rests | Completes | Fails | Quarantine | Write) => Self::Quarantined,
+            (Self::Paused, Awaits | Rests | Completes | Fails | Write | Pause) => Self::Paused,
+            (Self::Completed, Cancel | Retry | Pause | Resume)
+            | (Self::Running | Self::Idle, Retry | Resume)
+            | (Self::Paused, Retry)
+            | (Self::Failed | Self::Quarantined, Pause | Resume)
+            | (Self::Canceled, Retry | Pause | Resume | Write) => {
                 return Err(IllegalStep { state: self, step });
             }
         })
@@ -188,12 +217,13 @@ mod tests {
             table.push('\n');
         }
         insta::assert_snapshot!(table, @r"
-        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=-
-        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=-
-        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=-
-        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running
-        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=-
-        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running
+        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=running
+        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=idle
+        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=- Pause=- Resume=- Write=completed
+        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=failed
+        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=- Pause=- Resume=- Write=-
+        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=quarantined
+        paused      Awaits=paused Rests=paused Completes=paused Fails=paused Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=running Write=paused
         ");
     }
 

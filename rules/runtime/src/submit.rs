@@ -115,7 +115,7 @@ impl SubmitError {
         }
     }
 
-    fn unavailable(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn unavailable(error: impl std::fmt::Display) -> Self {
         Self::Unavailable {
             reason: error.to_string(),
         }

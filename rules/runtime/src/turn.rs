@@ -13,6 +13,7 @@ use celesta_queue::{Leased, NewMessage};
 use celesta_store::{Cell, Unit};
 use celesta_types::{CallId, ErrorClass, MessageId, Timestamp};
 
+use crate::facts::{Written, events_of};
 use crate::live::Live;
 use crate::message::HostMessage;
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
@@ -44,6 +45,8 @@ pub(crate) struct Done {
         reason = "they go to the cache as they are, which keeps boxes"
     )]
     pub(crate) children: Vec<Box<Live>>,
+    /// What became of facts that clients have written.
+    pub(crate) answers: Vec<(MessageId, Written)>,
     /// How many sections ran.
     pub(crate) firings: usize,
 }
@@ -55,27 +58,95 @@ struct Asked {
     events: Vec<Event>,
     cancel: Option<String>,
     retry: bool,
+    resume: bool,
+    writes: Vec<Writes>,
     rejected: Vec<String>,
 }
 
-/// Evaluates one turn of `live` for `messages`.
-pub(crate) fn turn(mut live: Box<Live>, messages: &[Leased], sender: &Outgoing<'_>) -> Done {
+/// The writes of one client's request.
+struct Writes {
+    message: MessageId,
+    /// Where they stand among the causes and the events.
+    cause: usize,
+    events: std::ops::Range<usize>,
+}
+
+/// What the messages of a lease wish for a run as a whole.
+#[derive(Default)]
+struct Wishes {
+    retry: bool,
+    resume: bool,
+    cancel: bool,
+    pause: Option<String>,
+}
+
+impl Wishes {
+    fn of(messages: &[Leased]) -> Self {
+        let mut wishes = Self::default();
+        for message in messages {
+            match HostMessage::read(&message.payload) {
+                Some(HostMessage::Retry) => wishes.retry = true,
+                Some(HostMessage::Resume { .. }) => wishes.resume = true,
+                Some(HostMessage::Cancel { .. }) => wishes.cancel = true,
+                Some(HostMessage::Pause { reason }) => wishes.pause = Some(reason),
+                _ => {}
+            }
+        }
+        wishes
+    }
+}
+
+/// Whether a message lets a run go on that keeps what it is sent.
+pub(crate) fn wakes(message: &Leased) -> bool {
+    matches!(
+        HostMessage::read(&message.payload),
+        Some(HostMessage::Retry | HostMessage::Resume { .. })
+    )
+}
+
+/// Evaluates one turn of `live` for `messages`; `held` is what was kept for a run that goes on with this turn.
+pub(crate) fn turn(
+    mut live: Box<Live>,
+    messages: &[Leased],
+    held: &[Vec<u8>],
+    sender: &Outgoing<'_>,
+) -> Done {
     let now = sender.now;
+    let state = live.head.state;
+    let wishes = Wishes::of(messages);
+    if !wishes.cancel {
+        match (state, wishes.pause) {
+            (RunState::Running | RunState::Idle, Some(reason)) if !wishes.resume => {
+                return pause(live, messages, now, reason);
+            }
+            (RunState::Quarantined, _) if !wishes.retry => return hold(live, messages, now),
+            (RunState::Paused, _) if !wishes.resume => return hold(live, messages, now),
+            _ => {}
+        }
+    }
     let mut asked = Asked::default();
+    for payload in held {
+        // Nobody waits any more for what was kept.
+        asked.read(&mut live, None, payload);
+    }
     for message in messages {
-        asked.read(&mut live, &message.payload);
+        asked.read(&mut live, Some(message.id), &message.payload);
     }
-    if live.head.state == RunState::Quarantined && !asked.retry && asked.cancel.is_none() {
-        return hold(live, messages, now);
-    }
-    if live.head.state == RunState::Canceled {
+    if state == RunState::Canceled {
         // Whatever was still on its way to a canceled run ends here.
-        return Done::nothing(live);
+        let answers = asked.answers(live.seq, |_| Some("the run was canceled".to_owned()));
+        return Done {
+            answers,
+            ..Done::nothing(live)
+        };
     }
-    if asked.retry && live.head.state.after(RunStep::Retry).is_ok() {
+    if asked.retry && state.after(RunStep::Retry).is_ok() {
         live.head.state = RunState::Running;
         live.head.error = None;
         live.head.ended_at = None;
+    }
+    if asked.resume && state.after(RunStep::Resume).is_ok() {
+        live.head.state = RunState::Running;
     }
     let seq = live.seq + 1;
     let turn = Turn {
@@ -88,7 +159,7 @@ pub(crate) fn turn(mut live: Box<Live>, messages: &[Leased], sender: &Outgoing<'
         Ok(outcome) if outcome.fault.is_none() => settle(live, asked, outcome, sender),
         Ok(outcome) => {
             let fault = outcome.fault.map_or_else(String::new, |fault| fault.to_string());
-            quarantine(live, messages, now, fault)
+            quarantine(live, kept(held, messages), now, fault)
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
@@ -96,13 +167,30 @@ pub(crate) fn turn(mut live: Box<Live>, messages: &[Leased], sender: &Outgoing<'
                 .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
                 .unwrap_or_default();
             tracing::error!(run = %live.head.run, seq, panic = %text, "a turn broke an invariant; the run is put aside");
-            quarantine(live, messages, now, format!("internal error: {text}"))
+            quarantine(live, kept(held, messages), now, format!("internal error: {text}"))
         }
     }
 }
 
 impl Asked {
-    fn read(&mut self, live: &mut Live, payload: &[u8]) {
+    /// What becomes of each client's writes; `refusal` says why the event at a place changed nothing.
+    fn answers(&self, turn: u64, refusal: impl Fn(usize) -> Option<String>) -> Vec<(MessageId, Written)> {
+        let answers = self.writes.iter().map(|writes| {
+            let refused = (0_u32..)
+                .zip(writes.events.clone())
+                .filter_map(|(at, event)| Some((at, refusal(event)?)))
+                .collect();
+            let written = Written {
+                turn,
+                writes: writes.events.len(),
+                refused,
+            };
+            (writes.message, written)
+        });
+        answers.collect()
+    }
+
+    fn read(&mut self, live: &mut Live, id: Option<MessageId>, payload: &[u8]) {
         match RunMessage::decode(payload) {
             Ok(RunMessage::Report(report)) => {
                 let call = report.call;
@@ -130,14 +218,14 @@ impl Asked {
                 }
             }
             Ok(RunMessage::Host(tag, bytes)) => match HostMessage::decode(tag, bytes) {
-                Ok(message) => self.read_host(live, message),
+                Ok(message) => self.read_host(live, id, message),
                 Err(error) => self.rejected.push(error.to_string()),
             },
             Err(error) => self.rejected.push(error.to_string()),
         }
     }
 
-    fn read_host(&mut self, live: &mut Live, message: HostMessage) {
+    fn read_host(&mut self, live: &mut Live, id: Option<MessageId>, message: HostMessage) {
         match message {
             HostMessage::Start => {
                 // A repeated start finds the request used.
@@ -188,6 +276,28 @@ impl Asked {
                 live.requests.remove(&call);
                 self.succeeded(call, result.as_bytes(), Ran::default());
             }
+            HostMessage::Facts { writes } => match events_of(writes.as_bytes()) {
+                Ok(events) => {
+                    let first = self.events.len();
+                    self.events.extend(events);
+                    self.writes.push(Writes {
+                        message: id.unwrap_or(MessageId::from_bits(0)),
+                        cause: self.causes.len(),
+                        events: first..self.events.len(),
+                    });
+                    self.causes.push(Cause::FactsWritten {
+                        writes,
+                        refused: Vec::new(),
+                    });
+                }
+                Err(error) => self.rejected.push(error),
+            },
+            // A pause that means nothing here: the run has ended, or goes on in the same turn.
+            HostMessage::Pause { .. } => {}
+            HostMessage::Resume { reason } => {
+                self.causes.push(Cause::Resumed { reason });
+                self.resume = true;
+            }
         }
     }
 
@@ -223,10 +333,21 @@ impl Asked {
 }
 
 /// The turn stands: effects go out, the state moves, the journal grows.
-fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing<'_>) -> Done {
+fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outgoing<'_>) -> Done {
     let mut done = Done::nothing_of();
     let now = sender.now;
     let seq = live.seq + 1;
+    if !asked.writes.is_empty() {
+        done.answers = asked.answers(seq, |event| {
+            let refused = outcome.rejected.iter().find(|(at, _)| *at == event);
+            refused.map(|(_, why)| why.clone())
+        });
+        for (writes, (_, written)) in asked.writes.iter().zip(&done.answers) {
+            if let Some(Cause::FactsWritten { refused, .. }) = asked.causes.get_mut(writes.cause) {
+                refused.clone_from(&written.refused);
+            }
+        }
+    }
     done.firings = outcome.firings.len();
     for rejected in asked
         .rejected
@@ -326,7 +447,7 @@ fn settle(mut live: Box<Live>, asked: Asked, outcome: Outcome, sender: &Outgoing
         changed = true;
         sender.answer_parent(&live, &mut done);
     }
-    if changed || live.head.state != before || asked.retry {
+    if changed || live.head.state != before || asked.retry || asked.resume {
         live.head.updated_at = now;
         live.head.update(&mut done.unit);
     }
@@ -353,7 +474,7 @@ fn changed_fact(live: &Live, change: &FactChange) -> Change {
 }
 
 /// The turn cannot stand: its changes are dropped, its messages kept for a retry, the run put aside.
-fn quarantine(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: String) -> Done {
+fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reason: String) -> Done {
     let mut done = Done::nothing_of();
     let seq = live.seq + 1;
     tracing::warn!(run = %live.head.run, seq, %reason, "a run is put aside");
@@ -364,13 +485,9 @@ fn quarantine(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: 
     live.head.updated_at = now;
     live.head.ended_at = Some(now);
     live.head.update(&mut done.unit);
-    let note = Note::Quarantined {
-        reason,
-        messages: messages.iter().map(|message| message.payload.to_vec()).collect(),
-    };
     let record = Record {
         at: now,
-        note: Some(note),
+        note: Some(Note::Quarantined { reason, messages }),
         ..Record::default()
     };
     append(&mut live, seq, &record, &mut done.unit);
@@ -378,15 +495,57 @@ fn quarantine(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: 
     done
 }
 
-/// A quarantined run keeps what it is sent, unread.
-fn hold(mut live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
+/// What a run keeps for later: all it was given but the wishes to go on, which are spent.
+fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
+    let payloads = messages
+        .iter()
+        .filter(|message| !wakes(message))
+        .map(|message| message.payload.to_vec());
+    held.iter().cloned().chain(payloads).collect()
+}
+
+/// Somebody stops the run: the messages that came with the wish wait like those to come.
+fn pause(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: String) -> Done {
+    live.head.state = RunState::Paused;
+    live.head.updated_at = now;
+    let is_wish = |message: &Leased| {
+        matches!(
+            HostMessage::read(&message.payload),
+            Some(HostMessage::Pause { .. })
+        )
+    };
+    let waiting = messages.iter().filter(|message| !is_wish(message));
+    let note = Note::Paused {
+        reason,
+        messages: waiting.map(|message| message.payload.to_vec()).collect(),
+    };
+    let mut done = keep(live, note, now);
+    if let Some(live) = &done.live {
+        live.head.update(&mut done.unit);
+    }
+    done
+}
+
+/// A run that was put aside or paused keeps what it is sent, unread.
+fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
+    let messages = kept(&[], messages);
+    let note = if live.head.state == RunState::Paused {
+        Note::Paused {
+            reason: String::new(),
+            messages,
+        }
+    } else {
+        Note::Quarantined {
+            reason: "held".to_owned(),
+            messages,
+        }
+    };
+    keep(live, note, now)
+}
+
+fn keep(mut live: Box<Live>, note: Note, now: Timestamp) -> Done {
     let mut done = Done::nothing_of();
     let seq = live.seq + 1;
-    let payloads = messages.iter().map(|message| message.payload.to_vec()).collect();
-    let note = Note::Quarantined {
-        reason: "held".to_owned(),
-        messages: payloads,
-    };
     let record = Record {
         at: now,
         note: Some(note),
@@ -426,6 +585,7 @@ impl Done {
             outgoing: Vec::new(),
             canceled: Vec::new(),
             children: Vec::new(),
+            answers: Vec::new(),
             firings: 0,
         }
     }

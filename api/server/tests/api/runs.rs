@@ -268,3 +268,60 @@ async fn a_waiting_run_shows_its_call_and_is_called_off() {
     );
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_run_is_paused_written_to_and_goes_on() {
+    let bed = Bed::new().await;
+    bed.push_hello().await;
+    let run = waiting(&bed).await;
+    bed.send(bed.request(Method::POST, &format!("{run}/resume")))
+        .await
+        .is_problem(409, "illegal-state");
+    let facts = format!("{run}/facts");
+    bed.post(&facts, &[], r#"{"writes":[{"insert":"X","retract":1}]}"#)
+        .await
+        .is_problem(422, "invalid-writes");
+    let written = bed
+        .post(&facts, &[], r#"{"writes":[{"insert":"NoSuchType"}]}"#)
+        .await;
+    assert_eq!(written.status, 200, "{written:?}");
+    assert_eq!(written.json["outcomes"][0]["ok"], false, "{written:?}");
+
+    let paused = bed
+        .post(&format!("{run}/pause"), &[], r#"{"reason":"a while"}"#)
+        .await;
+    assert_eq!(paused.status, 202, "{paused:?}");
+    until(&bed, &run, |answer| answer.json["state"] == "paused").await;
+    let later = bed
+        .post(
+            &facts,
+            &[("prefer", "wait=0")],
+            r#"{"writes":[{"insert":"NoSuchType"}]}"#,
+        )
+        .await;
+    assert_eq!(later.status, 202, "{later:?}");
+    let resumed = bed
+        .send(bed.request(Method::POST, &format!("{run}/resume")))
+        .await;
+    assert_eq!(resumed.status, 202, "{resumed:?}");
+    until(&bed, &run, |answer| answer.json["state"] == "running").await;
+    let history = bed.get(&format!("{run}/history")).await;
+    assert!(history.json.to_string().contains("a while"), "{history:?}");
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_is_a_run_of_its_own() {
+    let bed = Bed::new().await;
+    bed.push_hello().await;
+    let run = waiting(&bed).await;
+    let clone = bed.send(bed.request(Method::POST, &format!("{run}/clone"))).await;
+    assert_eq!(clone.status, 202, "{clone:?}");
+    let id = clone.json["id"].as_str().unwrap_or_default();
+    let view = bed.get(&format!("/v1/runs/{id}")).await;
+    assert_eq!(
+        view.json["labels"]["celesta.cloned-from"], clone.json["cloned_from"],
+        "{view:?}"
+    );
+    bed.stop().await;
+}

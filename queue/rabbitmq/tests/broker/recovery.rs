@@ -59,8 +59,8 @@ async fn a_broker_short_of_memory_is_waited_for() {
     place.source.settled(100).await;
     rabbitmqctl(&["set_vm_memory_high_watermark", "0.00001"]);
     place.enqueue(101..=2_000, Priority::default()).await;
-    // Longer than a lease: what was leased when the broker closed its door must not lapse.
-    place.clock.sleep(Duration::from_secs(4)).await;
+    // Each extension comes a third of a lease later: what was leased when the broker closed its door does not lapse.
+    place.source.extended(4).await;
     rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
     place.source.settled(2_000).await;
     everything_is_completed(&place, 2_000);
@@ -186,8 +186,10 @@ async fn a_node_that_comes_back_under_its_name_takes_up_the_reports_sent_meanwhi
     while deliveries.len() < 20 {
         deliveries.extend(patiently("deliveries", intake.next(20)).await);
     }
-    let heard = patiently("the first word", place.clock.sleep(Duration::from_millis(600)));
-    heard.await;
+    for delivery in &deliveries {
+        road.progress(delivery.id, delivery.token, b"half".to_vec()).await;
+    }
+    place.source.heard(20).await;
     assert!(gone.stop(Duration::from_secs(5)).await, "everything ends");
     road.settle(deliveries.iter().map(completed).collect()).await;
     place.dispatch(config, &place.tasks);

@@ -260,6 +260,8 @@ pub(crate) fn settled(delivery: &Delivery, outcome: Outcome) -> Settled {
 pub(crate) struct Counting {
     queues: QueueSource,
     settled: watch::Sender<usize>,
+    extensions: watch::Sender<usize>,
+    progress: watch::Sender<usize>,
 }
 
 impl Counting {
@@ -267,7 +269,26 @@ impl Counting {
         Self {
             queues,
             settled: watch::Sender::new(0),
+            extensions: watch::Sender::new(0),
+            progress: watch::Sender::new(0),
         }
+    }
+
+    /// Waits until leases are extended so many times more.
+    pub(crate) async fn extended(&self, times: usize) {
+        let mut extensions = self.extensions.subscribe();
+        let enough = *extensions.borrow() + times;
+        let waiting = extensions.wait_for(|extensions| *extensions >= enough);
+        patiently("extensions", waiting)
+            .await
+            .expect("the source is there");
+    }
+
+    /// Waits until so many words about progress have come.
+    pub(crate) async fn heard(&self, count: usize) {
+        let mut progress = self.progress.subscribe();
+        let waiting = progress.wait_for(|progress| *progress >= count);
+        patiently("progress", waiting).await.expect("the source is there");
     }
 
     /// Waits until so many settlements were taken by the record.
@@ -292,7 +313,12 @@ impl Source for Counting {
     }
 
     fn extend(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, Vec<bool>> {
+        self.extensions.send_modify(|extensions| *extensions += 1);
         self.queues.extend(leases, lease)
+    }
+
+    fn progress(&self, _id: MessageId, _progress: Vec<u8>) {
+        self.progress.send_modify(|progress| *progress += 1);
     }
 
     fn release(&self, leases: Vec<LeaseRef>) -> BoxFuture<'_, ()> {

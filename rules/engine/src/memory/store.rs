@@ -101,11 +101,6 @@ impl Store {
         (0_u32..).zip(self.facts.iter()).filter(|(_, fact)| fact.live)
     }
 
-    pub(crate) fn tick(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         let slots: usize = self
             .live()

@@ -23,80 +23,91 @@ pub(crate) struct Token {
     pub span: Span,
 }
 
+/// What stands at a place of the text, in the tolerant reading that [`pieces`] gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Token(Kind),
+    LineComment,
+    BlockComment,
+    /// A block comment that is not closed: it reaches to the end of the text.
+    OpenComment,
+    /// A string that is not closed: it reaches to the end of its line.
+    OpenText,
+}
+
+/// Everything in `text` but white space, whatever is wrong with it.
+pub(crate) fn pieces(text: &str) -> impl Iterator<Item = (Piece, Span)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (piece, span) = piece(text, at)?;
+        at = span.end;
+        Some((piece, span))
+    })
+}
+
+/// The first piece at or after `at`.
+pub(crate) fn piece(text: &str, mut at: usize) -> Option<(Piece, Span)> {
+    let bytes = text.as_bytes();
+    let rest = text.get(at..)?.trim_start();
+    at = text.len() - rest.len();
+    let letter = rest.chars().next()?;
+    let line = || at + rest.find('\n').unwrap_or(rest.len());
+    let (piece, end) = if rest.starts_with("//") {
+        (Piece::LineComment, line())
+    } else if rest.starts_with("/*") {
+        match comment_end(bytes, at) {
+            Some(end) => (Piece::BlockComment, end),
+            None => (Piece::OpenComment, text.len()),
+        }
+    } else if letter.is_alphabetic() || letter == '_' {
+        let length = rest
+            .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .unwrap_or(rest.len());
+        (Piece::Token(Kind::Word), at + length)
+    } else if letter.is_ascii_digit() {
+        (Piece::Token(Kind::Number), number_end(bytes, at))
+    } else {
+        match text_end(bytes, at, 0) {
+            Some((Some(end), kind)) => (Piece::Token(kind), end),
+            Some((None, _)) => (Piece::OpenText, line()),
+            None => (Piece::Token(Kind::Sign(letter)), at + letter.len_utf8()),
+        }
+    };
+    Some((piece, at..end))
+}
+
 /// The words of `text`, without comments. Stops at the first place that cannot be read.
 pub(crate) fn tokens(text: &str, report: &mut Reporter<'_>) -> Vec<Token> {
-    let bytes = text.as_bytes();
     let mut tokens = Vec::new();
-    let mut at = 0;
     let mut depth = 0_usize;
-    while at < bytes.len() {
-        let start = at;
-        let rest = &text[at..];
-        let letter = rest.chars().next().unwrap_or(' ');
-        if letter.is_whitespace() {
-            at += letter.len_utf8();
-            continue;
-        }
-        if rest.starts_with("//") {
-            at += rest.find('\n').unwrap_or(rest.len());
-            continue;
-        }
-        let kind = if rest.starts_with("/*") {
-            let Some(end) = comment_end(bytes, at) else {
+    for (piece, span) in pieces(text) {
+        let kind = match piece {
+            Piece::Token(kind) => kind,
+            Piece::LineComment | Piece::BlockComment => continue,
+            Piece::OpenComment => {
+                let opening = span.start..span.start + 2;
                 report
-                    .error(
-                        "open-comment",
-                        &(at..at + 2),
-                        "a comment is not closed",
-                        "opened here",
-                    )
+                    .error("open-comment", &opening, "a comment is not closed", "opened here")
                     .hint("close it with `*/`");
                 break;
-            };
-            at = end;
-            continue;
-        } else if letter.is_alphabetic() || letter == '_' {
-            at += rest
-                .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-                .unwrap_or(rest.len());
-            Kind::Word
-        } else if letter.is_ascii_digit() {
-            at = number_end(bytes, at);
-            Kind::Number
-        } else if let Some((end, kind)) = text_end(bytes, at, 0) {
-            let Some(end) = end else {
-                report.error(
-                    "open-string",
-                    &(at..at + 1),
-                    "a string is not closed",
-                    "opened here",
-                );
-                break;
-            };
-            at = end;
-            kind
-        } else {
-            at += letter.len_utf8();
-            match letter {
-                '{' | '(' | '[' => depth += 1,
-                '}' | ')' | ']' => depth = depth.saturating_sub(1),
-                _ => {}
             }
-            if depth > NESTING_MAX {
-                report.error(
-                    "too-deep",
-                    &(start..at),
-                    format!("braces nest deeper than {NESTING_MAX} levels"),
-                    "here",
-                );
+            Piece::OpenText => {
+                let opening = span.start..span.start + 1;
+                report.error("open-string", &opening, "a string is not closed", "opened here");
                 break;
             }
-            Kind::Sign(letter)
         };
-        tokens.push(Token {
-            kind,
-            span: start..at,
-        });
+        match kind {
+            Kind::Sign('{' | '(' | '[') => depth += 1,
+            Kind::Sign('}' | ')' | ']') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > NESTING_MAX {
+            let message = format!("braces nest deeper than {NESTING_MAX} levels");
+            report.error("too-deep", &span, message, "here");
+            break;
+        }
+        tokens.push(Token { kind, span });
     }
     tokens
 }

@@ -1,0 +1,158 @@
+//! The store a bench of the queue stands on: opened, closed, and opened again as after a restart.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use celesta_queue::Queues;
+use celesta_runtime::{Clock, Shutdown, TaskSet};
+use celesta_store::{Store, StoreOptions};
+use tempfile::TempDir;
+
+use crate::bench::rig::Place;
+use crate::exit::Failure;
+
+/// Committing what was handed over takes no longer, unless something is wrong.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    /// Nowhere: the order alone.
+    Memory,
+    /// A file of the bench's own, synced at every commit.
+    Sqlite,
+}
+
+impl StoreKind {
+    /// The name in the figures.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+impl FromStr for StoreKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "memory" => Ok(Self::Memory),
+            "sqlite" => Ok(Self::Sqlite),
+            _ => Err("expected memory or sqlite".to_owned()),
+        }
+    }
+}
+
+/// Queues on a store of their own.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) queues: Queues,
+    pub(crate) clock: Clock,
+    kind: StoreKind,
+    store: Option<Store>,
+    keepers: TaskSet,
+    folder: TempDir,
+}
+
+impl Target {
+    /// Opens fresh queues.
+    ///
+    /// # Errors
+    /// When the folder or the store cannot be made.
+    pub(crate) async fn open(place: &Place, kind: &StoreKind) -> Result<Self, Failure> {
+        let (clock, folder) = (Clock::system(), place.folder()?);
+        let (queues, store, keepers) = opened(kind, folder.path(), &clock).await?;
+        Ok(Self {
+            queues,
+            clock,
+            kind: kind.clone(),
+            store,
+            keepers,
+            folder,
+        })
+    }
+
+    /// The folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Closes everything, then opens it again; gives how long the opening took. Queues without a record stay open.
+    ///
+    /// # Errors
+    /// When something does not close or open.
+    pub(crate) async fn reopen(self) -> Result<(Self, Option<Duration>), Failure> {
+        if self.kind == StoreKind::Memory {
+            return Ok((self, None));
+        }
+        let Self {
+            queues,
+            clock,
+            kind,
+            store,
+            keepers,
+            folder,
+        } = self;
+        close(queues, store, &keepers).await?;
+        let begun = clock.monotonic();
+        let (queues, store, keepers) = opened(&kind, folder.path(), &clock).await?;
+        let took = clock.monotonic().saturating_sub(begun);
+        let target = Self {
+            queues,
+            clock,
+            kind,
+            store,
+            keepers,
+            folder,
+        };
+        Ok((target, Some(took)))
+    }
+
+    /// Closes everything and removes the files, unless they are to be kept.
+    ///
+    /// # Errors
+    /// When the store does not end in time.
+    pub(crate) async fn close(self) -> Result<(), Failure> {
+        close(self.queues, self.store, &self.keepers).await?;
+        drop(self.folder);
+        Ok(())
+    }
+}
+
+async fn close(queues: Queues, store: Option<Store>, keepers: &TaskSet) -> Result<(), Failure> {
+    keepers.shutdown().request();
+    drop((queues, store));
+    if keepers.stop(CLOSE_PATIENCE).await {
+        Ok(())
+    } else {
+        Err(Failure::internal("the store has not ended in time"))
+    }
+}
+
+async fn opened(
+    kind: &StoreKind,
+    folder: &Path,
+    clock: &Clock,
+) -> Result<(Queues, Option<Store>, TaskSet), Failure> {
+    let keepers = TaskSet::new(Shutdown::new());
+    let options = celesta_queue::Options::default();
+    match kind {
+        StoreKind::Memory => {
+            let queues = Queues::in_memory(clock, &keepers, options);
+            Ok((queues, None, keepers))
+        }
+        StoreKind::Sqlite => {
+            let at = StoreOptions::at(folder.join("queue.db"));
+            let store = Store::open(&at, celesta_queue::MIGRATIONS, clock, &keepers)
+                .await
+                .map_err(|error| Failure::internal(format!("cannot open the store: {error}")))?;
+            let queues = Queues::open(&store, clock, &keepers, options)
+                .await
+                .map_err(|error| Failure::internal(format!("cannot open the queues: {error}")))?;
+            Ok((queues, Some(store), keepers))
+        }
+    }
+}
