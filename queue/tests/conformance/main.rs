@@ -7,6 +7,7 @@ mod history;
 mod order;
 mod record;
 mod refusals;
+mod storm;
 mod unstored;
 mod waiting;
 
