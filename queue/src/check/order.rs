@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use celesta_types::{MessageId, Priority, Timestamp};
 
-use super::{Call, Did, Facts, Violation};
+use super::{Call, Did, Facts, Held, Violation};
 use crate::name::Key;
 
 /// Waiting messages looked at for one delivery: more than all workers can have in their hands at once.
@@ -166,9 +166,25 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
         if unknown.iter().any(|&(from, to)| from <= end && begin <= to) {
             continue;
         }
-        // The last in order of what was given is enough: whoever comes before it should have been given instead.
-        let given = held.iter().filter_map(|held| Some((held, sent.get(&held.id)?)));
-        let Some((last, message)) = given.max_by_key(|(_, sent)| (sent.rank, sent.begin)) else {
+        // With the first message of a key come the others, so only that one has to be in its place. And the last in
+        // order of what was given is enough: whoever comes before it should have been given instead.
+        let mut firsts: HashMap<Option<Key>, (&Held, &Sent)> = HashMap::new();
+        let mut given = Vec::new();
+        for held in held {
+            let Some(message) = sent.get(&held.id) else {
+                continue;
+            };
+            if held.key.is_none() {
+                given.push((held, message));
+                continue;
+            }
+            let first = firsts.entry(held.key).or_insert((held, message));
+            if (message.rank, message.begin) < (first.1.rank, first.1.begin) {
+                *first = (held, message);
+            }
+        }
+        given.extend(firsts.into_values());
+        let Some((last, message)) = given.into_iter().max_by_key(|(_, sent)| (sent.rank, sent.begin)) else {
             continue;
         };
         let before = waiting.iter().take(LOOKED_AT_MAX).take_while(|(rank, there, _)| {
