@@ -42,7 +42,7 @@ fn sent(facts: &Facts<'_>) -> HashMap<MessageId, Sent> {
         } = &call.did
         {
             let there = call.end.filter(|_| !delayed);
-            let known = sent.entry(*id).or_insert(Sent {
+            let known = sent.entry(*id).or_insert_with(|| Sent {
                 key: *key,
                 rank: rank(priority),
                 begin: call.begin,

@@ -4,6 +4,8 @@
 
 mod bed;
 mod history;
+mod metadata;
+mod offloaded;
 mod order;
 mod record;
 mod refusals;
