@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::Value;
 use crate::limits::Limits;
 use crate::memory::section::Context;
+use crate::steps::Steps;
 
 /// The name of the function a script is wrapped in; no author can write it.
 pub(crate) const ENTRY: &str = "__script";
@@ -47,12 +48,15 @@ pub(crate) struct Argument {
 pub(crate) struct Script {
     pub ast: AST,
     pub arguments: Vec<Argument>,
+    /// The native form of a section, when it has one.
+    pub steps: Option<Steps>,
 }
 
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Script")
             .field("arguments", &self.arguments)
+            .field("steps", &self.steps)
             .finish_non_exhaustive()
     }
 }
@@ -75,14 +79,54 @@ impl Port {
     }
 }
 
-thread_local! {
-    /// When the script of this thread began; a thread runs one script at a time.
-    static BEGAN: Cell<u64> = const { Cell::new(0) };
+/// What the script of this thread has used; a thread runs one script at a time.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    operations: u64,
+    began_ms: u64,
+    slow: bool,
 }
+
+thread_local! {
+    static USED: Cell<Used> = const { Cell::new(Used { operations: 0, began_ms: 0, slow: false }) };
+}
+
+/// Counts an operation of the script that runs; answers why it has to stop.
+///
+/// The script engine counts too, but begins again at its caller's count in every call of a function pointer, and some of
+/// its functions swallow the errors of those: `sort_by` with an endless comparator would go on for each pair.
+fn count(limits: &Bounds) -> Option<String> {
+    let mut used = USED.get();
+    used.operations += 1;
+    if let Some(clock) = limits.clock
+        && used.operations.is_multiple_of(1_024)
+    {
+        used.slow |= clock().saturating_sub(used.began_ms) > limits.section_ms;
+    }
+    USED.set(used);
+    if used.slow {
+        Some(too_slow(limits.section_ms))
+    } else if used.operations > limits.operations && limits.operations > 0 {
+        Some(TOO_MANY.to_owned())
+    } else {
+        None
+    }
+}
+
+/// The bounds of one script.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    operations: u64,
+    section_ms: u64,
+    clock: Option<fn() -> u64>,
+}
+
+const TOO_MANY: &str = "the script takes too many operations";
 
 /// The engine with the bounds of a rule set.
 pub(crate) struct Scripts {
     pub engine: Engine,
+    clock: Option<fn() -> u64>,
 }
 
 type Scripted<T> = Result<T, Box<EvalAltResult>>;
@@ -103,17 +147,12 @@ impl Scripts {
             .disable_symbol("eval")
             .on_print(|_| {})
             .on_debug(|_, _, _| {});
-        if let Some(clock) = limits.clock {
-            let bound = limits.section_ms;
-            engine.on_progress(move |operations| {
-                if operations <= 1 {
-                    BEGAN.set(clock());
-                } else if operations % 1_024 == 0 && clock().saturating_sub(BEGAN.get()) > bound {
-                    return Some(Dynamic::from(format!("the script ran longer than {bound} ms")));
-                }
-                None
-            });
-        }
+        let bounds = Bounds {
+            operations: limits.operations,
+            section_ms: limits.section_ms,
+            clock: limits.clock,
+        };
+        engine.on_progress(move |_| count(&bounds).map(Dynamic::from));
         #[expect(deprecated, reason = "rhai marks it as volatile, not as leaving")]
         engine.on_parse_token(|token, _, _| match token {
             Token::Identifier(name) if *name == "call" => Token::Identifier(Box::new(CALL.into())),
@@ -121,7 +160,26 @@ impl Scripts {
             other => other,
         });
         register(&mut engine, fields);
-        Self { engine }
+        Self {
+            engine,
+            clock: limits.clock,
+        }
+    }
+
+    /// A script begins on this thread.
+    fn begin(&self) {
+        USED.set(Used {
+            operations: 0,
+            began_ms: self.clock.map_or(0, |clock| clock()),
+            slow: false,
+        });
+    }
+
+    /// The value of a literal.
+    pub(crate) fn literal(&self, text: &str) -> Result<Value, String> {
+        self.begin();
+        let value = self.engine.eval_expression::<Dynamic>(text);
+        Value::from_dynamic(&value.map_err(|error| error.to_string())?)
     }
 
     /// Makes the file's constants visible in every script.
@@ -140,6 +198,7 @@ impl Scripts {
 
     /// The value of a condition's script.
     pub(crate) fn evaluate(&self, script: &Script, arguments: Vec<Dynamic>) -> Result<Value, String> {
+        self.begin();
         let options = CallFnOptions::new().eval_ast(false).with_tag(Dynamic::UNIT);
         let value: Dynamic = self
             .engine
@@ -150,6 +209,7 @@ impl Scripts {
 
     /// Runs a section's script; the context stands in `port` meanwhile.
     pub(crate) fn run(&self, script: &Script, port: &Port, arguments: Vec<Dynamic>) -> Result<(), Thrown> {
+        self.begin();
         let options = CallFnOptions::new().eval_ast(false).with_tag(port.clone());
         self.engine
             .call_fn_with_options::<Dynamic>(options, &mut Scope::new(), &script.ast, ENTRY, arguments)
@@ -163,6 +223,11 @@ impl Scripts {
 pub(crate) struct Thrown {
     pub message: String,
     pub place: Option<(usize, usize)>,
+}
+
+/// What is said of a section that exceeds its time.
+pub(crate) fn too_slow(bound_ms: u64) -> String {
+    format!("the script ran longer than {bound_ms} ms")
 }
 
 fn explain(error: &EvalAltResult) -> Thrown {
@@ -182,7 +247,7 @@ fn explain(error: &EvalAltResult) -> Thrown {
                 _ => value.to_string(),
             }
         }
-        EvalAltResult::ErrorTooManyOperations(_) => "the script takes too many operations".into(),
+        EvalAltResult::ErrorTooManyOperations(_) => TOO_MANY.into(),
         EvalAltResult::ErrorStackOverflow(_) => "the script's calls nest too deep".into(),
         EvalAltResult::ErrorDataTooLarge(what, _) => format!("too large: {what}"),
         EvalAltResult::ErrorTerminated(why, _) => why.to_string(),
@@ -322,6 +387,12 @@ fn register(engine: &mut Engine, fields: &[Arc<str>]) {
     engine.register_fn("retry", |call: NativeCallContext<'_>, options: Dynamic| {
         with(&call, |context| context.retry(&kept(&options)?))
     });
+    engine.register_fn("halt", |call: NativeCallContext<'_>| {
+        with(&call, |context| {
+            context.halting = true;
+            Ok(())
+        })
+    });
     engine.register_fn("progress", |call: NativeCallContext<'_>, fraction: Dynamic| {
         with(&call, |context| context.progress(&kept(&fraction)?, ""))
     });
@@ -333,6 +404,12 @@ fn register(engine: &mut Engine, fields: &[Arc<str>]) {
     );
     engine.register_fn("log", |call: NativeCallContext<'_>, line: Dynamic| {
         with(&call, |context| context.log("info", &line.to_string()))
+    });
+    // The script language has a logarithm of this name, which it would prefer for fractions.
+    engine.register_fn("log", |call: NativeCallContext<'_>, number: f64| {
+        with(&call, |context| {
+            context.log("info", &Dynamic::from(number).to_string())
+        })
     });
     engine.register_fn(
         "print",
