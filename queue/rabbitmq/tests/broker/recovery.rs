@@ -186,10 +186,12 @@ async fn a_node_that_comes_back_under_its_name_takes_up_the_reports_sent_meanwhi
     while deliveries.len() < 20 {
         deliveries.extend(patiently("deliveries", intake.next(20)).await);
     }
+    // The first report waits for the connection; words about progress do not, so they come after it.
+    road.settle(vec![completed(&deliveries.remove(0))]).await;
     for delivery in &deliveries {
         road.progress(delivery.id, delivery.token, b"half".to_vec()).await;
     }
-    place.source.heard(20).await;
+    place.source.heard(19).await;
     assert!(gone.stop(Duration::from_secs(5)).await, "everything ends");
     road.settle(deliveries.iter().map(completed).collect()).await;
     place.dispatch(config, &place.tasks);
