@@ -47,7 +47,8 @@ pub(crate) struct Token {
     previous_of_entry: u32,
     next_left: u32,
     previous_left: u32,
-    /// The facts of the next join that match, when that join counts.
+    /// The facts of the next join that match, when that join counts; for a full match how much older than its newest
+    /// fact the second newest is.
     matched: u32,
     /// The hash of what the left says to the keys of the next join; the newest stamp of a full match.
     key: u64,

@@ -26,11 +26,16 @@ pub(crate) struct Fact {
 impl Fact {
     /// When one of these slots was last written.
     pub(crate) fn stamp(&self, reads: u64) -> u64 {
-        let mut newest = self.stamps.last().copied().unwrap_or(0);
-        for (slot, stamp) in self.stamps.iter().enumerate() {
-            if reads >> slot & 1 == 1 && *stamp > newest {
-                newest = *stamp;
-            }
+        let inserted = self.stamps.last().copied().unwrap_or(0);
+        if self.version == 1 {
+            return inserted;
+        }
+        let mut newest = inserted;
+        let mut rest = reads;
+        while rest != 0 {
+            let slot = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            newest = newest.max(self.stamps.get(slot).copied().unwrap_or(0));
         }
         newest
     }
