@@ -267,6 +267,14 @@ impl WorkingMemory {
         self.batch.shrink();
         self.updates = Vec::new();
         self.retracted = Vec::new();
+        self.journal.trace = Vec::new();
+        let context = self.context_mut();
+        context.store.shrink();
+        context.writes = Vec::new();
+        context.inserted = Vec::new();
+        context.updated = Vec::new();
+        context.made = Vec::new();
+        context.updated_at = FxHashMap::default();
         Outcome {
             delta,
             effects,
@@ -491,7 +499,7 @@ impl WorkingMemory {
             let fact = context.store.get_mut(update.place);
             for (slot, value) in update.slots {
                 fact.slots[slot] = value;
-                fact.stamps[slot] = update.stamp;
+                fact.mark(slot, update.stamp);
             }
         }
         for (id, place) in self.retracted.drain(..) {
@@ -521,14 +529,14 @@ impl WorkingMemory {
         let slots = std::mem::take(&mut inserted.slots);
         let (id, kind) = (inserted.id, inserted.kind);
         let stamp = context.store.clock;
-        let stamps = vec![stamp; slots.len() + 1].into();
         let fact = Fact {
             id,
             kind,
             version: 1,
             writer,
             slots,
-            stamps,
+            inserted: stamp,
+            later: Box::default(),
             live: true,
             dirty: 0,
             fresh: true,

@@ -150,11 +150,10 @@ impl Writer {
         self.number(fact.id);
         self.number(u64::from(fact.version));
         self.number(writer(fact.writer));
-        let inserted = fact.stamps.last().copied().unwrap_or(0);
-        self.number(inserted);
-        for (value, stamp) in fact.slots.iter().zip(&fact.stamps) {
+        self.number(fact.inserted);
+        for (slot, value) in fact.slots.iter().enumerate() {
             self.value(value);
-            self.number(stamp.wrapping_sub(inserted));
+            self.number(u64::from(fact.later.get(slot).copied().unwrap_or(0)));
         }
     }
     fn options(&mut self, options: &CallOptions) {
@@ -359,7 +358,7 @@ impl WorkingMemory {
                 for (slot, value) in fact.slots.iter().enumerate() {
                     if fact.dirty >> slot & 1 == 1 {
                         out.value(value);
-                        out.number(fact.stamps[slot]);
+                        out.number(fact.stamp(1 << slot));
                     }
                 }
             }
@@ -706,7 +705,7 @@ impl Reading {
                     let (value, stamp) = (bytes.value(0)?, bytes.number()?);
                     if let Some(slot) = slot {
                         fact.slots[*slot] = value;
-                        fact.stamps[*slot] = stamp;
+                        fact.mark(*slot, stamp);
                     }
                 }
             }
@@ -806,29 +805,32 @@ impl Reading {
         let writer = self.writer(bytes.number()?);
         let inserted = bytes.number()?;
         let fields = &rules.types[kind].fields;
-        let mut slots: Box<[Value]> = fields
+        let slots: Box<[Value]> = fields
             .iter()
             .map(|field| field.default.clone().unwrap_or_default())
             .collect();
-        let mut stamps: Box<[u64]> = vec![inserted; fields.len() + 1].into();
-        for slot in &stored.slots {
-            let (value, later) = (bytes.value(0)?, bytes.number()?);
-            if let Some(slot) = slot {
-                slots[*slot] = value;
-                stamps[*slot] = inserted.wrapping_add(later);
-            }
-        }
-        Ok(Fact {
+        let mut fact = Fact {
             id,
             kind,
             version,
             writer,
             slots,
-            stamps,
+            inserted,
+            later: Box::default(),
             live: true,
             dirty: 0,
             fresh: false,
-        })
+        };
+        for slot in &stored.slots {
+            let (value, later) = (bytes.value(0)?, bytes.number()?);
+            if let Some(slot) = slot {
+                fact.slots[*slot] = value;
+                if later > 0 {
+                    fact.mark(*slot, inserted.wrapping_add(later));
+                }
+            }
+        }
+        Ok(fact)
     }
 
     fn firing(rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<OpenFiring> {
