@@ -2,6 +2,7 @@
 //! sections become scripts. Several mistakes are reported in one go.
 
 mod analysis;
+mod effects;
 mod library;
 mod native;
 mod plan;
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 use crate::ruleset::plan::Plan;
 use crate::ruleset::{FIELDS_MAX, Field, FieldKind, Node, NodeKind, Rule, RuleSet, Test};
 use crate::scripts::{Argument, ENTRY, Script, Scripts, Source as Given};
+use crate::steps::Steps;
 use crate::syntax::lexer::{Kind, Piece, pieces, tokens};
 use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
@@ -132,6 +134,7 @@ fn build<'p>(
     let mut builder = Builder {
         places,
         scripts: &scripts,
+        limits: &environment.limits,
         names: &names,
         library: AST::empty(),
         called: BTreeSet::new(),
@@ -320,6 +323,7 @@ fn fact_type(fact: &FactDecl, places: &Places<'_>, scripts: &Scripts, report: &m
 struct Builder<'a, 'r, 'p> {
     places: &'a Places<'p>,
     scripts: &'a Scripts,
+    limits: &'a Limits,
     names: &'a Names<'a>,
     /// The file's own functions, merged into every script.
     library: AST,
@@ -693,12 +697,36 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             Ok(ast) => Some(Script {
                 ast: self.library.merge(&ast),
                 arguments,
+                steps: None,
             }),
             Err(error) => {
                 self.syntax(&error, span);
                 None
             }
         }
+    }
+
+    /// The native form of a section.
+    fn native(&self, arguments: &[Argument], scope: &[(String, Type)], statements: &[Stmt]) -> Option<Steps> {
+        let limits = self.limits;
+        if !limits.native_sections || !effects::is_roomy(limits) {
+            return None;
+        }
+        let known = effects::Known {
+            types: self.names.types,
+            consts: self.names.consts,
+            functions: self.names.functions,
+        };
+        let parameters = arguments.iter().map(|argument| {
+            let named = scope.iter().rev().find(|(name, _)| *name == argument.name);
+            let kind = match named {
+                Some((_, Type::Fact(kind, _))) => effects::Kind::Fact(*kind),
+                Some((_, Type::Facts(kind))) => effects::Kind::Facts(*kind),
+                _ => effects::Kind::Value,
+            };
+            (argument.name.clone(), kind)
+        });
+        effects::native(known, parameters, statements)
     }
 
     fn section(
@@ -739,10 +767,11 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                 });
             }
         }
-        let script = self.script(span, arguments)?;
+        let mut script = self.script(span, arguments)?;
         let mut all = bodies(&script.ast);
         let levels = self.nodes.len() - first as usize;
         if let Some((_, statements)) = all.remove(ENTRY) {
+            script.steps = self.native(&script.arguments, &scope, &statements);
             let mut analyzer = Analyzer::new(self.report, self.names, place, scope, levels, &mut self.called);
             analyzer.bodies = all;
             analyzer.block(&statements);
