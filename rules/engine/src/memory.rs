@@ -248,6 +248,11 @@ impl WorkingMemory {
         context.now_ms = turn.now_ms;
         context.draws = 0;
         self.resting = false;
+        let world = World {
+            rules: &self.rules,
+            store: &self.context.as_ref().expect("no script runs").store,
+        };
+        self.network.tell(world, turn.now_ms);
         let mut rejected = Vec::new();
         for (at, event) in turn.events.into_iter().enumerate() {
             if let Err(why) = self.apply(event) {
@@ -288,6 +293,11 @@ impl WorkingMemory {
             rejected,
             quiescent: fault.is_none() && self.network.waiting() == 0,
             outstanding: self.outstanding,
+            next_wake_ms: if self.halted.is_none() && fault.is_none() {
+                self.network.next_wake_ms()
+            } else {
+                None
+            },
             fault,
         }
     }

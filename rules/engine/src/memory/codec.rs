@@ -76,6 +76,7 @@ mod tag {
     pub(super) const CLOSE: u8 = 8;
     pub(super) const PENDING: u8 = 9;
     pub(super) const GHOST: u8 = 10;
+    pub(super) const CLOCK: u8 = 11;
 }
 
 #[derive(Debug, Default)]
@@ -314,6 +315,13 @@ impl WorkingMemory {
             Some(Halt::Failed) => 1,
             Some(Halt::Canceled) => 2,
         });
+        if self.rules.plan.is_timed()
+            && let Some(born_ms) = self.network.clock.born_ms
+        {
+            out.byte(tag::CLOCK);
+            out.signed(born_ms);
+            out.signed(self.network.clock.now_ms);
+        }
     }
 
     fn write_pending(&self, out: &mut Writer) {
@@ -675,6 +683,10 @@ impl Reading {
                     1 => Some(Halt::Failed),
                     _ => Some(Halt::Canceled),
                 };
+            }
+            tag::CLOCK => {
+                memory.network.clock.born_ms = Some(bytes.signed()?);
+                memory.network.clock.now_ms = bytes.signed()?;
             }
             tag::INSERT => {
                 let fact = self.fact(&memory.rules, bytes)?;
