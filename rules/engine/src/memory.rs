@@ -52,6 +52,8 @@ pub struct WorkingMemory {
     context: Option<Box<Context>>,
     port: Port,
     network: Network,
+    /// The network has been dropped; see `rest`.
+    at_rest: bool,
     batch: Batch,
     /// What the section that commits has written; kept for their memory.
     updates: Vec<Update>,
@@ -132,6 +134,7 @@ impl WorkingMemory {
             context: Some(context),
             port: Port::default(),
             network: Network::new(),
+            at_rest: false,
             batch: Batch::default(),
             updates: Vec::new(),
             retracted: Vec::new(),
@@ -248,6 +251,7 @@ impl WorkingMemory {
         context.now_ms = turn.now_ms;
         context.draws = 0;
         self.resting = false;
+        self.wake();
         let world = World {
             rules: &self.rules,
             store: &self.context.as_ref().expect("no script runs").store,
@@ -273,7 +277,9 @@ impl WorkingMemory {
         self.warn_of_failed_conditions();
         let delta = self.delta();
         let effects = std::mem::take(&mut self.context_mut().effects);
-        self.network.shrink();
+        let next_wake_ms = self.network.next_wake_ms();
+        let quiescent = fault.is_none() && self.network.waiting() == 0;
+        self.rest();
         self.batch.shrink();
         self.updates = Vec::new();
         self.retracted = Vec::new();
@@ -291,10 +297,10 @@ impl WorkingMemory {
             firings: std::mem::take(&mut self.journal.firings),
             changes: std::mem::take(&mut self.journal.changes),
             rejected,
-            quiescent: fault.is_none() && self.network.waiting() == 0,
+            quiescent,
             outstanding: self.outstanding,
             next_wake_ms: if self.halted.is_none() && fault.is_none() {
-                self.network.next_wake_ms()
+                next_wake_ms
             } else {
                 None
             },

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use celesta_engine::{
-    CallId, Effect, Environment, Event, FactId, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
+    CallId, Effect, Environment, Event, FactId, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory,
+    compile,
 };
 use proptest::prelude::*;
 
@@ -235,7 +236,12 @@ impl Naive {
             found.push(Match {
                 facts: bound.iter().map(|(fact, _)| fact.id).collect(),
                 saw,
-                identity: format!("{}/{}/{:?}", written.join(","), identities.join("/"), self.periods(rule)),
+                identity: format!(
+                    "{}/{}/{:?}",
+                    written.join(","),
+                    identities.join("/"),
+                    self.periods(rule)
+                ),
                 stamps,
             });
             return;
@@ -418,11 +424,19 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn compiled(text: &str) -> Arc<RuleSet> {
+    compiled_with(text, Limits::default())
+}
+
+fn compiled_with(text: &str, limits: Limits) -> Arc<RuleSet> {
     let source = Source {
         path: "random.rules".into(),
         text: text.into(),
     };
-    match compile(&source, &Environment::default()) {
+    let environment = Environment {
+        limits,
+        ..Environment::default()
+    };
+    match compile(&source, &environment) {
         Ok(compiled) => compiled.rules,
         Err(found) => panic!("{found}"),
     }
@@ -497,7 +511,9 @@ proptest! {
             .map(|(salience, mut clauses)| { clauses.insert(0, Clause::Bind(Test(Vec::new()))); (salience, clauses) })
             .collect();
         let text = program(&rules);
-        let set = compiled(&text);
+        // Without rest the matches are those that many turns have changed, with it they are made anew.
+        let rest_facts = if restores & 1 == 1 { 64 } else { 0 };
+        let set = compiled_with(&text, Limits { rest_facts, ..Limits::default() });
         let mut naive = Naive { rules, facts: Vec::new(), clock: 0, now_ms: BORN_MS, next: 1, fired: BTreeSet::new() };
         let mut memory = WorkingMemory::new(&set, RUN);
         let mut deltas: Vec<Vec<u8>> = Vec::new();

@@ -135,7 +135,10 @@ impl Planner {
     /// A condition on the time: a join with no facts.
     fn timed(&mut self, rule: u32, timed: &Timed, parent: u32, depth: usize, depths: &[usize]) -> u32 {
         let timed = Timed {
-            since: timed.since.as_ref().map(|since| since.mapped(&|level| depths[level])),
+            since: timed
+                .since
+                .as_ref()
+                .map(|since| since.mapped(&|level| depths[level])),
             ..timed.clone()
         };
         let name = format!("{parent} {:?} {}", timed.since, timed.span_ms);
@@ -303,6 +306,14 @@ impl Planner {
     }
 
     fn finish(mut self) -> Plan {
+        let joins = self.plan.joins.iter().flat_map(|join| {
+            let keys = join.keys.iter().map(|(expr, _)| expr);
+            let tests = join.tests.iter().map(|test| &test.expr);
+            keys.chain(tests).chain(&join.measure).chain(&join.order)
+        });
+        let alphas = self.plan.alphas.iter().flat_map(|alpha| &alpha.tests);
+        let mut all = joins.chain(alphas.map(|test| &test.expr));
+        self.plan.scripted = all.any(|expr| format!("{expr:?}").contains("Script"));
         for at in 0..self.plan.joins.len() {
             let mut up = self.plan.joins[at].parent;
             while up != NONE {

@@ -44,7 +44,8 @@ impl Builder<'_, '_, '_> {
                     "every(\"15m\")"
                 };
                 let message = format!("`{word}` is written `{form}`");
-                self.report.error("wrong-arguments", part, message, "written here");
+                self.report
+                    .error("wrong-arguments", part, message, "written here");
                 return None;
             }
         };
@@ -98,7 +99,9 @@ impl Builder<'_, '_, '_> {
     /// The arguments of the one call that the text is.
     fn arguments(&self, part: &Span) -> Vec<Span> {
         let text = &self.places.text[part.clone()];
-        let Some(open) = text.find('(') else { return Vec::new() };
+        let Some(open) = text.find('(') else {
+            return Vec::new();
+        };
         let (start, end) = (open + 1, text.len() - 1);
         let inner = &text[start..end];
         let mut depth = 0_usize;

@@ -12,7 +12,7 @@ use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::firing::{CallState, Held, OpenFiring, Stage};
-use super::network::World;
+use super::network::{Network, World};
 use super::section::Made;
 use super::store::{FROM_REQUEST, Fact};
 use super::{Halt, WorkingMemory};
@@ -453,34 +453,34 @@ impl WorkingMemory {
         let context = self.context.as_mut().expect("no script runs");
         context.ghosts.retain(|id, _| pins.contains_key(id));
         let known = |name: &Arc<str>, print: u64| reading.rules.get(&**name) == Some(&print);
-        let quiet: Vec<bool> = rules
-            .rules
-            .iter()
+        let quiet: Vec<bool> = (rules.rules.iter())
             .map(|rule| known(&rule.name, rule.fingerprint))
             .collect();
+        self.match_all(quiet, &reading.pending);
+        self.journal.schema.clone_from(&reading.schema);
+        self.journal.pending = !reading.pending.is_empty();
+    }
+
+    /// Matches all facts anew: what is pending waits, and so do the matches of rules that are not quiet.
+    fn match_all(&mut self, quiet: Vec<bool>, pending: &[(String, Vec<u64>)]) {
+        let rules = Arc::clone(&self.rules);
         let world = World {
             rules: &rules,
-            store: &context.store,
+            store: &self.context.as_ref().expect("no script runs").store,
         };
         // With activations pending everything is put on the agenda first, and what has fired is taken off.
-        self.network.quiet = reading.pending.is_empty().then(|| quiet.clone());
+        self.network.quiet = pending.is_empty().then(|| quiet.clone());
         self.network.start(world);
-        let mut facts: Vec<_> = world
-            .store
-            .live()
-            .map(|(at, fact)| (fact.id, at, fact.kind))
-            .collect();
+        let mut facts: Vec<_> = world.store.live().map(|(at, fact)| (fact.id, at)).collect();
         facts.sort_unstable();
-        for (_, at, _) in facts {
+        for (_, at) in facts {
             self.network.plan_insert(world, &mut self.batch, at);
         }
         self.network.offer(world, &mut self.batch);
         self.network.settle(world);
         self.network.quiet = None;
-        if !reading.pending.is_empty() {
-            let pending: FxHashSet<(&str, &[u64])> = reading
-                .pending
-                .iter()
+        if !pending.is_empty() {
+            let pending: FxHashSet<(&str, &[u64])> = (pending.iter())
                 .map(|(rule, facts)| (rule.as_str(), facts.as_slice()))
                 .collect();
             for waiting in self.network.pending(world) {
@@ -492,8 +492,26 @@ impl WorkingMemory {
         }
         self.network.failures = 0;
         self.network.failure = None;
-        self.journal.schema.clone_from(&reading.schema);
-        self.journal.pending = !reading.pending.is_empty();
+    }
+
+    /// A small memory in which nothing waits to fire keeps its facts only.
+    pub(super) fn rest(&mut self) {
+        let facts = self.context().store.len();
+        if facts > self.rules.limits.rest_facts || self.network.waiting() > 0 || self.rules.plan.scripted {
+            self.network.shrink();
+            return;
+        }
+        let clock = self.network.clock;
+        self.network = Network::new();
+        self.network.clock = clock;
+        self.at_rest = true;
+    }
+
+    /// The matches of a memory at rest: all of them have fired.
+    pub(super) fn wake(&mut self) {
+        if std::mem::take(&mut self.at_rest) {
+            self.match_all(vec![true; self.rules.rules.len()], &[]);
+        }
     }
 }
 
@@ -801,7 +819,13 @@ impl Reading {
             self.writers.push(now);
             self.rules.insert(name.to_owned(), fingerprint);
         }
-        self.schema = Some(start[..start.len() - bytes.bytes.len()].into());
+        let read = &start[..start.len() - bytes.bytes.len()];
+        // The same as the rules' own as a rule: one copy for all runs.
+        self.schema = Some(if *read == *rules.schema {
+            Arc::clone(&rules.schema)
+        } else {
+            read.into()
+        });
         Ok(())
     }
 

@@ -111,6 +111,13 @@ impl WorkingMemory {
     /// # Errors
     /// There is no rule of this name.
     pub fn explain(&self, rule: &str) -> Result<Explanation, UnknownRule> {
+        if self.at_rest {
+            let state = self.snapshot();
+            let awake = Self::restore(&self.rules, self.run, Some(&state), []);
+            return awake
+                .expect("a snapshot of these rules can be restored")
+                .explain(rule);
+        }
         let rules = Arc::clone(&self.rules);
         let found = (0_u32..)
             .zip(&rules.rules)
@@ -193,7 +200,11 @@ impl WorkingMemory {
 
     /// When the time comes, for a condition on it that nothing passes.
     fn too_early(&self, passing: &[Option<u32>]) -> Vec<NearMiss> {
-        let due = if passing.is_empty() { self.network.next_wake_ms() } else { None };
+        let due = if passing.is_empty() {
+            self.network.next_wake_ms()
+        } else {
+            None
+        };
         due.map(|due| NearMiss {
             fact: None,
             why: format!("the next of these instants is {due}"),

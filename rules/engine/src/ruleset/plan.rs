@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub joins: Vec<Join>,
     /// Joins that begin a rule and wait for no fact.
     pub roots: Vec<u32>,
+    /// Whether some condition needs the script engine.
+    pub scripted: bool,
     /// By rule.
     pub chains: Vec<Chain>,
 }
