@@ -4,9 +4,11 @@
 mod analysis;
 mod effects;
 mod library;
+mod lints;
 mod native;
 mod plan;
 mod timed;
+pub(crate) mod uses;
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -28,6 +30,7 @@ use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, pa
 use crate::{FactType, Value};
 use analysis::{Analyzer, Names, Place, Type, all_fields, bodies};
 use native::{Converter, Meaning};
+use uses::{ClauseUse, RuleUses, Write};
 
 /// The most bytes of a rules file: a thousand rules fit.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -147,13 +150,24 @@ fn build<'p>(
             .map(|function| &places.text[function.span.clone()])
             .collect(),
         used: BTreeSet::new(),
+        uses: RuleUses::default(),
+        function_uses: FxHashMap::default(),
     };
     builder.functions(file);
+    let mut uses = Vec::new();
     let rules: Vec<Rule> = (0_u32..)
         .zip(&file.rules)
-        .filter_map(|(number, rule)| builder.rule(number, rule))
+        .filter_map(|(number, rule)| {
+            let built = builder.rule(number, rule);
+            uses.push(std::mem::take(&mut builder.uses));
+            built
+        })
         .collect();
     let (nodes, called, used) = (builder.nodes, builder.called, builder.used);
+    lints::expand(&mut uses, &builder.function_uses);
+    if !report.has_errors() {
+        lints::check(file, &types, &uses, report);
+    }
     for (kind, fact) in file.facts.iter().enumerate() {
         if !used.contains(&kind) && !file.rules.is_empty() && !report.has_errors() {
             report.warning(
@@ -333,6 +347,10 @@ struct Builder<'a, 'r, 'p> {
     report: &'r mut Reporter<'p>,
     functions_text: String,
     used: BTreeSet<usize>,
+    /// What the rule that is being built reads and writes.
+    uses: RuleUses,
+    /// What the functions of the file write.
+    function_uses: FxHashMap<String, Vec<Write>>,
 }
 
 impl<'a, 'p> Builder<'a, '_, 'p> {
@@ -354,6 +372,8 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                         );
                         analyzer.bodies = all;
                         analyzer.block(&statements);
+                        let writes = analyzer.writes;
+                        self.function_uses.insert(function.name.text.clone(), writes);
                     }
                     self.library = self.library.merge(&ast);
                 }
@@ -482,6 +502,9 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             ClauseKind::If => NodeKind::If,
         };
         let fact_type = self.named_type(clause);
+        self.uses
+            .clauses
+            .push(ClauseUse::new(clause.kind, fact_type, self.names.types));
         let own = if clause.kind == ClauseKind::Bind {
             &clause.name
         } else {
@@ -658,7 +681,13 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
         if is_condition {
             analyzer.truth(known, &tree);
         }
+        let tests = if is_condition {
+            analyzer.tests(&tree, span)
+        } else {
+            Vec::new()
+        };
         let own_reads = analyzer.reads;
+        self.uses.condition(span, &own_reads, tests);
         for (all, own) in reads.iter_mut().zip(&own_reads) {
             *all |= own;
         }
@@ -789,7 +818,10 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             let mut analyzer = Analyzer::new(self.report, self.names, place, scope, levels, &mut self.called);
             analyzer.bodies = all;
             analyzer.block(&statements);
+            self.uses.waits |= analyzer.waits;
+            self.uses.writes.append(&mut analyzer.writes);
             let reads = analyzer.reads;
+            self.uses.read(&reads);
             self.note_reads(levels, &reads);
         }
         Some(script)

@@ -252,11 +252,13 @@ impl WorkingMemory {
         context.draws = 0;
         self.resting = false;
         self.wake();
-        let world = World {
-            rules: &self.rules,
-            store: &self.context.as_ref().expect("no script runs").store,
-        };
-        self.network.tell(world, turn.now_ms);
+        if let Some(context) = &self.context {
+            let world = World {
+                rules: &self.rules,
+                store: &context.store,
+            };
+            self.network.tell(world, turn.now_ms);
+        }
         let mut rejected = Vec::new();
         for (at, event) in turn.events.into_iter().enumerate() {
             if let Err(why) = self.apply(event) {

@@ -456,20 +456,20 @@ impl WorkingMemory {
         let quiet: Vec<bool> = (rules.rules.iter())
             .map(|rule| known(&rule.name, rule.fingerprint))
             .collect();
-        self.match_all(quiet, &reading.pending);
+        self.match_all(&quiet, &reading.pending);
         self.journal.schema.clone_from(&reading.schema);
         self.journal.pending = !reading.pending.is_empty();
     }
 
     /// Matches all facts anew: what is pending waits, and so do the matches of rules that are not quiet.
-    fn match_all(&mut self, quiet: Vec<bool>, pending: &[(String, Vec<u64>)]) {
+    fn match_all(&mut self, quiet: &[bool], pending: &[(String, Vec<u64>)]) {
         let rules = Arc::clone(&self.rules);
         let world = World {
             rules: &rules,
             store: &self.context.as_ref().expect("no script runs").store,
         };
         // With activations pending everything is put on the agenda first, and what has fired is taken off.
-        self.network.quiet = pending.is_empty().then(|| quiet.clone());
+        self.network.quiet = pending.is_empty().then(|| quiet.to_vec());
         self.network.start(world);
         let mut facts: Vec<_> = world.store.live().map(|(at, fact)| (fact.id, at)).collect();
         facts.sort_unstable();
@@ -510,7 +510,7 @@ impl WorkingMemory {
     /// The matches of a memory at rest: all of them have fired.
     pub(super) fn wake(&mut self) {
         if std::mem::take(&mut self.at_rest) {
-            self.match_all(vec![true; self.rules.rules.len()], &[]);
+            self.match_all(&vec![true; self.rules.rules.len()], &[]);
         }
     }
 }

@@ -111,12 +111,11 @@ impl WorkingMemory {
     /// # Errors
     /// There is no rule of this name.
     pub fn explain(&self, rule: &str) -> Result<Explanation, UnknownRule> {
-        if self.at_rest {
-            let state = self.snapshot();
-            let awake = Self::restore(&self.rules, self.run, Some(&state), []);
-            return awake
-                .expect("a snapshot of these rules can be restored")
-                .explain(rule);
+        // What a memory at rest has matched is made again from its own snapshot.
+        if self.at_rest
+            && let Ok(awake) = Self::restore(&self.rules, self.run, Some(&self.snapshot()), [])
+        {
+            return awake.explain(rule);
         }
         let rules = Arc::clone(&self.rules);
         let found = (0_u32..)
