@@ -139,7 +139,6 @@ fn a_formatted_file_compiles_to_the_same_rules() {
     for (path, text) in corpus() {
         let environment = Environment {
             functions: words(&text)
-                .into_iter()
                 .map(|word| text[word.span].trim_matches('"').to_owned())
                 .collect(),
             ..Environment::default()
