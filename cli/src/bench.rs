@@ -1,9 +1,9 @@
 //! `celesta bench …`: measuring the platform the way its users meet it.
 //!
-//! Each bench but `queue` starts a real server process with its store on a disk, pushes a bundle whose function runs in separate
+//! Each bench but `queue` and `rules` starts a real server process with its store on a disk, pushes a bundle whose function runs in separate
 //! warm processes, and drives it through the public HTTP API over kept connections. Nothing is prepared or skipped:
-//! durability, validation and checking are as in production. The client's processor time is told apart. `bench queue`
-//! measures the library in this process, and says so.
+//! durability, validation and checking are as in production. The client's processor time is told apart. `bench queue` and
+//! `bench rules` measure the library in this process, and say so.
 
 mod crash;
 mod fanout;
@@ -12,6 +12,7 @@ mod latency;
 mod quantile;
 mod queue;
 mod rig;
+mod rules;
 mod steps;
 mod usage;
 mod wire;
@@ -54,6 +55,8 @@ enum Bench {
     Crash(crash::CrashArgs),
     /// The queue by itself, as a library in this process
     Queue(queue::QueueArgs),
+    /// The rule engine by itself: classical programs, or your own rules and facts
+    Rules(rules::RulesArgs),
 }
 
 /// Runs the bench that was asked for.
@@ -69,6 +72,7 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Outcome {
         Bench::Latency(bench) => latency::run(context, &place, &bench).await?,
         Bench::Crash(bench) => crash::run(context, &place, &bench).await?,
         Bench::Queue(bench) => queue::run(context, &place, &bench).await?,
+        Bench::Rules(bench) => rules::run(context, &bench)?,
     };
     Ok(if sound { Exit::Done } else { Exit::Failed })
 }

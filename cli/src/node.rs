@@ -121,12 +121,14 @@ impl Node {
             if let Some(path) = search_path() {
                 config.search_path = path;
             }
+            let packages = Arc::new(Registered::new(runtime.clone()));
             let feed = QueueFeed::start(
                 queues.clone(),
                 store.clone(),
                 &clock,
                 &tasks,
                 "local",
+                Arc::clone(&packages) as Arc<dyn celesta_worker::Packages>,
                 Arc::new(tell_progress),
             )
             .map_err(|error| failed("the worker's queues", &error))?;
@@ -135,7 +137,7 @@ impl Node {
                 random: random.clone(),
                 tasks: tasks.clone(),
                 feed,
-                packages: Arc::new(Registered::new(runtime.clone())),
+                packages,
                 artifacts: artifacts.clone(),
             };
             let worker = Worker::new(config, parts)

@@ -38,6 +38,7 @@ CREATE TABLE queue_messages (
   error TEXT,
   extra TEXT
 ) STRICT;",
+    postgres: "",
 }];
 
 pub(crate) static SET_META: Statement = Statement {

@@ -69,6 +69,7 @@ fn known_method(method: &Method) -> &'static str {
         Method::HEAD => "HEAD",
         Method::POST => "POST",
         Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
         _ => "other",
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP API: services, runs, artifacts, health; problems per RFC 9457; `OpenAPI` 3.1.
+//! The HTTP API: services, runs, queues, artifacts, health; problems per RFC 9457; `OpenAPI` 3.1.
 //!
 //! `Config` → [`Server::bind`] → [`Server::spawn`]. One file per resource. This crate validates what is HTTP's (paths,
 //! headers, sizes, content types) and leaves meaning to the runtime; it stores nothing itself.
@@ -10,6 +10,7 @@ mod health;
 mod listen;
 mod openapi;
 mod problem;
+mod queues;
 mod run_events;
 mod runs;
 mod server;

@@ -100,7 +100,7 @@ pub(crate) struct ProblemBody {
 #[openapi(
     info(
         title = "Celesta",
-        description = "Services whose work is heavy, bursty and long: requests, runs, artifacts."
+        description = "Services whose work is heavy, bursty and long: requests, runs, queues, artifacts."
     ),
     paths(
         crate::services::list,
@@ -122,6 +122,22 @@ pub(crate) struct ProblemBody {
         crate::steer::resume,
         crate::steer::clone_run,
         crate::run_events::events,
+        crate::queues::list,
+        crate::queues::show,
+        crate::queues::configure,
+        crate::queues::patch,
+        crate::queues::enqueue::enqueue,
+        crate::queues::look::list,
+        crate::queues::look::show,
+        crate::queues::look::history,
+        crate::queues::lease::lease,
+        crate::queues::settle::complete,
+        crate::queues::settle::fail,
+        crate::queues::settle::extend,
+        crate::queues::settle::release,
+        crate::queues::change::cancel,
+        crate::queues::change::redrive,
+        crate::queues::change::reprioritize,
         crate::artifacts::create,
         crate::artifacts::read,
         crate::artifacts::head,

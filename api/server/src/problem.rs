@@ -19,6 +19,7 @@ macro_rules! codes {
 codes!(
     "bad-json",
     "bad-request",
+    "batch-out-of-range",
     "body-incomplete",
     "body-too-large",
     "bundle-invalid",
@@ -27,28 +28,45 @@ codes!(
     "bundle-unreadable",
     "digest-mismatch",
     "idempotency-conflict",
+    "illegal-message-state",
     "illegal-state",
     "internal",
     "invalid-header",
     "invalid-input",
+    "invalid-message",
     "invalid-parameter",
+    "invalid-queue-name",
+    "invalid-settings",
     "invalid-writes",
+    "lease-out-of-range",
+    "message-in-flight",
+    "missing-key",
     "no-such-artifact",
     "no-such-attempt",
+    "no-such-message",
     "no-such-method",
     "no-such-operation",
     "no-such-path",
+    "no-such-queue",
     "no-such-rule",
     "no-such-run",
     "no-such-service",
     "overloaded",
+    "payload-too-large",
+    "queue-blocked",
+    "queue-full",
+    "queue-in-use",
+    "queue-reserved",
     "range-not-satisfiable",
     "request-in-flight",
     "request-timeout",
+    "stale-lease",
+    "too-many-queues",
     "unauthorized",
     "unavailable",
     "wrong-content-type",
     "wrong-host",
+    "wrong-queue-kind",
 );
 
 /// A refusal. Boxed: handlers return it beside small results.
@@ -93,6 +111,19 @@ impl Problem {
     pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
         self.0.more.insert(name.to_owned(), value);
         self
+    }
+
+    /// All members, as they stand in an answer.
+    pub(crate) fn members(&self) -> Map<String, Value> {
+        let parts = &self.0;
+        let mut members = Map::new();
+        members.insert("type".to_owned(), format!("/errors/{}", parts.code).into());
+        members.insert("title".to_owned(), parts.title.into());
+        members.insert("status".to_owned(), parts.status.as_u16().into());
+        members.insert("detail".to_owned(), parts.detail.clone().into());
+        members.insert("code".to_owned(), parts.code.into());
+        members.extend(parts.more.clone());
+        members
     }
 
     /// With the header that says how long the content is, when a range lies outside of it.
@@ -155,21 +186,12 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let members = self.members();
         let Parts {
             status,
-            code,
-            title,
-            detail,
-            more,
             content_range,
+            ..
         } = *self.0;
-        let mut members = Map::new();
-        members.insert("type".to_owned(), format!("/errors/{code}").into());
-        members.insert("title".to_owned(), title.into());
-        members.insert("status".to_owned(), status.as_u16().into());
-        members.insert("detail".to_owned(), detail.into());
-        members.insert("code".to_owned(), code.into());
-        members.extend(more);
         let mut response = (status, Json(&members)).into_response();
         response.extensions_mut().insert(Members(Arc::new(members)));
         let headers = response.headers_mut();

@@ -64,7 +64,7 @@ fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -
 
 type MaybeQuery<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
-fn limit(given: Option<usize>) -> Answer<usize> {
+pub(crate) fn limit(given: Option<usize>) -> Answer<usize> {
     match given {
         None => Ok(PAGE_ROWS),
         Some(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),

@@ -10,14 +10,14 @@ use axum::routing::{get, post};
 use celesta_artifacts::Artifacts;
 use celesta_queue::Queues;
 use celesta_runs::Runtime;
-use celesta_runtime::{Clock, Fate, Shutdown, TaskSet};
+use celesta_runtime::{Clock, Fate, Random, Shutdown, TaskSet};
 use celesta_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::listen::Bounded;
-use crate::{artifacts, guard, health, openapi, problem, run_events, runs, services, steer, submit};
+use crate::{artifacts, guard, health, openapi, problem, queues, run_events, runs, services, steer, submit};
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
 const REQUESTS_MAX: usize = 16_384;
@@ -53,7 +53,7 @@ pub struct Api {
     pub store: Store,
     /// The blobs.
     pub artifacts: Artifacts,
-    /// The queues, for readiness.
+    /// The queues.
     pub queues: Queues,
     /// The time.
     pub clock: Clock,
@@ -68,6 +68,10 @@ pub(crate) struct Shared {
     pub(crate) room: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) shutdown: Shutdown,
+    /// Ids of messages whose producer gave none.
+    pub(crate) random: Random,
+    /// Work that outlives its request.
+    pub(crate) tasks: TaskSet,
 }
 
 /// The state handlers are given.
@@ -138,6 +142,8 @@ impl Server {
             room: Semaphore::new(REQUESTS_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             shutdown: shutdown.clone(),
+            random: Random::system(),
+            tasks: tasks.clone(),
         });
         let router = router(shared);
         let listener = self.listener;
@@ -186,6 +192,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/runs/{run}/pause", post(steer::pause))
         .route("/v1/runs/{run}/resume", post(steer::resume))
         .route("/v1/runs/{run}/clone", post(steer::clone_run))
+        .merge(queue_routes())
         .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
         .route(
             "/v1/artifacts/{digest}",
@@ -207,4 +214,34 @@ fn router(shared: Arc<Shared>) -> Router {
             guard::admit,
         ))
         .with_state(shared)
+}
+
+/// The routes of the queue.
+fn queue_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v1/queues", get(queues::list))
+        .route(
+            "/v1/queues/{queue}",
+            get(queues::show).put(queues::configure).patch(queues::patch),
+        )
+        .route(
+            "/v1/queues/{queue}/messages",
+            get(queues::look::list).post(queues::enqueue::enqueue),
+        )
+        .route("/v1/queues/{queue}/messages/{message}", get(queues::look::show))
+        .route(
+            "/v1/queues/{queue}/messages/{message}/history",
+            get(queues::look::history),
+        )
+        .route("/v1/queues/{queue}/lease", post(queues::lease::lease))
+        .route("/v1/queues/{queue}/complete", post(queues::settle::complete))
+        .route("/v1/queues/{queue}/fail", post(queues::settle::fail))
+        .route("/v1/queues/{queue}/extend", post(queues::settle::extend))
+        .route("/v1/queues/{queue}/release", post(queues::settle::release))
+        .route("/v1/queues/{queue}/cancel", post(queues::change::cancel))
+        .route("/v1/queues/{queue}/redrive", post(queues::change::redrive))
+        .route(
+            "/v1/queues/{queue}/reprioritize",
+            post(queues::change::reprioritize),
+        )
 }

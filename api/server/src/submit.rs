@@ -104,6 +104,17 @@ fn set(response: &mut Response, name: HeaderName, value: &str) {
 
 /// The body when it is JSON and not too large.
 pub(crate) async fn json_body(shared: &State, headers: &HeaderMap, body: Body) -> Answer<Vec<u8>> {
+    json_body_of(shared, headers, body, BODY_BYTES_MAX, PATIENCE).await
+}
+
+/// The body when it is JSON and has at most `max` bytes.
+pub(crate) async fn json_body_of(
+    shared: &State,
+    headers: &HeaderMap,
+    body: Body,
+    max: usize,
+    patience: Duration,
+) -> Answer<Vec<u8>> {
     let content_type = text(headers, "content-type")?.unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
@@ -116,8 +127,7 @@ pub(crate) async fn json_body(shared: &State, headers: &HeaderMap, body: Body) -
         ));
     }
     let too_large = || {
-        let detail =
-            format!("the body has more than {BODY_BYTES_MAX} bytes; put large values into artifacts");
+        let detail = format!("the body has more than {max} bytes; put large values into artifacts");
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
@@ -125,7 +135,7 @@ pub(crate) async fn json_body(shared: &State, headers: &HeaderMap, body: Body) -
             detail,
         )
     };
-    let bytes = whole(&shared.api.clock, body, BODY_BYTES_MAX, PATIENCE, too_large).await?;
+    let bytes = whole(&shared.api.clock, body, max, patience, too_large).await?;
     serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
         Problem::new(
             StatusCode::BAD_REQUEST,

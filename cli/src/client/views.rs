@@ -133,6 +133,8 @@ pub(crate) struct CallView {
     #[serde(default)]
     pub(crate) attempts: u32,
     #[serde(default)]
+    pub(crate) avoided: bool,
+    #[serde(default)]
     pub(crate) worker: Option<String>,
     #[serde(default)]
     pub(crate) input: Option<Value>,

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use celesta_runs::REUSE;
 use celesta_runtime::Random;
 use celesta_types::{Class, duration_ms};
 use clap::Args;
@@ -45,10 +46,16 @@ pub(crate) struct CallArgs {
     /// A label of the run; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = read_pair)]
     labels: Vec<(String, String)>,
+    /// Run pure functions even when their results are recorded
+    #[arg(long)]
+    no_reuse: bool,
 }
 
 /// Sends the request.
-pub(crate) async fn run(context: &Context, args: CallArgs) -> Outcome {
+pub(crate) async fn run(context: &Context, mut args: CallArgs) -> Outcome {
+    if args.no_reuse {
+        args.labels.push((REUSE.to_owned(), "no".to_owned()));
+    }
     let (service, operation) = args
         .target
         .split_once('/')

@@ -111,6 +111,7 @@ fn functions(version: &Version) -> Functions {
                 name.clone(),
                 Arc::new(Package {
                     manifest: Arc::new(manifest.clone()),
+                    content: version.bundle.pure_contents.get(name).copied(),
                     folder: folder(name),
                 }),
             )

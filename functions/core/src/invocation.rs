@@ -12,7 +12,8 @@ const VERSION: u8 = 1;
 const HAS_ARTIFACTS: u8 = 1;
 const HAS_TIMEOUT: u8 = 2;
 const HAS_TRACE: u8 = 4;
-const KNOWN_FLAGS: u8 = HAS_ARTIFACTS | HAS_TIMEOUT | HAS_TRACE;
+const FRESH: u8 = 8;
+const KNOWN_FLAGS: u8 = HAS_ARTIFACTS | HAS_TIMEOUT | HAS_TRACE | FRESH;
 
 /// One request to run a function. Borrows from the payload it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Invocation<'a> {
     pub timeout_ms: Option<u64>,
     /// The trace the call belongs to.
     pub trace: Option<TraceId>,
+    /// Whether it is run even when a result is recorded.
+    pub fresh: bool,
 }
 
 impl<'a> Invocation<'a> {
@@ -48,7 +51,8 @@ impl<'a> Invocation<'a> {
         writer.byte(
             flag(self.has_artifacts, HAS_ARTIFACTS)
                 | flag(self.timeout_ms.is_some(), HAS_TIMEOUT)
-                | flag(self.trace.is_some(), HAS_TRACE),
+                | flag(self.trace.is_some(), HAS_TRACE)
+                | flag(self.fresh, FRESH),
         );
         writer.raw(&self.run.to_bytes());
         writer.uint(self.call.seq);
@@ -114,6 +118,7 @@ impl<'a> Invocation<'a> {
             has_artifacts: flags & HAS_ARTIFACTS != 0,
             timeout_ms,
             trace,
+            fresh: flags & FRESH != 0,
         })
     }
 }
@@ -127,12 +132,12 @@ mod tests {
         #[test]
         fn an_invocation_reads_back(
             run: u128, seq in 0_u64..1 << 44, index: u32, input: Vec<u8>, has_artifacts: bool,
-            timeout_ms: Option<u64>, trace: Option<u128>, bundle: [u8; 32],
+            timeout_ms: Option<u64>, trace: Option<u128>, bundle: [u8; 32], fresh: bool,
         ) {
             let invocation = Invocation {
                 run: RunId::from_bits(run), call: CallId { seq, index }, service: "greeter", function: "greet",
                 bundle: Digest::from_bytes(bundle), input: &input, has_artifacts, timeout_ms,
-                trace: trace.map(TraceId::from_bits),
+                trace: trace.map(TraceId::from_bits), fresh,
             };
             let bytes = invocation.encode();
             prop_assert_eq!(Invocation::decode(&bytes), Ok(invocation));
@@ -157,6 +162,7 @@ mod tests {
             has_artifacts: true,
             timeout_ms: Some(5),
             trace: None,
+            fresh: false,
         };
         let mut stored = vec![1, 3];
         stored.extend([0; 15]);

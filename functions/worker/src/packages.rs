@@ -16,6 +16,9 @@ pub struct Package {
     pub manifest: Arc<Manifest>,
     /// Its folder, read-only; a command's words that name files in it are taken from there.
     pub folder: PathBuf,
+    /// The digest of what is in the folder, of a pure function: the same content gives the same results. None when
+    /// results are not to be reused.
+    pub content: Option<Digest>,
 }
 
 /// A function this worker may be asked to run.

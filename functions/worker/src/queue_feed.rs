@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_functions::names::{FUNCTION_QUEUES, RUNS_QUEUE};
-use celesta_functions::report_id;
+use celesta_functions::{Invocation, Report, ReportOutcome, RunMessage, report_id};
 use celesta_queue::{
     Failure, HandOver, Key, LeaseRef, LeaseRequest, Leased, NewMessage, Payload, QueueName, Queues, Settings,
     Watch,
@@ -24,6 +24,8 @@ use tokio::sync::mpsc;
 
 use crate::attempts::{self, AttemptRecord};
 use crate::feed::{Feed, FeedError, Finish, Finished, Progress, ProgressHook, Ready};
+use crate::packages::Packages;
+use crate::recall::{Recall, Recalled};
 
 /// Reports that wait to be handed over again after their unit failed. What does not fit lapses and is run again.
 const AGAIN_MAX: usize = 16_384;
@@ -56,6 +58,9 @@ pub struct QueueFeed {
     watching: Mutex<Watching>,
     progress: ProgressHook,
     again: mpsc::Sender<Again>,
+    clock: Clock,
+    packages: Arc<dyn Packages>,
+    recall: Recall,
 }
 
 /// The queues that are watched at this moment.
@@ -75,7 +80,8 @@ struct Again {
 }
 
 impl QueueFeed {
-    /// A feed from `queues`. Rows of attempts go to `store`, progress to `progress`.
+    /// A feed from `queues`. Rows of attempts and recorded results go to `store`, progress to `progress`; `packages` says
+    /// which functions are pure.
     ///
     /// # Errors
     /// When a queue cannot be watched.
@@ -85,6 +91,7 @@ impl QueueFeed {
         clock: &Clock,
         tasks: &TaskSet,
         consumer: impl Into<Arc<str>>,
+        packages: Arc<dyn Packages>,
         progress: ProgressHook,
     ) -> Result<Arc<Self>, FeedError> {
         let broken = |reason: String| FeedError {
@@ -108,7 +115,15 @@ impl QueueFeed {
             watching: Mutex::new(watching),
             progress,
             again,
+            clock: clock.clone(),
+            packages,
+            recall: Recall::default(),
         });
+        tasks.spawn(
+            "worker pure functions",
+            Fate::Expendable,
+            follow(Arc::clone(&feed)),
+        );
         let repeating = repeat(Arc::clone(&feed), clock.clone(), failed);
         tasks.spawn("worker reports again", Fate::Expendable, repeating);
         Ok(feed)
@@ -143,6 +158,15 @@ impl QueueFeed {
             tracing::debug!(%stale, "an outcome came too late");
             return None;
         }
+        let result = match RunMessage::decode(&again.payload) {
+            Ok(RunMessage::Report(Report {
+                outcome: ReportOutcome::Succeeded { result },
+                ..
+            })) => Some(result),
+            _ => None,
+        };
+        self.recall
+            .ended(again.lease.id, again.run, result, &mut companion);
         if let Some(record) = record {
             record.stage(&mut companion);
         }
@@ -167,6 +191,32 @@ impl QueueFeed {
         Some(HandOver { message, companion })
     }
 
+    /// Reports what is known already.
+    fn report(&self, recalled: Vec<Recalled>) {
+        let now = self.clock.now();
+        let hand_overs = recalled.into_iter().filter_map(|Recalled { leased, result }| {
+            let invocation = Invocation::decode(&leased.payload).ok()?;
+            let report = Report {
+                call: invocation.call,
+                // Nothing was tried.
+                attempt: 0,
+                started: now,
+                ended: now,
+                worker: "",
+                avoided: true,
+                outcome: ReportOutcome::Succeeded { result: &result },
+            };
+            let again = Again {
+                lease: leased.lease(),
+                run: invocation.run,
+                priority: leased.priority,
+                payload: report.encode().into(),
+            };
+            self.hand_over(again, None)
+        });
+        self.hand_over_all(hand_overs.collect());
+    }
+
     fn hand_over_all(&self, hand_overs: Vec<HandOver>) {
         for refused in self.queues.hand_over(hand_overs) {
             // The companion is dropped with it: the lease lapses, and the invocation is run again.
@@ -187,6 +237,19 @@ impl QueueFeed {
                 tracing::warn!(%error, "failed attempts lapse instead of being repeated in time");
             }
         });
+    }
+}
+
+/// Keeps in mind which functions are pure.
+async fn follow(feed: Arc<QueueFeed>) {
+    let shutdown = feed.tasks.shutdown().clone();
+    let mut changes = feed.packages.changes();
+    loop {
+        feed.recall.refresh(&*feed.packages);
+        tokio::select! {
+            () = shutdown.requested() => break,
+            changed = changes.changed() => if changed.is_err() { break },
+        }
     }
 }
 
@@ -251,10 +314,18 @@ impl Feed for QueueFeed {
                 consumer,
             };
             let leased = self.queues.lease(&request).await;
-            leased.map_err(|error| FeedError {
+            let leased = leased.map_err(|error| FeedError {
                 kind: error.kind(),
                 reason: error.to_string(),
-            })
+            })?;
+            let (fresh, recalled) = self
+                .recall
+                .split(&self.store, &*self.packages, &request.queue, leased)
+                .await;
+            if !recalled.is_empty() {
+                self.report(recalled);
+            }
+            Ok(fresh)
         })
     }
 

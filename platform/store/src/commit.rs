@@ -1,8 +1,7 @@
 //! The committer: takes every unit that waits, makes them durable in one transaction, answers all of them.
 //!
 //! One connection writes, a few read. A lone unit is committed at once; under load the units that arrive during one
-//! fsync share the next. The write-ahead log is folded back by a second connection while commits go on, and the
-//! committer itself does only the short rest between two commits, so that the log starts again from its beginning.
+//! fsync share the next. How a group is executed is the database's business: `sqlite/groups.rs`, `postgres/groups.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,13 +9,14 @@ use std::time::Duration;
 
 use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
 use celesta_runtime::{Clock, Fate, TaskSet};
+use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{CommitError, OpenError, QueryError};
-use crate::migrate::{Migration, migrate};
-use crate::sqlite::{Writer, connect_options, fetch, translate};
+use crate::migrate::{Migration, migrate_postgres};
+use crate::postgres::{self, Postgres};
+use crate::sqlite::{self, connect_options};
 use crate::unit::{Cell, Hook, Row, Rows, Unit, call};
 
 /// Units that may wait for the committer: a few commits' worth at full load. Submitting beyond it waits.
@@ -27,24 +27,55 @@ const UNITS_PER_COMMIT_MAX: usize = 4_096;
 const ROWS_PER_COMMIT_MAX: usize = 50_000;
 /// Reads in parallel; they never wait for the writer (WAL).
 const READERS: u32 = 4;
-/// The log is folded back after this many commits.
-const COMMITS_PER_CHECKPOINT: u32 = 1_000;
 /// How long after shutdown the committer serves handles that are still held; it ends at once when all are dropped.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the store lives.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoreOptions {
-    /// The SQLite file; created with its folder when it does not exist.
-    pub path: PathBuf,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    File(PathBuf),
+    Url(String),
 }
 
 impl StoreOptions {
-    /// A store in the file `path`.
+    /// A store in the SQLite file `path`; created with its folder when it does not exist.
     #[must_use]
     pub fn at(path: impl AsRef<Path>) -> Self {
         Self {
-            path: path.as_ref().to_owned(),
+            place: Place::File(path.as_ref().to_owned()),
+        }
+    }
+
+    /// A store in the PostgreSQL database at `url`, `postgres://user@host:port/database`. The database must be there.
+    #[must_use]
+    pub fn postgres(url: impl Into<String>) -> Self {
+        Self {
+            place: Place::Url(url.into()),
+        }
+    }
+
+    /// What people write: a URL that begins with `postgres://` or `postgresql://`, or the path of a file.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            Self::postgres(text)
+        } else {
+            Self::at(text)
+        }
+    }
+}
+
+impl std::fmt::Debug for StoreOptions {
+    /// Without the URL: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            Place::File(path) => f.debug_tuple("StoreOptions").field(path).finish(),
+            Place::Url(_) => f.write_str("StoreOptions(postgres)"),
         }
     }
 }
@@ -53,8 +84,13 @@ impl StoreOptions {
 #[derive(Debug, Clone)]
 pub struct Store {
     units: mpsc::Sender<Unit>,
-    readers: SqlitePool,
-    path: Arc<Path>,
+    database: Database,
+}
+
+#[derive(Debug, Clone)]
+enum Database {
+    Sqlite { readers: SqlitePool, path: Arc<Path> },
+    Postgres(Postgres),
 }
 
 /// Resolves when a unit is durable, or has failed.
@@ -85,32 +121,14 @@ impl Store {
         clock: &Clock,
         tasks: &TaskSet,
     ) -> Result<Self, OpenError> {
-        let connect = |error: &dyn std::fmt::Display| OpenError::Connect {
-            path: options.path.display().to_string(),
-            reason: error.to_string(),
+        let (engine, database) = match &options.place {
+            Place::File(path) => open_sqlite(path, migrations, tasks).await?,
+            Place::Url(url) => open_postgres(url, migrations).await?,
         };
-        if let Some(folder) = options.path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| connect(&error))?;
-        }
-        let connecting = connect_options(&options.path);
-        let mut writer = connecting.connect().await.map_err(|error| connect(&error))?;
-        migrate(&mut writer, migrations).await?;
-        let folder = connecting.connect().await.map_err(|error| connect(&error))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(connecting.pragma("query_only", "1"))
-            .await
-            .map_err(|error| connect(&error))?;
         let (units, waiting) = mpsc::channel(UNITS_WAITING_MAX);
-        let (fold, folds) = mpsc::channel(1);
-        let (folded, done) = mpsc::channel(1);
         let committer = Committer {
-            connection: writer,
-            writer: Writer::default(),
+            engine,
             clock: clock.clone(),
-            commits_since_fold: 0,
-            fold,
-            folded: done,
             commits: counter("celesta_store_commits_total", "Transactions committed."),
             units: counter("celesta_store_units_total", "Units committed."),
             seconds: durations(
@@ -122,22 +140,25 @@ impl Store {
         tasks.spawn("store.committer", Fate::Essential, async move {
             committer.run(waiting, shutdown).await;
         });
-        tasks.spawn(
-            "store.checkpoints",
-            Fate::Expendable,
-            fold_log(folder, folds, folded),
-        );
-        Ok(Self {
-            units,
-            readers,
-            path: options.path.as_path().into(),
-        })
+        Ok(Self { units, database })
     }
 
-    /// The file.
+    /// The file of a SQLite store.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        match &self.database {
+            Database::Sqlite { path, .. } => Some(path),
+            Database::Postgres(_) => None,
+        }
+    }
+
+    /// The database of a store on PostgreSQL: for what statements over rows cannot say.
+    #[must_use]
+    pub const fn database(&self) -> Option<&Postgres> {
+        match &self.database {
+            Database::Sqlite { .. } => None,
+            Database::Postgres(database) => Some(database),
+        }
     }
 
     /// Hands `unit` to the committer and returns without waiting for the commit; the unit's hooks tell its end.
@@ -197,18 +218,90 @@ impl Store {
     /// # Errors
     /// When the database cannot answer.
     pub async fn fetch(&self, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, QueryError> {
-        let mut connection = self.readers.acquire().await?;
-        Ok(fetch(&mut connection, sql, cells).await?)
+        match &self.database {
+            Database::Sqlite { readers, .. } => {
+                let mut connection = readers.acquire().await?;
+                Ok(sqlite::fetch(&mut connection, sql, cells).await?)
+            }
+            Database::Postgres(database) => database.fetch(sql, cells).await,
+        }
+    }
+}
+
+async fn open_sqlite(
+    path: &Path,
+    migrations: &[Migration],
+    tasks: &TaskSet,
+) -> Result<(Engine, Database), OpenError> {
+    let connect = |reason: String| OpenError::Connect {
+        path: path.display().to_string(),
+        reason,
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| connect(error.to_string()))?;
+    }
+    let groups = sqlite::Groups::open(path, migrations, tasks).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .connect_with(connect_options(path).pragma("query_only", "1"))
+        .await
+        .map_err(|error| connect(error.to_string()))?;
+    let path = path.into();
+    Ok((
+        Engine::Sqlite(Box::new(groups)),
+        Database::Sqlite { readers, path },
+    ))
+}
+
+async fn open_postgres(url: &str, migrations: &[Migration]) -> Result<(Engine, Database), OpenError> {
+    let database = Postgres::new(url).map_err(|error| OpenError::Connect {
+        path: "the URL given".to_owned(),
+        reason: error.to_string(),
+    })?;
+    migrate_postgres(&database, migrations).await?;
+    Ok((
+        Engine::Postgres(postgres::Groups::new(database.clone())),
+        Database::Postgres(database),
+    ))
+}
+
+/// What executes groups.
+enum Engine {
+    Sqlite(Box<sqlite::Groups>),
+    Postgres(postgres::Groups),
+}
+
+impl Engine {
+    /// One outcome for each unit; an error when none of them is durable.
+    async fn commit(&mut self, group: &[Rows]) -> Result<Vec<Result<(), CommitError>>, CommitError> {
+        if group.iter().all(|unit| unit.starts.is_empty()) {
+            return Ok(vec![Ok(()); group.len()]);
+        }
+        match self {
+            Self::Sqlite(groups) => groups.commit(group).await,
+            Self::Postgres(groups) => groups.commit(group).await,
+        }
+    }
+
+    /// What is done between two commits.
+    async fn rest(&mut self) {
+        match self {
+            Self::Sqlite(groups) => groups.fold_log().await,
+            Self::Postgres(_) => {}
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Self::Sqlite(groups) => groups.close().await,
+            Self::Postgres(_) => {}
+        }
     }
 }
 
 struct Committer {
-    connection: SqliteConnection,
-    writer: Writer,
+    engine: Engine,
     clock: Clock,
-    commits_since_fold: u32,
-    fold: mpsc::Sender<()>,
-    folded: mpsc::Receiver<()>,
     commits: IntCounter,
     units: IntCounter,
     seconds: Histogram,
@@ -239,19 +332,19 @@ impl Committer {
                 let group = std::mem::replace(&mut units, later);
                 self.commit_group(group).await;
             }
-            self.fold_log().await;
+            self.engine.rest().await;
         }
         waiting.close();
         while let Ok(unit) = waiting.try_recv() {
             unit.finish(Err(&CommitError::Closed));
         }
-        self.connection.close().await.ok();
+        self.engine.close().await;
     }
 
     async fn commit_group(&mut self, group: Vec<Unit>) {
         let before = self.clock.monotonic();
         let (rows, hooks): (Vec<Rows>, Vec<Vec<Hook>>) = group.into_iter().map(Unit::into_parts).unzip();
-        let outcomes = self.transactions(&rows).await;
+        let outcomes = self.engine.commit(&rows).await;
         self.seconds
             .observe((self.clock.monotonic().saturating_sub(before)).as_secs_f64());
         match outcomes {
@@ -265,75 +358,6 @@ impl Committer {
             Err(error) => hooks.into_iter().for_each(|hooks| call(hooks, Err(&error))),
         }
     }
-
-    /// Commits the group; when one of it conflicts, each unit behind a savepoint of its own: still one fsync for those
-    /// that fit.
-    async fn transactions(&mut self, group: &[Rows]) -> Result<Vec<Result<(), CommitError>>, CommitError> {
-        if group.iter().all(|unit| unit.starts.is_empty()) {
-            return Ok(vec![Ok(()); group.len()]);
-        }
-        let outcomes = match self.transaction(group).await {
-            Ok(()) => Ok(vec![Ok(()); group.len()]),
-            Err(conflict @ CommitError::Conflict { .. }) if group.len() == 1 => Ok(vec![Err(conflict)]),
-            Err(CommitError::Conflict { .. }) => self.transaction_apart(group).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &outcomes {
-            // When the database itself has rolled back already there is nothing to do, and that is an error to it.
-            self.control("ROLLBACK").await.ok();
-            tracing::warn!(%error, units = group.len(), "a commit failed");
-        }
-        outcomes
-    }
-
-    async fn transaction(&mut self, group: &[Rows]) -> Result<(), CommitError> {
-        let outcome = self.writer.begin(&mut self.connection, group).await;
-        if matches!(outcome, Err(CommitError::Conflict { .. })) {
-            self.control("ROLLBACK").await?;
-        }
-        outcome?;
-        self.control("COMMIT").await
-    }
-
-    async fn transaction_apart(
-        &mut self,
-        group: &[Rows],
-    ) -> Result<Vec<Result<(), CommitError>>, CommitError> {
-        let mut outcomes = Vec::with_capacity(group.len());
-        self.control("BEGIN IMMEDIATE").await?;
-        for unit in group {
-            self.control("SAVEPOINT unit").await?;
-            let outcome = self.writer.execute(&mut self.connection, unit).await;
-            match &outcome {
-                Err(error @ CommitError::Unavailable { .. }) => return Err(error.clone()),
-                Err(_) => self.control("ROLLBACK TO unit").await?,
-                Ok(()) => {}
-            }
-            self.control("RELEASE unit").await?;
-            outcomes.push(outcome);
-        }
-        self.control("COMMIT").await?;
-        Ok(outcomes)
-    }
-
-    async fn control(&mut self, sql: &'static str) -> Result<(), CommitError> {
-        sqlx::query(sql)
-            .execute(&mut self.connection)
-            .await
-            .map_err(|error| translate("transaction", &error))?;
-        Ok(())
-    }
-
-    /// Has the log folded back by the other connection, and finishes the rest when that is done.
-    async fn fold_log(&mut self) {
-        self.commits_since_fold += 1;
-        if self.commits_since_fold >= COMMITS_PER_CHECKPOINT && self.fold.try_send(()).is_ok() {
-            self.commits_since_fold = 0;
-        }
-        if self.folded.try_recv().is_ok() {
-            checkpoint(&mut self.connection).await;
-        }
-    }
 }
 
 /// How many of the first units one commit takes.
@@ -344,25 +368,6 @@ fn within_rows(units: &[Unit]) -> usize {
         rows <= ROWS_PER_COMMIT_MAX
     });
     fitting.count().max(1)
-}
-
-async fn fold_log(mut connection: SqliteConnection, mut folds: mpsc::Receiver<()>, folded: mpsc::Sender<()>) {
-    while folds.recv().await.is_some() {
-        checkpoint(&mut connection).await;
-        if folded.send(()).await.is_err() {
-            break;
-        }
-    }
-    connection.close().await.ok();
-}
-
-async fn checkpoint(connection: &mut SqliteConnection) {
-    if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
-        .execute(connection)
-        .await
-    {
-        tracing::warn!(%error, "the write-ahead log could not be folded back");
-    }
 }
 
 #[cfg(test)]

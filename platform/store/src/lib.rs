@@ -1,4 +1,4 @@
-//! The durable record: SQLite behind one committer that shares each commit among everybody who waits for one.
+//! The durable record: SQLite or PostgreSQL behind one committer that shares each commit among everybody who waits for one.
 //!
 //! A caller collects what must become durable *together* in a [`Unit`]: rows for statements that are declared once as
 //! [`Statement`] constants. The committer takes all units that wait, groups their rows by statement, executes each
@@ -9,18 +9,25 @@
 //! A row that does not do what its statement expects (a key that stands already, an update that finds nothing) is a
 //! [`CommitError::Conflict`] of its unit alone: the group is executed again unit by unit behind savepoints.
 //!
+//! On PostgreSQL a subsystem may also say what rows cannot: [`Postgres::write`] executes its own statements in a transaction
+//! of their own, exactly once, and [`Postgres::listener`] hears what other nodes say.
+//!
 //! This crate owns sqlx and knows no table of its own but `schema_migrations`; each subsystem brings its tables as
 //! [`Migration`]s and its statements as constants. It is not a query builder and has no transactions held open by callers.
 
 mod commit;
 mod error;
 mod migrate;
+mod postgres;
 mod sqlite;
 mod statement;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod unit;
 
 pub use commit::{Committed, Store, StoreOptions};
 pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
+pub use postgres::{Arg, Call, Heard, Listener, Postgres};
 pub use statement::{Expect, Statement};
 pub use unit::{Cell, Row, Unit};

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AssertSqlSafe, Connection, Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _, SqliteConnection};
 
 use crate::error::OpenError;
+use crate::postgres::{Fault, Postgres, Work};
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version INTEGER NOT NULL, \
+     fingerprint INTEGER NOT NULL, PRIMARY KEY (subsystem, version))";
 
 /// One step of a subsystem's schema. A step that was released is never edited: the next one mends it.
 #[derive(Debug, Clone, Copy)]
@@ -13,34 +17,48 @@ pub struct Migration {
     pub subsystem: &'static str,
     /// The step, from 1 without gaps.
     pub version: i64,
-    /// One or more SQL statements.
+    /// One or more SQL statements for SQLite.
     pub sql: &'static str,
+    /// The same for PostgreSQL; empty where the subsystem does not run on it.
+    pub postgres: &'static str,
 }
 
 impl Migration {
     /// FNV-1a of the text: tells an edited step from the one that was applied.
-    fn fingerprint(&self) -> i64 {
-        let hash = self.sql.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    fn fingerprint(text: &str) -> i64 {
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         i64::from_ne_bytes(hash.to_ne_bytes())
     }
 }
 
-pub(crate) async fn migrate(
+pub(crate) async fn migrate_sqlite(
     connection: &mut SqliteConnection,
     migrations: &[Migration],
 ) -> Result<(), OpenError> {
     let table = Migration {
         subsystem: "store",
         version: 0,
-        sql: "CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version INTEGER NOT NULL, \
-              fingerprint INTEGER NOT NULL, PRIMARY KEY (subsystem, version))",
+        sql: TABLE,
+        postgres: TABLE,
     };
     apply(connection, &table, false).await?;
     let applied = applied(connection)
         .await
         .map_err(|error| failed(&table, &error))?;
+    for step in missing(&applied, migrations, |step| step.sql)? {
+        apply(connection, step, true).await?;
+    }
+    Ok(())
+}
+
+/// The steps that are not applied yet.
+fn missing<'a>(
+    applied: &BTreeMap<(String, i64), i64>,
+    migrations: &'a [Migration],
+    text: impl Fn(&Migration) -> &'static str,
+) -> Result<Vec<&'a Migration>, OpenError> {
     for (subsystem, version) in applied.keys() {
         if !migrations
             .iter()
@@ -53,21 +71,82 @@ pub(crate) async fn migrate(
             });
         }
     }
+    let mut missing = Vec::new();
     for step in migrations {
         match applied.get(&(step.subsystem.to_owned(), step.version)) {
-            None => apply(connection, step, true).await?,
-            Some(&fingerprint) if fingerprint == step.fingerprint() => {}
+            None => missing.push(step),
+            Some(&fingerprint) if fingerprint == Migration::fingerprint(text(step)) => {}
             Some(_) => {
-                let subsystem = step.subsystem.to_owned();
                 return Err(OpenError::Unknown {
-                    subsystem,
+                    subsystem: step.subsystem.to_owned(),
                     version: step.version,
                     problem: "has with another text",
                 });
             }
         }
     }
-    Ok(())
+    Ok(missing)
+}
+
+/// All missing steps in one transaction. Nodes that start at the same time take turns.
+pub(crate) async fn migrate_postgres(database: &Postgres, migrations: &[Migration]) -> Result<(), OpenError> {
+    let connect = |fault: Fault| OpenError::Connect {
+        path: "PostgreSQL".to_owned(),
+        reason: fault.into_commit().to_string(),
+    };
+    let mut steps = Steps(migrations);
+    database.transact(&mut steps).await.map_err(connect)?
+}
+
+struct Steps<'a>(&'a [Migration]);
+
+impl Work for Steps<'_> {
+    type Out = Result<(), OpenError>;
+
+    async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Out, Fault> {
+        let fault = |error: sqlx::Error| Fault::of("migrate", &error);
+        sqlx::raw_sql(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version BIGINT NOT NULL, \
+             fingerprint BIGINT NOT NULL, PRIMARY KEY (subsystem, version)); \
+             LOCK TABLE schema_migrations IN EXCLUSIVE MODE",
+        )
+        .execute(&mut *connection)
+        .await
+        .map_err(fault)?;
+        let rows = sqlx::query("SELECT subsystem, version, fingerprint FROM schema_migrations")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(fault)?;
+        let read = |row: &sqlx::postgres::PgRow| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?));
+        let applied = rows.iter().map(read).collect::<Result<_, _>>().map_err(fault)?;
+        let missing = match missing(&applied, self.0, |step| step.postgres) {
+            Ok(missing) => missing,
+            Err(error) => return Ok(Err(error)),
+        };
+        for step in missing {
+            let run = async {
+                sqlx::raw_sql(AssertSqlSafe(step.postgres))
+                    .execute(&mut *connection)
+                    .await?;
+                sqlx::query("INSERT INTO schema_migrations VALUES ($1, $2, $3)")
+                    .bind(step.subsystem)
+                    .bind(step.version)
+                    .bind(Migration::fingerprint(step.postgres))
+                    .execute(&mut *connection)
+                    .await
+            };
+            if let Err(error) = run.await {
+                let fault = Fault::of(step.subsystem, &error);
+                return if matches!(fault, Fault::Lost(_) | Fault::Again(_)) {
+                    Err(fault)
+                } else {
+                    // The transaction cannot go on: what was done of it is rolled back by its commit.
+                    Ok(Err(failed(step, &error)))
+                };
+            }
+        }
+        Ok(Ok(()))
+    }
 }
 
 async fn applied(connection: &mut SqliteConnection) -> Result<BTreeMap<(String, i64), i64>, sqlx::Error> {
@@ -89,7 +168,7 @@ async fn apply(connection: &mut SqliteConnection, step: &Migration, record: bool
             sqlx::query("INSERT INTO schema_migrations VALUES (?, ?, ?)")
                 .bind(step.subsystem)
                 .bind(step.version)
-                .bind(step.fingerprint())
+                .bind(Migration::fingerprint(step.sql))
                 .execute(&mut *transaction)
                 .await?;
         }

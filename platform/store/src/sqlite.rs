@@ -1,5 +1,7 @@
 //! SQLite itself: how connections are opened, rows bound and read, and errors translated.
 
+mod groups;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -12,8 +14,9 @@ use sqlx::{
 };
 
 use crate::error::CommitError;
-use crate::statement::{Expect, Statement};
+use crate::statement::{Expect, Placed, Statement, sorted};
 use crate::unit::{Cell, Row, Rows};
+pub(crate) use groups::Groups;
 
 /// Rows of one execution. Sizes are powers of two up to this, so that the cache of prepared statements stays small
 /// and a group of any size takes few executions.
@@ -158,24 +161,8 @@ impl Writer {
     }
 }
 
-/// One row: its statement, its unit, and where its cells begin there.
-type Placed = (&'static Statement, usize, usize);
 /// Rows of one statement that are executed at once.
 type Step<'a> = (&'static Statement, &'a [Placed]);
-
-/// All rows by rank and statement; rows of one statement stay in the order their units were submitted.
-fn sorted(units: &[Rows]) -> Vec<Placed> {
-    let mut rows = Vec::with_capacity(units.iter().map(|unit| unit.starts.len()).sum());
-    for (at, unit) in units.iter().enumerate() {
-        rows.extend(
-            unit.starts
-                .iter()
-                .map(|&(statement, start)| (statement, at, start)),
-        );
-    }
-    rows.sort_by_key(|(statement, ..)| (statement.rank, statement.name));
-    rows
-}
 
 fn steps(rows: &[Placed]) -> Vec<Step<'_>> {
     let mut steps = Vec::new();

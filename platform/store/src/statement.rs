@@ -1,5 +1,7 @@
 //! Statements are constants: text around a list of rows, so that one execution serves many rows.
 
+use crate::unit::Rows;
+
 /// What each row of a statement must do for its unit to be committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
@@ -52,4 +54,21 @@ impl Statement {
         text.push_str(self.tail);
         text
     }
+}
+
+/// One row: its statement, its unit, and where its cells begin there.
+pub(crate) type Placed = (&'static Statement, usize, usize);
+
+/// All rows by rank and statement; rows of one statement stay in the order their units were submitted.
+pub(crate) fn sorted(units: &[Rows]) -> Vec<Placed> {
+    let mut rows = Vec::with_capacity(units.iter().map(|unit| unit.starts.len()).sum());
+    for (at, unit) in units.iter().enumerate() {
+        rows.extend(
+            unit.starts
+                .iter()
+                .map(|&(statement, start)| (statement, at, start)),
+        );
+    }
+    rows.sort_by_key(|(statement, ..)| (statement.rank, statement.name));
+    rows
 }

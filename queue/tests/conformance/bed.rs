@@ -118,7 +118,7 @@ impl Bed {
     pub(crate) async fn crash(&self) -> Self {
         let store = self.store.as_ref().expect("only a record survives");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let from = store.path().display().to_string();
+        let from = store.path().expect("a file").display().to_string();
         let to = folder.path().join("queue.db").display().to_string();
         for suffix in ["", "-wal"] {
             std::fs::copy(format!("{from}{suffix}"), format!("{to}{suffix}")).expect("the files are there");

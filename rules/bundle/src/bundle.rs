@@ -32,6 +32,8 @@ pub struct Bundle {
     pub workflows: BTreeMap<String, Arc<RuleSet>>,
     /// The functions by name.
     pub functions: BTreeMap<String, Manifest>,
+    /// The digest of each pure function's folder: what its recorded results belong to, whatever else a version changes.
+    pub pure_contents: BTreeMap<String, Digest>,
     /// What works, and probably not as meant.
     pub warnings: Vec<Diagnostic>,
 }
@@ -68,7 +70,13 @@ impl Bundle {
         if found.iter().any(|one| one.severity == Severity::Error) {
             return Err(BundleErrors(found));
         }
+        let functions: BTreeMap<String, Manifest> = functions
+            .into_iter()
+            .filter_map(|(name, manifest)| Some((name, manifest?)))
+            .collect();
         Ok(Self {
+            pure_contents: pure_contents(files, &functions),
+            functions,
             name: service.name,
             description: service.description,
             digest: digest(files),
@@ -77,13 +85,20 @@ impl Bundle {
                 .into_iter()
                 .filter_map(|(name, rules)| Some((name, rules?)))
                 .collect(),
-            functions: functions
-                .into_iter()
-                .filter_map(|(name, manifest)| Some((name, manifest?)))
-                .collect(),
             warnings: found,
         })
     }
+}
+
+fn pure_contents(files: &Files, functions: &BTreeMap<String, Manifest>) -> BTreeMap<String, Digest> {
+    let pure = functions.iter().filter(|(_, manifest)| manifest.pure);
+    pure.map(|(name, _)| {
+        let folder = format!("functions/{name}/");
+        let inside = files.iter().filter(|(path, _)| path.starts_with(&folder));
+        let inside: Files = inside.map(|(path, file)| (path.clone(), file.clone())).collect();
+        (name.clone(), digest(&inside))
+    })
+    .collect()
 }
 
 /// The text of a file; what is not UTF-8 is a mistake of its own.

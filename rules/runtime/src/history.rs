@@ -153,6 +153,7 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             view.ended_at = Some(if ran.attempts > 0 { ran.ended } else { record.at });
             view.started_at = (ran.attempts > 0).then_some(ran.started);
             view.attempts = ran.attempts;
+            view.avoided = ran.attempts == 0 && view.kind == "function" && state == CallState::Succeeded;
             view.worker = (!ran.worker.is_empty()).then_some(ran.worker);
             view.result = result;
             view.error = error;
@@ -190,6 +191,7 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             started_at: None,
             ended_at: None,
             attempts: 0,
+            avoided: false,
             worker: None,
             input,
             result: None,

@@ -34,6 +34,7 @@ pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
+pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{

@@ -19,6 +19,9 @@ use crate::turn::Done;
 /// The latest instant a timer may be set for: the end of the year 9999. Later ones are a mistake of units.
 const TIMER_MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
+/// The label of a run whose calls are run even when a pure function's result is recorded: its value is `no`.
+pub const REUSE: &str = "celesta.reuse";
+
 /// What sending needs to know besides the run.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
@@ -48,6 +51,7 @@ impl Outgoing<'_> {
                     has_artifacts,
                     timeout_ms: options.timeout_ms.and_then(|timeout| u64::try_from(timeout).ok()),
                     trace: live.head.trace.as_deref().and_then(trace_id),
+                    fresh: live.head.labels.get(REUSE).is_some_and(|reuse| reuse == "no"),
                 };
                 let queue = live.version.queues.get(&*function);
                 match queue {

@@ -223,6 +223,9 @@ pub struct CallView {
     pub ended_at: Option<Timestamp>,
     /// Attempts so far, as far as the run has heard of them.
     pub attempts: u32,
+    /// Whether a recorded result of the pure function was used instead of running it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub avoided: bool,
     /// The worker of the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,

@@ -7,4 +7,5 @@ mod bed;
 mod bundles;
 mod guards;
 mod problems;
+mod queues;
 mod runs;

@@ -49,7 +49,11 @@ fn row(call: &CallView) -> Vec<String> {
         state_text(&call.state),
         call.attempts.to_string(),
         time.unwrap_or_else(|| "-".to_owned()),
-        call.worker.clone().unwrap_or_default(),
+        if call.avoided {
+            "reused".to_owned()
+        } else {
+            call.worker.clone().unwrap_or_default()
+        },
         error.unwrap_or_default(),
     ]
 }

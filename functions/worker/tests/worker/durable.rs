@@ -47,12 +47,14 @@ impl House {
         let artifacts = Artifacts::open(&folder.path().join("artifacts"))
             .await
             .expect("artifacts");
+        let packages = packages(folder.path(), functions);
         let feed = QueueFeed::start(
             queues.clone(),
             store.clone(),
             &clock,
             &tasks,
             "house",
+            Arc::clone(&packages),
             Arc::new(|_| {}),
         );
         let parts = WorkerParts {
@@ -60,7 +62,7 @@ impl House {
             random: Random::seeded(1),
             tasks: tasks.clone(),
             feed: feed.expect("a feed"),
-            packages: packages(folder.path(), functions),
+            packages,
             artifacts: artifacts.clone(),
         };
         Worker::new(
@@ -79,10 +81,15 @@ impl House {
     }
 
     async fn ask(&self, function: &str, numbers: std::ops::Range<u64>) {
+        let calls = numbers.map(|seq| (seq, seq.to_string(), false));
+        self.ask_each(function, calls).await;
+    }
+
+    /// Asks for calls by number and input; the last says whether a recorded result will not do.
+    async fn ask_each(&self, function: &str, calls: impl Iterator<Item = (u64, String, bool)>) {
         let queue = QueueName::new(&function_queue("test", function)).expect("a name");
-        let messages = numbers.map(|seq| {
+        let messages = calls.map(|(seq, input, fresh)| {
             let call = CallId { seq, index: 0 };
-            let input = seq.to_string();
             let invocation = Invocation {
                 run: RUN,
                 call,
@@ -93,6 +100,7 @@ impl House {
                 has_artifacts: false,
                 timeout_ms: None,
                 trace: None,
+                fresh,
             };
             NewMessage::new(MessageId::derived(RUN, call), queue.clone(), invocation.encode())
         });
@@ -227,5 +235,54 @@ async fn a_failing_call_is_tried_again_and_its_attempts_can_be_read() {
         .expect("readable");
     assert!(printed.expect("recorded").starts_with(b"try 2\ny\n"));
     assert_eq!(records[1].stderr.bytes, 200_006);
+    house.stop().await;
+}
+
+#[tokio::test]
+async fn a_pure_function_runs_once_for_equal_inputs_unless_asked_to() {
+    let manifest = r#"
+command = ["sh", "-c", "cat >/dev/null; printf '\"%s\"' $(cat /proc/sys/kernel/random/uuid)"]
+pure = true
+"#;
+    let house = House::open(&[Function {
+        name: "unique",
+        manifest,
+        files: &[],
+    }])
+    .await;
+    let runs = QueueName::new(RUNS_QUEUE).expect("a name");
+    house
+        .queues
+        .configure(&runs, Settings::exclusive())
+        .expect("settings");
+    let mut results = Vec::new();
+    for (seq, input, fresh) in [
+        (1, "7", false),
+        (2, "7", false),
+        (3, "8", false),
+        (4, "7", true),
+        (5, "7", false),
+    ] {
+        house
+            .ask_each("unique", std::iter::once((seq, input.to_owned(), fresh)))
+            .await;
+        let messages = house.heard().await;
+        let RunMessage::Report(report) = RunMessage::decode(&messages[0].payload).expect("a message") else {
+            panic!("a report")
+        };
+        let ReportOutcome::Succeeded { result } = report.outcome else {
+            panic!("a result")
+        };
+        results.push((report.avoided, report.attempt, result.to_vec()));
+    }
+    let [first, again, other, fresh, later] = &results[..] else {
+        panic!("five results")
+    };
+    assert_eq!((first.0, first.1), (false, 1));
+    assert_eq!((again.0, again.1), (true, 0), "known: nothing was tried");
+    assert_eq!(first.2, again.2);
+    assert!(!other.0 && other.2 != first.2, "another input is another result");
+    assert!(!fresh.0 && fresh.2 != first.2, "asked to run, it ran");
+    assert_eq!(later.2, first.2, "the first result stays");
     house.stop().await;
 }

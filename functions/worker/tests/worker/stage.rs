@@ -295,6 +295,7 @@ impl Stage {
             has_artifacts: ask.has_artifacts,
             timeout_ms: ask.timeout_ms,
             trace: None,
+            fresh: false,
         };
         let queue = QueueName::new(&function_queue("test", function)).expect("a name");
         let now = self.clock.now();
@@ -408,6 +409,8 @@ pub(crate) fn packages(folder: &Path, functions: &[Function<'_>]) -> Arc<dyn Pac
         }
         let manifest = Manifest::load(&place).unwrap_or_else(|errors| panic!("{errors}"));
         let package = Package {
+            // One content for all: what tells them apart is their input.
+            content: manifest.pure.then(|| Digest::from_bytes([7; 32])),
             manifest: Arc::new(manifest),
             folder: place,
         };

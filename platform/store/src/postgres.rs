@@ -1,0 +1,352 @@
+//! PostgreSQL: a few connections, transactions whose end is known even when the connection is lost in the middle.
+//!
+//! Before anything is written a transaction asks for its own number. When the connection breaks while it commits, another
+//! connection asks the server what became of that number: callers are told what has happened, and nothing is done twice.
+//! A transaction that was lost before its commit did not happen and is simply tried again, with growing pauses, for as
+//! long as a restart of the server may take.
+
+mod fault;
+mod groups;
+mod listen;
+mod translate;
+mod values;
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use tokio::sync::Semaphore;
+
+use crate::error::QueryError;
+use crate::unit::{Cell, Row};
+pub(crate) use fault::Fault;
+pub(crate) use groups::Groups;
+pub use listen::{Heard, Listener};
+pub use values::Arg;
+use values::{bind, bind_cell, read_row};
+
+/// Connections of one handle that work at the same time. More would only take turns on the server's processors.
+const SESSIONS_MAX: usize = 12;
+/// Prepared statements of one connection.
+const PREPARED_MAX: usize = 512;
+/// How long a transaction is tried again after its connection was lost: a server restarts within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The first pause between two tries; it doubles.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+/// The longest pause between two tries.
+const PAUSE_LAST: Duration = Duration::from_millis(500);
+
+/// One statement of a [`Postgres::write`].
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// A short name for errors.
+    pub name: &'static str,
+    /// Its text, with `$1` and so on.
+    pub sql: &'static str,
+    /// Its arguments.
+    pub args: Vec<Arg>,
+}
+
+/// A PostgreSQL database. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: PgConnectOptions,
+    idle: Mutex<Vec<PgConnection>>,
+    turns: Semaphore,
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").finish_non_exhaustive()
+    }
+}
+
+/// What a transaction does between its begin and its commit.
+pub(crate) trait Work: Send {
+    type Out: Send;
+    fn run(&mut self, connection: &mut PgConnection)
+    -> impl Future<Output = Result<Self::Out, Fault>> + Send;
+}
+
+impl Postgres {
+    /// The database at `url`; nothing is connected yet.
+    pub(crate) fn new(url: &str) -> Result<Self, sqlx::Error> {
+        let options = PgConnectOptions::from_str(url)?
+            .statement_cache_capacity(PREPARED_MAX)
+            .application_name("celesta")
+            // A notice of every CREATE IF NOT EXISTS is no news.
+            .options([("client_min_messages", "warning"), ("synchronous_commit", "on")])
+            .disable_statement_logging();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                options,
+                idle: Mutex::default(),
+                turns: Semaphore::new(SESSIONS_MAX),
+            }),
+        })
+    }
+
+    /// Executes `calls` in one transaction, exactly once, and gives the rows of each. Returns when it is durable.
+    ///
+    /// # Errors
+    /// When the server does not do it, or has not come back within half a minute; then nothing has happened, unless the
+    /// server stayed away after the very commit: then nobody knows.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped, the transaction may have happened or not.
+    pub async fn write(&self, calls: &[Call]) -> Result<Vec<Vec<Row>>, QueryError> {
+        Ok(self.transact(&mut Calls(calls)).await?)
+    }
+
+    /// Executes one statement that may be repeated (a read, or a write that is the same twice) without a transaction of
+    /// its own.
+    ///
+    /// # Errors
+    /// When the server does not do it, or has not come back within half a minute.
+    pub async fn ask(&self, call: &Call) -> Result<Vec<Row>, QueryError> {
+        let mut pauses = Pauses::new();
+        loop {
+            match self.ask_once(call).await {
+                Err(Fault::Lost(reason) | Fault::Again(reason)) => {
+                    pauses.wait(Fault::Lost(reason)).await?;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    async fn ask_once(&self, call: &Call) -> Result<Vec<Row>, Fault> {
+        let _turn = self.turn().await?;
+        let mut session = self.session().await?;
+        let outcome = execute(&mut session, call).await;
+        self.back(session, &outcome);
+        outcome
+    }
+
+    /// As [`Postgres::ask`] for a text made of constants with a `?` for each cell.
+    pub(crate) async fn fetch(&self, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, QueryError> {
+        let mut pauses = Pauses::new();
+        loop {
+            match self.fetch_once(sql, cells).await {
+                Err(Fault::Lost(reason) | Fault::Again(reason)) => {
+                    pauses.wait(Fault::Lost(reason)).await?;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    async fn fetch_once(&self, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, Fault> {
+        let mut arguments = PgArguments::default();
+        for cell in cells {
+            bind_cell(&mut arguments, cell);
+        }
+        let _turn = self.turn().await?;
+        let mut session = self.session().await?;
+        let outcome = query(&mut session, "fetch", translate::numbered(sql), arguments).await;
+        self.back(session, &outcome);
+        outcome
+    }
+
+    /// Does `work` in one transaction, exactly once.
+    pub(crate) async fn transact<W: Work>(&self, work: &mut W) -> Result<W::Out, Fault> {
+        let mut pauses = Pauses::new();
+        loop {
+            match self.attempt(work).await {
+                Err(fault @ (Fault::Lost(_) | Fault::Again(_))) => pauses.wait(fault).await?,
+                other => return other,
+            }
+        }
+    }
+
+    async fn attempt<W: Work>(&self, work: &mut W) -> Result<W::Out, Fault> {
+        let _turn = self.turn().await?;
+        let mut session = self.session().await?;
+        let begun = begin(&mut session).await;
+        let number = match begun {
+            Ok(number) => number,
+            Err(fault) => {
+                self.back(session, &Err::<(), _>(fault.clone()));
+                return Err(fault);
+            }
+        };
+        let outcome = work.run(&mut session).await;
+        match &outcome {
+            Err(fault @ Fault::Lost(_)) => {
+                self.back(session, &Err::<(), _>(fault.clone()));
+                return outcome;
+            }
+            Err(_) => {
+                let ended = control(&mut session, "ROLLBACK").await;
+                self.back(session, &ended);
+                return outcome;
+            }
+            Ok(_) => {}
+        }
+        let ended = control(&mut session, "COMMIT").await;
+        self.back(session, &ended);
+        match ended {
+            Ok(()) => outcome,
+            Err(Fault::Lost(reason)) if self.happened(&number).await? => {
+                tracing::info!(
+                    reason,
+                    "a connection was lost while committing; the commit stands"
+                );
+                outcome
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// What became of the transaction of that number whose connection is gone.
+    async fn happened(&self, number: &str) -> Result<bool, Fault> {
+        let call = Call {
+            name: "transaction status",
+            sql: "SELECT pg_xact_status($1::text::xid8)",
+            args: vec![Arg::Text(Some(number.into()))],
+        };
+        let mut pauses = Pauses::new();
+        loop {
+            // The turn of the lost transaction is still held, so this connects on its own.
+            let fault = match self.session().await {
+                Ok(mut session) => {
+                    let outcome = execute(&mut session, &call).await;
+                    self.back(session, &outcome);
+                    match outcome {
+                        Ok(rows) => match rows.first().and_then(|row| row.text(0)) {
+                            Some("committed") => return Ok(true),
+                            Some("aborted") => return Ok(false),
+                            // Its process has not noticed yet, or is on its way to the disk.
+                            _ => Fault::Lost("a transaction is still in progress".to_owned()),
+                        },
+                        Err(fault) => fault,
+                    }
+                }
+                Err(fault) => fault,
+            };
+            pauses.wait(fault).await?;
+        }
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Fault> {
+        let turn = self.shared.turns.acquire().await;
+        turn.map_err(|_| Fault::Lost("the store is closed".to_owned()))
+    }
+
+    /// A connection. Dropped instead of given back (an error, a dropped future), it is closed, and the server ends
+    /// whatever it did.
+    async fn session(&self) -> Result<PgConnection, Fault> {
+        if let Some(session) = self.shared.idle.lock().pop() {
+            return Ok(session);
+        }
+        self.connect().await
+    }
+
+    pub(crate) async fn connect(&self) -> Result<PgConnection, Fault> {
+        let connected = self.shared.options.connect().await;
+        connected.map_err(|error| Fault::of("connect", &error))
+    }
+
+    fn back<T>(&self, session: PgConnection, outcome: &Result<T, Fault>) {
+        if matches!(outcome, Err(Fault::Lost(_))) {
+            // The others are most likely gone with it.
+            let gone = std::mem::take(&mut *self.shared.idle.lock());
+            drop((session, gone));
+        } else {
+            self.shared.idle.lock().push(session);
+        }
+    }
+}
+
+struct Calls<'a>(&'a [Call]);
+
+impl Work for Calls<'_> {
+    type Out = Vec<Vec<Row>>;
+
+    async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Out, Fault> {
+        let mut answers = Vec::with_capacity(self.0.len());
+        for call in self.0 {
+            answers.push(execute(connection, call).await?);
+        }
+        Ok(answers)
+    }
+}
+
+/// Begins a transaction and gives its number.
+async fn begin(connection: &mut PgConnection) -> Result<String, Fault> {
+    let answer = sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()::text")
+        .fetch_all(connection)
+        .await
+        .map_err(|error| Fault::of("begin", &error))?;
+    let number = answer.first().map(|row| row.try_get_unchecked::<String, _>(0));
+    number
+        .and_then(Result::ok)
+        .ok_or_else(|| Fault::Refused("the server gave no transaction number".to_owned()))
+}
+
+async fn control(connection: &mut PgConnection, sql: &'static str) -> Result<(), Fault> {
+    sqlx::raw_sql(sql)
+        .execute(connection)
+        .await
+        .map_err(|error| Fault::of("transaction", &error))?;
+    Ok(())
+}
+
+async fn execute(connection: &mut PgConnection, call: &Call) -> Result<Vec<Row>, Fault> {
+    let mut arguments = PgArguments::default();
+    for arg in &call.args {
+        bind(&mut arguments, arg);
+    }
+    let rows = sqlx::query_with(call.sql, arguments).fetch_all(connection).await;
+    let rows = rows.map_err(|error| Fault::of(call.name, &error))?;
+    let read = rows.iter().map(read_row).collect::<Result<_, _>>();
+    read.map_err(|error| Fault::Refused(error.to_string()))
+}
+
+async fn query(
+    connection: &mut PgConnection,
+    name: &'static str,
+    sql: String,
+    arguments: PgArguments,
+) -> Result<Vec<Row>, Fault> {
+    // Every caller passes text made of constants; values travel as arguments.
+    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments)
+        .fetch_all(connection)
+        .await
+        .map_err(|error| Fault::of(name, &error))?;
+    let read = rows.iter().map(read_row).collect::<Result<_, _>>();
+    read.map_err(|error| Fault::Refused(error.to_string()))
+}
+
+/// Pauses between tries, counted in their own sum: the wall clock of the platform may stand still.
+struct Pauses {
+    next: Duration,
+    spent: Duration,
+}
+
+impl Pauses {
+    const fn new() -> Self {
+        Self {
+            next: PAUSE_FIRST,
+            spent: Duration::ZERO,
+        }
+    }
+
+    /// Waits before the next try; gives the fault back when the patience is over.
+    async fn wait(&mut self, fault: Fault) -> Result<(), Fault> {
+        if self.spent >= PATIENCE {
+            return Err(fault);
+        }
+        tokio::time::sleep(self.next).await;
+        self.spent += self.next;
+        self.next = (self.next * 2).min(PAUSE_LAST);
+        Ok(())
+    }
+}

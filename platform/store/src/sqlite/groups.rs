@@ -1,0 +1,148 @@
+//! Groups of units on SQLite: one transaction with one fsync, and the write-ahead log folded back beside it.
+
+use std::path::Path;
+
+use celesta_runtime::{Fate, TaskSet};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use tokio::sync::mpsc;
+
+use super::{Writer, connect_options, translate};
+use crate::error::{CommitError, OpenError};
+use crate::migrate::{Migration, migrate_sqlite};
+use crate::unit::Rows;
+
+/// The log is folded back after this many commits.
+const COMMITS_PER_CHECKPOINT: u32 = 1_000;
+
+/// Commits groups of units.
+pub(crate) struct Groups {
+    connection: SqliteConnection,
+    writer: Writer,
+    commits_since_fold: u32,
+    fold: mpsc::Sender<()>,
+    folded: mpsc::Receiver<()>,
+}
+
+impl Groups {
+    /// Opens the file for writing, applies the missing migrations and starts folding in `tasks`.
+    pub(crate) async fn open(
+        path: &Path,
+        migrations: &[Migration],
+        tasks: &TaskSet,
+    ) -> Result<Self, OpenError> {
+        let connect = |error: sqlx::Error| OpenError::Connect {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        };
+        let connecting = connect_options(path);
+        let mut connection = connecting.connect().await.map_err(connect)?;
+        migrate_sqlite(&mut connection, migrations).await?;
+        let folder = connecting.connect().await.map_err(connect)?;
+        let (fold, folds) = mpsc::channel(1);
+        let (folded_by, folded) = mpsc::channel(1);
+        tasks.spawn(
+            "store.checkpoints",
+            Fate::Expendable,
+            fold_log(folder, folds, folded_by),
+        );
+        Ok(Self {
+            connection,
+            writer: Writer::default(),
+            commits_since_fold: 0,
+            fold,
+            folded,
+        })
+    }
+
+    pub(crate) async fn close(self) {
+        self.connection.close().await.ok();
+    }
+
+    /// Commits the group; when one of it conflicts, each unit behind a savepoint of its own: still one fsync for those
+    /// that fit.
+    pub(crate) async fn commit(
+        &mut self,
+        group: &[Rows],
+    ) -> Result<Vec<Result<(), CommitError>>, CommitError> {
+        let outcomes = match self.transaction(group).await {
+            Ok(()) => Ok(vec![Ok(()); group.len()]),
+            Err(conflict @ CommitError::Conflict { .. }) if group.len() == 1 => Ok(vec![Err(conflict)]),
+            Err(CommitError::Conflict { .. }) => self.transaction_apart(group).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &outcomes {
+            // When the database itself has rolled back already there is nothing to do, and that is an error to it.
+            self.control("ROLLBACK").await.ok();
+            tracing::warn!(%error, units = group.len(), "a commit failed");
+        }
+        outcomes
+    }
+
+    async fn transaction(&mut self, group: &[Rows]) -> Result<(), CommitError> {
+        let outcome = self.writer.begin(&mut self.connection, group).await;
+        if matches!(outcome, Err(CommitError::Conflict { .. })) {
+            self.control("ROLLBACK").await?;
+        }
+        outcome?;
+        self.control("COMMIT").await
+    }
+
+    async fn transaction_apart(
+        &mut self,
+        group: &[Rows],
+    ) -> Result<Vec<Result<(), CommitError>>, CommitError> {
+        let mut outcomes = Vec::with_capacity(group.len());
+        self.control("BEGIN IMMEDIATE").await?;
+        for unit in group {
+            self.control("SAVEPOINT unit").await?;
+            let outcome = self.writer.execute(&mut self.connection, unit).await;
+            match &outcome {
+                Err(error @ CommitError::Unavailable { .. }) => return Err(error.clone()),
+                Err(_) => self.control("ROLLBACK TO unit").await?,
+                Ok(()) => {}
+            }
+            self.control("RELEASE unit").await?;
+            outcomes.push(outcome);
+        }
+        self.control("COMMIT").await?;
+        Ok(outcomes)
+    }
+
+    async fn control(&mut self, sql: &'static str) -> Result<(), CommitError> {
+        sqlx::query(sql)
+            .execute(&mut self.connection)
+            .await
+            .map_err(|error| translate("transaction", &error))?;
+        Ok(())
+    }
+
+    /// Has the log folded back by the other connection, and finishes the rest when that is done.
+    pub(crate) async fn fold_log(&mut self) {
+        self.commits_since_fold += 1;
+        if self.commits_since_fold >= COMMITS_PER_CHECKPOINT && self.fold.try_send(()).is_ok() {
+            self.commits_since_fold = 0;
+        }
+        if self.folded.try_recv().is_ok() {
+            checkpoint(&mut self.connection).await;
+        }
+    }
+}
+
+async fn fold_log(mut connection: SqliteConnection, mut folds: mpsc::Receiver<()>, folded: mpsc::Sender<()>) {
+    while folds.recv().await.is_some() {
+        checkpoint(&mut connection).await;
+        if folded.send(()).await.is_err() {
+            break;
+        }
+    }
+    connection.close().await.ok();
+}
+
+async fn checkpoint(connection: &mut SqliteConnection) {
+    if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
+        .execute(connection)
+        .await
+    {
+        tracing::warn!(%error, "the write-ahead log could not be folded back");
+    }
+}
