@@ -144,7 +144,10 @@ impl Editor {
     }
 
     fn open(&mut self, uri: &str, opened: &Value) -> Vec<Step> {
-        if self.documents.len() >= DOCUMENTS_MAX && !self.documents.contains_key(uri) {
+        // Generic clients offer whatever they show as plain text.
+        let is_rules = uri.ends_with(".rules");
+        let is_full = self.documents.len() >= DOCUMENTS_MAX && !self.documents.contains_key(uri);
+        if !is_rules || is_full {
             return Vec::new();
         }
         let path = path_of(uri);
@@ -207,7 +210,8 @@ impl Editor {
         }
         let uri = parameters["textDocument"]["uri"].as_str().unwrap_or_default();
         let Some(document) = self.documents.get(uri) else {
-            return Err(refusal(INVALID_REQUEST, format!("`{uri}` is not open")));
+            // Nothing is known of files that are no rules files.
+            return Ok(Value::Null);
         };
         match method {
             "textDocument/documentSymbol" => return Ok(answers::symbols(document).into()),

@@ -78,6 +78,19 @@ fn a_closed_file_has_no_diagnostics() {
     assert_eq!(client.diagnostics(), json!([]));
 }
 
+#[test]
+fn files_that_are_no_rules_files_are_left_alone() {
+    let mut client = Client::ready();
+    client.open("file:///nowhere/letter.txt", "Dear all,");
+    assert!(client.ask("textDocument/documentSymbol").is_null());
+    client.open("file:///nowhere/a.rules", "workflow");
+    assert_ne!(
+        client.diagnostics(),
+        json!([]),
+        "the first ones are those of the rules file"
+    );
+}
+
 /// Types `written` in place of `marked` in the example and asks what may follow.
 fn proposed(marked: &str, written: &str) -> Vec<String> {
     let mut client = Client::ready();
