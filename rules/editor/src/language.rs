@@ -70,6 +70,11 @@ pub(crate) const ACTIONS: &[Action] = &[
         "Makes the failed calls of this firing again.",
     ),
     action(
+        "halt",
+        "halt()",
+        "When the section has ended well, no more rules fire in this turn; what is still to fire waits for the next one.",
+    ),
+    action(
         "progress",
         "progress(0.5, \"text\")",
         "How far the run is, 0 to 1.",

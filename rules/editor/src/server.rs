@@ -16,6 +16,9 @@ use celesta_engine::ErrorKind;
 use check::Checks;
 use dispatch::{Editor, Step};
 
+/// The stack of the compiling thread: what the main thread of a process has, for expressions as deep as is allowed.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Why a server has ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -53,7 +56,8 @@ pub fn serve(input: &mut impl BufRead, output: &mut (impl Write + Send)) -> Resu
         rpc::write(&mut **output, message)
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| checks.run(&send));
+        let compiler = std::thread::Builder::new().stack_size(STACK_BYTES);
+        compiler.spawn_scoped(scope, || checks.run(&send))?;
         let served = answer(input, &checks, &send);
         checks.stop();
         served

@@ -1,6 +1,7 @@
 //! Compiling in the background: the newest text of each file, once.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -59,7 +60,10 @@ impl Checks {
     /// Compiles what comes, until stopped; gives the diagnostics of texts that are still the newest.
     pub(super) fn run(&self, send: &dyn Fn(&Value) -> std::io::Result<()>) {
         while let Some((request, count)) = self.next() {
-            let published = check(&request);
+            // A fault of the compiler must not end the session: the file is broken and will be changed.
+            let Ok(published) = catch_unwind(|| check(&request)) else {
+                continue;
+            };
             let state = self.lock();
             // The lock is held while sending: a file that is closed now gets nothing afterwards.
             if state.newest.get(&request.uri) == Some(&count) && send(&published).is_err() {
