@@ -150,6 +150,12 @@ pub enum LeaseError {
     /// The process is stopping.
     #[error("the queues are stopping")]
     Stopping,
+    /// The record cannot be asked now.
+    #[error("the record does not answer: {reason}")]
+    Unavailable {
+        /// The database's own words.
+        reason: String,
+    },
 }
 
 impl LeaseError {
@@ -162,7 +168,7 @@ impl LeaseError {
             Self::LeaseOutOfRange { .. } | Self::BatchOutOfRange { .. } | Self::WrongKind { .. } => {
                 ErrorKind::Invalid
             }
-            Self::Stopping => ErrorKind::Unavailable,
+            Self::Stopping | Self::Unavailable { .. } => ErrorKind::Unavailable,
         }
     }
 }

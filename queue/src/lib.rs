@@ -26,6 +26,7 @@ mod message;
 mod metrics;
 mod name;
 mod open;
+mod postgres;
 mod schema;
 mod settings;
 mod stage;
@@ -41,6 +42,7 @@ pub use message::{
     Leased, LeasedKey, MessageView, NewMessage, Page, Payload, Stats, TimelineEvent,
 };
 pub use name::{Key, NameError, QueueName, Token};
+pub use postgres::SharedQueues;
 pub use schema::MIGRATIONS;
 pub use settings::{ConfigureError, Kind, Options, Settings};
 pub use watch::{Ready, Watch};

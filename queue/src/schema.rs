@@ -38,7 +38,7 @@ CREATE TABLE queue_messages (
   error TEXT,
   extra TEXT
 ) STRICT;",
-    postgres: "",
+    postgres: crate::postgres::SCHEMA,
 }];
 
 pub(crate) static SET_META: Statement = Statement {

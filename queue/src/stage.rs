@@ -299,7 +299,7 @@ fn register_if_new(queue: &Queue, state: &State, unit: &mut Unit) {
     }
 }
 
-fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {
+pub(crate) fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {
     let id = message.id;
     if settings.enqueue_blocked {
         return Err(EnqueueError::Blocked {
