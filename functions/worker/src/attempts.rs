@@ -17,13 +17,21 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
             stdout BLOB, stdout_artifact BLOB, stdout_bytes INTEGER NOT NULL,
             stderr BLOB, stderr_artifact BLOB, stderr_bytes INTEGER NOT NULL,
             PRIMARY KEY (run, seq, place, attempt));",
-    postgres: "",
+    postgres: "CREATE TABLE attempts (
+            run UUID NOT NULL, seq BIGINT NOT NULL, place BIGINT NOT NULL, attempt BIGINT NOT NULL,
+            function TEXT NOT NULL, worker TEXT NOT NULL, started BIGINT NOT NULL, ended BIGINT NOT NULL,
+            class BIGINT, message TEXT,
+            stdout BYTEA, stdout_artifact BYTEA, stdout_bytes BIGINT NOT NULL,
+            stderr BYTEA, stderr_artifact BYTEA, stderr_bytes BIGINT NOT NULL,
+            PRIMARY KEY (run, seq, place, attempt));",
 }, Migration {
     subsystem: "worker",
     version: 2,
     sql: "CREATE TABLE recorded_results (
             place INTEGER PRIMARY KEY, known_by BLOB NOT NULL UNIQUE, result BLOB NOT NULL, run BLOB NOT NULL) STRICT;",
-    postgres: "",
+    postgres: "CREATE TABLE recorded_results (
+            place BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, known_by BYTEA NOT NULL UNIQUE,
+            result BYTEA NOT NULL, run UUID NOT NULL);",
 }];
 
 /// Bytes of a stream kept in the row; what is longer is an artifact, so that rows stay small.
@@ -35,9 +43,12 @@ static RECORD: Statement = Statement {
     name: "attempts.record",
     rank: 10,
     // The same attempt is recorded again when its report was lost with the process.
-    head: "INSERT OR REPLACE INTO attempts VALUES ",
-    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    tail: "",
+    head: "INSERT INTO attempts VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?/*bigint*/, ?/*text*/, ?/*bytea*/, ?/*bytea*/, ?, ?/*bytea*/, ?/*bytea*/, ?)",
+    tail: " ON CONFLICT (run, seq, place, attempt) DO UPDATE SET worker = excluded.worker, started = excluded.started, \
+           ended = excluded.ended, class = excluded.class, message = excluded.message, stdout = excluded.stdout, \
+           stdout_artifact = excluded.stdout_artifact, stdout_bytes = excluded.stdout_bytes, stderr = excluded.stderr, \
+           stderr_artifact = excluded.stderr_artifact, stderr_bytes = excluded.stderr_bytes",
     cells: 16,
     expect: Expect::Any,
 };

@@ -71,11 +71,17 @@ impl Inner {
             and("state = ?", vec![i64::from(state.code()).into()]);
         }
         if let Some((key, value)) = &filter.label {
-            let path = format!("$.\"{}\"", key.replace('"', ""));
-            and(
-                "json_extract(labels, ?) = ?",
-                vec![path.into(), value.as_str().into()],
-            );
+            // SQLite wants a path, PostgreSQL the name of a member.
+            let sqlite = self.store.path().is_some();
+            let (condition, member) = if sqlite {
+                (
+                    "json_extract(labels, ?) = ?",
+                    format!("$.\"{}\"", key.replace('"', "")),
+                )
+            } else {
+                ("labels::json ->> ? = ?", key.clone())
+            };
+            and(condition, vec![member.into(), value.as_str().into()]);
         }
         if let Some(after) = filter.created_after {
             and("created_at >= ?", vec![after.as_millis().into()]);

@@ -67,7 +67,63 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 ) STRICT, WITHOUT ROWID;
 ",
-    postgres: "",
+    postgres: "
+CREATE TABLE versions (
+    service TEXT NOT NULL,
+    digest BYTEA NOT NULL,
+    artifact BYTEA NOT NULL,
+    pushed_at BIGINT NOT NULL,
+    PRIMARY KEY (service, digest)
+);
+CREATE TABLE services (
+    name TEXT NOT NULL PRIMARY KEY,
+    digest BYTEA NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+CREATE TABLE runs (
+    id UUID NOT NULL PRIMARY KEY,
+    service TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    workflow TEXT NOT NULL,
+    version BYTEA NOT NULL,
+    state BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    ended_at BIGINT,
+    rank BIGINT NOT NULL,
+    deadline BIGINT,
+    labels TEXT,
+    idempotency_key TEXT,
+    trace TEXT,
+    parent UUID,
+    parent_call TEXT,
+    depth BIGINT NOT NULL,
+    input BYTEA NOT NULL,
+    result BYTEA,
+    error TEXT,
+    progress TEXT
+);
+CREATE INDEX runs_by_state ON runs (service, state, id);
+CREATE TABLE journal (
+    run UUID NOT NULL,
+    seq BIGINT NOT NULL,
+    record BYTEA NOT NULL,
+    PRIMARY KEY (run, seq)
+);
+CREATE TABLE snapshots (
+    run UUID NOT NULL PRIMARY KEY,
+    seq BIGINT NOT NULL,
+    state BYTEA NOT NULL
+);
+CREATE TABLE idempotency (
+    service TEXT NOT NULL,
+    key TEXT NOT NULL,
+    run UUID NOT NULL,
+    body BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (service, key)
+);
+",
 }];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {
@@ -95,7 +151,7 @@ pub(crate) static RUN_INSERT: Statement = Statement {
     rank: 10,
     head: "INSERT INTO runs (id, service, operation, workflow, version, state, created_at, updated_at, rank, deadline, \
            labels, idempotency_key, trace, parent, parent_call, depth, input) VALUES ",
-    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?/*bigint*/, ?/*text*/, ?/*text*/, ?/*text*/, ?/*uuid*/, ?/*text*/, ?, ?)",
     tail: "",
     cells: 17,
     expect: Expect::Each,
@@ -106,7 +162,7 @@ pub(crate) static RUN_UPDATE: Statement = Statement {
     rank: 20,
     head: "UPDATE runs SET state = v.column2, updated_at = v.column3, ended_at = v.column4, result = v.column5, \
            error = v.column6, progress = v.column7 FROM (VALUES ",
-    row: "(?, ?, ?, ?, ?, ?, ?)",
+    row: "(?, ?, ?, ?/*bigint*/, ?/*bytea*/, ?/*text*/, ?/*text*/)",
     tail: ") AS v WHERE id = v.column1",
     cells: 7,
     expect: Expect::Each,
