@@ -15,6 +15,7 @@
 //! above the store.
 
 mod admin;
+mod any;
 mod consume;
 mod core;
 mod entry;
@@ -36,6 +37,7 @@ mod watch;
 use std::fmt;
 use std::sync::Arc;
 
+pub use any::AnyQueues;
 pub use error::{EnqueueError, Error, ExtendError, LeaseError, MessageError, Refused, StaleToken};
 pub use message::{
     Enqueued, Failed, Failure, Filter, HandOver, Happened, History, LeaseKeys, LeaseRef, LeaseRequest,

@@ -79,7 +79,10 @@ struct Core {
     news_changed: Notify,
     /// Tells this node's own notifications from those of others.
     node: u64,
-    swept: AtomicU64,
+    /// One sweep of this node at a time.
+    sweeping: tokio::sync::Mutex<()>,
+    sweeps: AtomicU64,
+    looks: AtomicU64,
 }
 
 impl SharedQueues {
@@ -116,7 +119,9 @@ impl SharedQueues {
             news: Mutex::default(),
             news_changed: Notify::new(),
             node: Random::system().next_u64(),
-            swept: AtomicU64::new(0),
+            sweeping: tokio::sync::Mutex::default(),
+            sweeps: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
         });
         core.load_queues().await?;
         gather::serve(tasks, "queue.enqueue", &core, &to_enqueue, enqueue::serve);
@@ -152,7 +157,5 @@ fn call(name: &'static str, sql: &'static str, args: Vec<Arg>) -> celesta_store:
 }
 
 fn unavailable(error: QueryError) -> CommitError {
-    CommitError::Unavailable {
-        reason: error.reason,
-    }
+    CommitError::Unavailable { reason: error.reason }
 }

@@ -44,7 +44,9 @@ impl SharedQueues {
         queue: &QueueName,
         ids: &[MessageId],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
-        self.core.change(queue, ids, Change::plain(1, Event::Cancel, 'K')).await
+        self.core
+            .change(queue, ids, Change::plain(1, Event::Cancel, 'K'))
+            .await
     }
 
     /// Gives errored or expired messages a new set of attempts and waits until that is durable. The answer has one
@@ -57,7 +59,9 @@ impl SharedQueues {
         queue: &QueueName,
         ids: &[MessageId],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
-        self.core.change(queue, ids, Change::plain(2, Event::Redrive, 'D')).await
+        self.core
+            .change(queue, ids, Change::plain(2, Event::Redrive, 'D'))
+            .await
     }
 
     /// Moves waiting messages within the order and waits until that is durable. The answer has one outcome for each, in

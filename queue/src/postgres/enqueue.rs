@@ -21,7 +21,8 @@ const ROWS_MAX: usize = 8_192;
 /// A step of virtual time of a fairness key of weight 1.
 pub(super) const STEP: i64 = 1_000_000;
 
-const ENQUEUE: &str = "SELECT * FROM queue_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+const ENQUEUE: &str =
+    "SELECT * FROM queue_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 
 /// Messages of one caller on their way.
 pub(super) struct Batch {
@@ -131,15 +132,16 @@ async fn enqueue_group(core: &Core, group: Vec<Batch>) {
         new
     });
     if let Ok(new) = &outcome {
-        for (same, new) in entries
-            .chunk_by(|a, b| a.0.id == b.0.id)
-            .scan(0, |at, same| {
-                let from = *at;
-                *at += same.len();
-                Some((same, &new[from..*at]))
-            })
-        {
-            let count = same.iter().zip(new).filter(|((_, at), new)| **new && *at <= now).count();
+        for (same, new) in entries.chunk_by(|a, b| a.0.id == b.0.id).scan(0, |at, same| {
+            let from = *at;
+            *at += same.len();
+            Some((same, &new[from..*at]))
+        }) {
+            let count = same
+                .iter()
+                .zip(new)
+                .filter(|((_, at), new)| **new && *at <= now)
+                .count();
             if count > 0
                 && let Some((entry, _)) = same.first()
             {
@@ -154,7 +156,10 @@ async fn enqueue_group(core: &Core, group: Vec<Batch>) {
     }
     let mut from = 0;
     for (answer, end) in answers.into_iter().zip(ends) {
-        let part = outcome.as_ref().map(|new| new[from..end].to_vec()).map_err(Clone::clone);
+        let part = outcome
+            .as_ref()
+            .map(|new| new[from..end].to_vec())
+            .map_err(Clone::clone);
         from = end;
         // Whoever asked may be gone: the messages stand all the same.
         answer.send(part).ok();
@@ -187,14 +192,20 @@ impl Columns {
         let visible = message
             .visible_at
             .map_or_else(|| now.saturating_add(settings.delay_ms), Timestamp::as_millis);
-        let expires = message.ttl_ms.or(settings.ttl_ms).map(|ttl| now.saturating_add(ttl));
+        let expires = message
+            .ttl_ms
+            .or(settings.ttl_ms)
+            .map(|ttl| now.saturating_add(ttl));
         if visible > now {
             core.arm(visible);
         }
         if let Some(expires) = expires {
             core.arm(expires);
         }
-        let weight = message.fairness.as_ref().and_then(|key| settings.weights.get(&**key));
+        let weight = message
+            .fairness
+            .as_ref()
+            .and_then(|key| settings.weights.get(&**key));
         self.steps.push(STEP / i64::from(*weight.unwrap_or(&1)).max(1));
         if message.fairness.is_some() {
             entry.fair.store(true, Ordering::Relaxed);
@@ -205,7 +216,8 @@ impl Columns {
         self.ids.push(Some(message.id.to_bytes()));
         self.keys.push(message.key.map(|key| key.bits().to_be_bytes()));
         self.ranks.push(message.priority.rank().into());
-        self.deadlines.push(message.priority.deadline.map_or(NEVER, Timestamp::as_millis));
+        self.deadlines
+            .push(message.priority.deadline.map_or(NEVER, Timestamp::as_millis));
         self.visible.push(visible);
         self.expires.push(expires);
         self.attempts
@@ -218,7 +230,11 @@ impl Columns {
     }
 
     fn into_call(self, now: i64) -> (Vec<(Arc<Entry>, i64)>, celesta_store::Call) {
-        let fairness = if self.fair { Arg::Texts(self.fairness) } else { Arg::NoTexts };
+        let fairness = if self.fair {
+            Arg::Texts(self.fairness)
+        } else {
+            Arg::NoTexts
+        };
         let args = vec![
             Arg::Int(now),
             Arg::Ints(self.queues),

@@ -47,9 +47,13 @@ impl SharedQueues {
     /// May be dropped at any time: what was leased for it then is given back.
     pub async fn lease(&self, request: &LeaseRequest) -> Result<Vec<Leased>, LeaseError> {
         let core = &self.core;
-        let entry = core.queue_to_lease(&request.queue, request.max, request.lease_ms).await?;
-        core.waiting(&entry, request.wait, request.max, || core.lease_once(&entry, request))
-            .await
+        let entry = core
+            .queue_to_lease(&request.queue, request.max, request.lease_ms)
+            .await?;
+        core.waiting(&entry, request.wait, request.max, || {
+            core.lease_once(&entry, request)
+        })
+        .await
     }
 
     /// Leases keys of an exclusive queue, each with its pending messages; waits up to `wait` when no key is free.
@@ -125,7 +129,8 @@ impl Core {
                 max: BATCH_MAX,
             });
         }
-        if let Some(lease_ms) = lease_ms.filter(|lease_ms| !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(lease_ms)) {
+        if let Some(lease_ms) = lease_ms.filter(|lease_ms| !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(lease_ms))
+        {
             return Err(LeaseError::LeaseOutOfRange {
                 lease_ms,
                 min: LEASE_MS_MIN,
@@ -159,8 +164,9 @@ impl Core {
             let woken = entry.waiting.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
+            let sweeps = self.sweeps();
             let mut got = attempt().await?;
-            if got.is_empty() && self.sweep_if_due().await? {
+            if got.is_empty() && self.sweep_after(sweeps).await? {
                 got = attempt().await?;
             }
             if !got.is_empty() || wait.is_zero() {
@@ -180,7 +186,11 @@ impl Core {
         }
     }
 
-    async fn lease_once(&self, entry: &Arc<Entry>, request: &LeaseRequest) -> Result<Vec<Leased>, LeaseError> {
+    async fn lease_once(
+        &self,
+        entry: &Arc<Entry>,
+        request: &LeaseRequest,
+    ) -> Result<Vec<Leased>, LeaseError> {
         let kind = entry.settings.read().kind;
         if kind == Kind::Exclusive {
             let taken = self
@@ -206,7 +216,9 @@ impl Core {
                 Arg::Text(Some(event)),
                 Arg::Text(Some(pairs)),
             ];
-            let taken = self.take(entry, call("queue.lease", LEASE_MATCHING, args)).await?;
+            let taken = self
+                .take(entry, call("queue.lease", LEASE_MATCHING, args))
+                .await?;
             return Ok(taken.into_iter().map(|taken| taken.leased).collect());
         }
         let (answer, answered) = oneshot::channel();
@@ -275,14 +287,23 @@ impl Core {
         let metrics = self.metrics.of(entry.settings.read().kind);
         let now = self.clock.now();
         metrics.leased.inc_by(u64::try_from(taken.len()).unwrap_or(0));
-        metrics.waited.observe(now.since(first.leased.enqueued_at).as_secs_f64());
-        let late = taken.iter().filter(|taken| taken.order.2 < now.as_millis()).count();
+        metrics
+            .waited
+            .observe(now.since(first.leased.enqueued_at).as_secs_f64());
+        let late = taken
+            .iter()
+            .filter(|taken| taken.order.2 < now.as_millis())
+            .count();
         metrics.add(&Tally {
             missed_deadlines: u64::try_from(late).unwrap_or(0),
             ..Tally::default()
         });
         for class in taken.chunk_by(|a, b| a.order.0 >> 16 == b.order.0 >> 16) {
-            if let Some(last) = class.iter().filter(|taken| taken.fair).max_by_key(|taken| taken.order.1) {
+            if let Some(last) = class
+                .iter()
+                .filter(|taken| taken.fair)
+                .max_by_key(|taken| taken.order.1)
+            {
                 let args = vec![
                     Arg::Int(entry.id),
                     Arg::Int(i64::from(last.order.0 >> 16)),

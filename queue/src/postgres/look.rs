@@ -28,12 +28,12 @@ const LIST_MATCHING: &str = concat!(
      AND ($2::bigint[] IS NULL OR state = ANY ($2)) AND seq > $3 ORDER BY seq LIMIT $4"
 );
 const VIEW: &str = concat!(view_columns!(), "WHERE queue = $1 AND id = $2");
-const COUNT: &str = "SELECT count(*) FROM queue_messages WHERE queue = $1 AND ($2::bigint[] IS NULL OR state = ANY ($2))";
+const COUNT: &str =
+    "SELECT count(*) FROM queue_messages WHERE queue = $1 AND ($2::bigint[] IS NULL OR state = ANY ($2))";
 const COUNT_MATCHING: &str = "SELECT count(*) FROM queue_messages WHERE metadata @> string_to_array($3, E'\\x1e') \
      AND metadata IS NOT NULL AND queue = $1 AND ($2::bigint[] IS NULL OR state = ANY ($2))";
 const STATS: &str = "SELECT state, count(*) FROM queue_messages WHERE queue = $1 GROUP BY state";
-const FREE_KEYS: &str =
-    "SELECT count(*) FROM queue_keys WHERE queue = $1 AND NOT held AND seq IS NOT NULL";
+const FREE_KEYS: &str = "SELECT count(*) FROM queue_keys WHERE queue = $1 AND NOT held AND seq IS NOT NULL";
 
 impl SharedQueues {
     /// All queues by name. Counts every message of every queue.
@@ -165,7 +165,10 @@ impl SharedQueues {
         if found.is_none() {
             let since = core.now().saturating_sub(entry.settings.read().history_ms);
             let args = vec![Arg::Id(id.to_bytes()), Arg::Int(entry.id), Arg::Int(since)];
-            let mut rows = core.database.ask(&call("queue.history", VIEW_ENDED, args)).await?;
+            let mut rows = core
+                .database
+                .ask(&call("queue.history", VIEW_ENDED, args))
+                .await?;
             if let Some(row) = rows.first_mut() {
                 let (view, timeline, _) = view(row)?;
                 found = Some((view, timeline));
@@ -232,9 +235,16 @@ impl Core {
         let settings = entry.settings.read().clone();
         let args = vec![Arg::Int(entry.id)];
         let mut counts = [0; State::ALL.len()];
-        for row in self.database.ask(&call("queue.stats", STATS, args.clone())).await? {
+        for row in self
+            .database
+            .ask(&call("queue.stats", STATS, args.clone()))
+            .await?
+        {
             if let Some(state) = row.int(0).and_then(State::from_code) {
-                counts[state.index()] = row.int(1).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+                counts[state.index()] = row
+                    .int(1)
+                    .and_then(|count| usize::try_from(count).ok())
+                    .unwrap_or(0);
             }
         }
         let ready = if settings.kind == Kind::Exclusive {

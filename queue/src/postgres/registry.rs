@@ -124,7 +124,10 @@ impl Core {
     }
 
     /// The queue to enqueue to, with room for it.
-    pub(super) async fn queue_for(&self, name: &QueueName) -> Result<Result<Arc<Entry>, EnqueueError>, Error> {
+    pub(super) async fn queue_for(
+        &self,
+        name: &QueueName,
+    ) -> Result<Result<Arc<Entry>, EnqueueError>, Error> {
         if let Some(entry) = self.known(name) {
             return Ok(Ok(entry));
         }

@@ -1,7 +1,5 @@
 //! Rows of messages as the database gives them.
 
-use std::sync::Arc;
-
 use celesta_store::Row;
 use celesta_types::{MessageId, Priority, Timestamp};
 
@@ -39,7 +37,6 @@ pub(super) const VIEW_ENDED: &str = "SELECT id, key, state, rank, deadline, atte
 pub(super) struct Taken {
     pub(super) leased: Leased,
     pub(super) order: (u32, i64, i64, i64),
-    pub(super) consumer: Arc<str>,
     pub(super) fair: bool,
 }
 
@@ -48,7 +45,9 @@ fn id(row: &Row, at: usize) -> Option<[u8; 16]> {
 }
 
 fn number(row: &Row, at: usize) -> u32 {
-    row.int(at).and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
+    row.int(at)
+        .and_then(|value| u32::try_from(value).ok())
+        .unwrap_or(0)
 }
 
 fn deadline(row: &Row, at: usize) -> Option<Timestamp> {
@@ -74,14 +73,17 @@ pub(super) fn leased(row: &mut Row, queue: &QueueName) -> Result<Taken, Error> {
         payload: payload.into(),
         attempt: number(row, 5),
         attempts_max: number(row, 6),
-        token: Token::from_bits(row.int(7).and_then(|token| u64::try_from(token).ok()).unwrap_or(0)),
+        token: Token::from_bits(
+            row.int(7)
+                .and_then(|token| u64::try_from(token).ok())
+                .unwrap_or(0),
+        ),
         enqueued_at: Timestamp::from_millis(row.int(8).unwrap_or(0)),
         leased_until: Timestamp::from_millis(row.int(9).unwrap_or(0)),
         metadata,
     };
     Ok(Taken {
         order: (rank, row.int(13).unwrap_or(0), row.int(4).unwrap_or(NEVER), seq),
-        consumer: row.text(12).unwrap_or_default().into(),
         fair: row.int(14) == Some(1),
         leased,
     })
@@ -95,7 +97,10 @@ pub(super) fn view(row: &mut Row) -> Result<(MessageView, String, i64), Error> {
         .blob(0)
         .and_then(MessageId::from_bytes)
         .ok_or_else(|| corrupt("id"))?;
-    let state = row.int(2).and_then(State::from_code).ok_or_else(|| corrupt("state"))?;
+    let state = row
+        .int(2)
+        .and_then(State::from_code)
+        .ok_or_else(|| corrupt("state"))?;
     let payload = row.take_blob(14).map(Into::into);
     let priority = Priority::from_rank(number(row, 3), deadline(row, 4)).ok_or_else(|| corrupt("rank"))?;
     let view = MessageView {

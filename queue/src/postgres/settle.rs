@@ -193,7 +193,14 @@ impl SharedQueues {
         }
         let [queues, ids, tokens] = columns.into_args();
         let event = text::event(1, now, 'E', &until.to_string());
-        let args = vec![Arg::Int(now), Arg::Int(until), queues, ids, tokens, Arg::Text(Some(event))];
+        let args = vec![
+            Arg::Int(now),
+            Arg::Int(until),
+            queues,
+            ids,
+            tokens,
+            Arg::Text(Some(event)),
+        ];
         let sql = "SELECT * FROM queue_extend($1, $2, $3, $4, $5, $6)";
         let rows = core.database.write(&[call("queue.extend", sql, args)]).await?;
         for row in rows.iter().flatten() {
@@ -267,7 +274,8 @@ impl Core {
         let rows = self.database.write(&[call("queue.settle", sql, args)]).await?;
         let mut outcomes = Vec::with_capacity(places.len());
         for row in rows.iter().flatten() {
-            let (Some(at), Some(state)) = (place_of(row.int(0)), row.int(1).and_then(State::from_code)) else {
+            let (Some(at), Some(state)) = (place_of(row.int(0)), row.int(1).and_then(State::from_code))
+            else {
                 continue;
             };
             outcomes.push((places[at], state, visible[at]));
@@ -317,9 +325,9 @@ pub(super) async fn serve(core: Arc<Core>, mut requests: Vec<Completing>) {
         let same = (first.keep_ms, first.history);
         let mut rows = first.leases.ids.len();
         let mut group = vec![first];
-        while let Some(next) = rest.next_if(|next| {
-            (next.keep_ms, next.history) == same && rows + next.leases.ids.len() <= ROWS_MAX
-        }) {
+        while let Some(next) = rest
+            .next_if(|next| (next.keep_ms, next.history) == same && rows + next.leases.ids.len() <= ROWS_MAX)
+        {
             rows += next.leases.ids.len();
             group.push(next);
         }
@@ -390,7 +398,10 @@ fn runs(leases: &[LeaseRef]) -> impl Iterator<Item = (usize, &[LeaseRef])> {
 
 fn within_batch(given: usize) -> Result<(), Error> {
     if given > BATCH_MAX {
-        Err(Error::BatchTooLarge { given, max: BATCH_MAX })
+        Err(Error::BatchTooLarge {
+            given,
+            max: BATCH_MAX,
+        })
     } else {
         Ok(())
     }

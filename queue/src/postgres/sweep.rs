@@ -40,7 +40,7 @@ pub(super) async fn run(core: Arc<Core>) {
             tracing::debug!(%error, "what is due cannot be swept now");
         }
         if look {
-            let looks = core.swept.fetch_add(1, Ordering::Relaxed);
+            let looks = core.looks.fetch_add(1, Ordering::Relaxed);
             if looks.is_multiple_of(LOOKS_PER_WAKE) {
                 core.wake_waiting();
             }
@@ -55,18 +55,35 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 impl Core {
-    /// Sweeps when this node knows something to be due; says whether it did.
-    pub(super) async fn sweep_if_due(&self) -> Result<bool, QueryError> {
+    /// How many sweeps there were.
+    pub(super) fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::Acquire)
+    }
+
+    /// Sweeps when this node knows something to be due; waits for a sweep that is under way. Says whether there was one
+    /// after the first `before`.
+    pub(super) async fn sweep_after(&self, before: u64) -> Result<bool, QueryError> {
+        let sweeping = self.sweeping.lock().await;
         let now = self.now();
-        let due = self.due.lock().first().is_some_and(|&at| at <= now);
-        if due {
-            self.sweep().await?;
+        if self.due.lock().first().is_some_and(|&at| at <= now) {
+            self.sweep_locked().await?;
         }
-        Ok(due)
+        drop(sweeping);
+        Ok(self.sweeps() != before)
+    }
+
+    /// Sweeps when this node knows something to be due.
+    pub(super) async fn sweep_if_due(&self) -> Result<(), QueryError> {
+        self.sweep_after(0).await.map(drop)
+    }
+
+    async fn sweep(&self) -> Result<(), QueryError> {
+        let _sweeping = self.sweeping.lock().await;
+        self.sweep_locked().await
     }
 
     /// Sweeps everything that is due.
-    async fn sweep(&self) -> Result<(), QueryError> {
+    async fn sweep_locked(&self) -> Result<(), QueryError> {
         let now = self.now();
         loop {
             let args = vec![Arg::Int(now), Arg::Int(ROWS_MAX)];
@@ -79,7 +96,10 @@ impl Core {
                     (Some(queue), Some(count)) => {
                         let count = usize::try_from(count).unwrap_or(1);
                         if let Some(entry) = self.by_id(queue) {
-                            self.arm(now.saturating_add(entry.settings.read().keep_ended_ms).saturating_add(1));
+                            self.arm(
+                                now.saturating_add(entry.settings.read().keep_ended_ms)
+                                    .saturating_add(1),
+                            );
                             entry.wake(count);
                         }
                         self.tell(queue, count);
@@ -94,13 +114,19 @@ impl Core {
         // Only now: whoever sees something due meanwhile sweeps too, past what this one holds.
         let mut due = self.due.lock();
         *due = due.split_off(&(now + 1));
+        drop(due);
+        self.sweeps.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
     /// Empties the oldest slot of the history when its time has come, and forgets fairness keys that have caught up.
     async fn tidy(&self) -> Result<(), QueryError> {
         let now = self.now();
-        let turn = call("queue.turn_slots", "SELECT queue_turn_slots($1)", vec![Arg::Int(now)]);
+        let turn = call(
+            "queue.turn_slots",
+            "SELECT queue_turn_slots($1)",
+            vec![Arg::Int(now)],
+        );
         let lanes = call(
             "queue.lanes",
             "DELETE FROM queue_lanes l USING queue_lanes o WHERE o.fairness = '' AND l.fairness <> '' AND l.queue = o.queue \

@@ -93,7 +93,8 @@ pub(super) fn read_timeline(enqueued_at: i64, priority: Priority, text: &str) ->
     }];
     let mut attempt = 0;
     for record in text.split(RECORD).skip(1) {
-        let Some(letter_at) = record.find(|character: char| !character.is_ascii_digit() && character != '-') else {
+        let Some(letter_at) = record.find(|character: char| !character.is_ascii_digit() && character != '-')
+        else {
             continue;
         };
         let (at, rest) = record.split_at(letter_at);
