@@ -61,7 +61,6 @@ struct Entry {
 }
 
 struct Core {
-    store: Store,
     database: Postgres,
     clock: Clock,
     shutdown: Shutdown,
@@ -104,7 +103,6 @@ impl SharedQueues {
         let (leases, to_lease) = gather::gather();
         let (completions, to_complete) = gather::gather();
         let core = Arc::new(Core {
-            store: store.clone(),
             database,
             clock: clock.clone(),
             shutdown: tasks.shutdown().clone(),

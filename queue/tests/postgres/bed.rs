@@ -16,9 +16,8 @@ use tokio::task::block_in_place;
 
 pub(crate) struct Bed {
     pub(crate) queues: Looking,
-    pub(crate) store: Store,
     pub(crate) hand: ManualClock,
-    pub(crate) tasks: TaskSet,
+    _tasks: TaskSet,
     pub(crate) database: Arc<TestDatabase>,
 }
 
@@ -145,9 +144,8 @@ impl Bed {
             .expect("the queues open");
         Self {
             queues: Looking(queues),
-            store,
             hand,
-            tasks,
+            _tasks: tasks,
             database,
         }
     }
