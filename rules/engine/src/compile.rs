@@ -4,6 +4,7 @@
 mod analysis;
 mod library;
 mod native;
+mod plan;
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -15,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHasher};
 use crate::diagnostic::Diagnostics;
 use crate::expression::{Binary, Expr};
 use crate::limits::Limits;
+use crate::ruleset::plan::Plan;
 use crate::ruleset::{FIELDS_MAX, Field, FieldKind, Node, NodeKind, Rule, RuleSet, Test};
 use crate::scripts::{Argument, ENTRY, Script, Scripts, Source as Given};
 use crate::syntax::lexer::{Kind, Piece, pieces, tokens};
@@ -158,12 +160,12 @@ fn build<'p>(
             );
         }
     }
-    let mut listeners = vec![Vec::new(); types.len()];
-    for (at, node) in nodes.iter().enumerate().rev() {
-        if let Some(kind) = node.fact_type {
-            listeners[kind].push(u32::try_from(at).unwrap_or(u32::MAX));
-        }
-    }
+    let spans: Vec<(u32, u32)> = rules.iter().map(|rule| (rule.first, rule.nodes)).collect();
+    let plan = if rules.len() == file.rules.len() {
+        plan::plan(&nodes, &spans, &types, &volatile(file, places, &types))
+    } else {
+        Plan::default()
+    };
     let type_index = types
         .iter()
         .enumerate()
@@ -180,7 +182,7 @@ fn build<'p>(
         type_index,
         rules,
         nodes,
-        listeners,
+        plan,
         functions: called,
         limits: environment.limits.clone(),
         scripts,
@@ -188,6 +190,28 @@ fn build<'p>(
     };
     rules.schema = crate::memory::schema(&rules);
     Some(rules)
+}
+
+/// For each type the slots that some section writes, going by the names of fields.
+fn volatile(file: &File, places: &Places<'_>, types: &[FactType]) -> Vec<u64> {
+    let sections = file.rules.iter().flat_map(|rule| rule.sections.iter().flatten());
+    let texts: Vec<&str> = sections.map(|span| &places.text[span.clone()]).collect();
+    let written = |name: &str| {
+        texts.iter().any(|text| {
+            text.match_indices(name).any(|(at, _)| {
+                let rest = text[at + name.len()..].trim_start();
+                let rest = rest.trim_start_matches(['+', '-', '*', '/', '%']);
+                text[..at].ends_with('.') && rest.starts_with('=') && !rest.starts_with("==")
+            })
+        })
+    };
+    let mask = |kind: &FactType| {
+        let fields = kind.fields.iter().enumerate();
+        fields
+            .filter(|(_, field)| written(&field.name))
+            .fold(0, |all, (slot, _)| all | 1 << slot)
+    };
+    types.iter().map(mask).collect()
 }
 
 fn repeated<'a>(names: impl Iterator<Item = &'a Name>, what: &str, report: &mut Reporter<'_>) {
@@ -629,7 +653,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             return Some((expr, known));
         }
         let script = self.fallback(span, meanings, &own_reads)?;
-        Some((Expr::Script(Box::new(script)), known))
+        Some((Expr::Script(Arc::new(script)), known))
     }
 
     /// A condition that only the script engine can evaluate.

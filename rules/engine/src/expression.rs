@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rhai::Dynamic;
 use smallvec::SmallVec;
 
-use crate::memory::store::Store;
+use crate::memory::store::{Fact, Store};
 use crate::ruleset::RuleSet;
 use crate::scripts::Script;
 use crate::value::{Text, to_float};
@@ -32,11 +32,49 @@ pub(crate) enum Bound {
 
 pub(crate) type Levels = SmallVec<[Bound; 6]>;
 
-/// Where a condition looks.
+/// What a level holds, as a condition sees it.
+pub(crate) enum Seen<'a> {
+    Nothing,
+    Fact(&'a Fact),
+    Value(&'a Value),
+    Collected(i64),
+}
+
+/// Where a condition looks: an array of levels, or a chain of tokens.
+pub(crate) trait Look<'a> {
+    fn rules(&self) -> &'a RuleSet;
+    fn level(&self, level: usize) -> Seen<'a>;
+    /// What [`Self::level`] gives, when it is a fact: the commonest question.
+    fn fact(&self, level: usize) -> Option<&'a Fact>;
+}
+
+/// Levels written out: for explanations.
 pub(crate) struct Frame<'a> {
     pub rules: &'a RuleSet,
     pub store: &'a Store,
     pub levels: &'a [Bound],
+}
+
+impl<'a> Look<'a> for Frame<'a> {
+    fn rules(&self) -> &'a RuleSet {
+        self.rules
+    }
+
+    fn level(&self, level: usize) -> Seen<'a> {
+        match &self.levels[level] {
+            Bound::Nothing => Seen::Nothing,
+            Bound::Fact(at) => Seen::Fact(self.store.get(*at)),
+            Bound::Value(value) => Seen::Value(value),
+            Bound::Collected(length) => Seen::Collected(*length),
+        }
+    }
+
+    fn fact(&self, level: usize) -> Option<&'a Fact> {
+        match &self.levels[level] {
+            Bound::Fact(at) => Some(self.store.get(*at)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +127,7 @@ impl Builtin {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Expr {
     Const(Value),
     Slot(usize, usize),
@@ -106,17 +144,31 @@ pub(crate) enum Expr {
     List(Vec<Self>),
     Map(Vec<(Text, Self)>),
     Joined(Vec<Self>),
-    Script(Box<Script>),
+    Script(Arc<Script>),
 }
 
 impl Expr {
-    pub(crate) fn holds(&self, frame: &Frame<'_>) -> Result<bool, Failed> {
+    pub(crate) fn holds<'a>(&'a self, frame: &impl Look<'a>) -> Result<bool, Failed> {
         match self {
             // The commonest test, without a detour.
-            Self::Binary(operator @ (Binary::Equal | Binary::Differs), sides) => {
-                let equal = sides.0.value(frame)?.same(&*sides.1.value(frame)?);
-                Ok(equal == (*operator == Binary::Equal))
+            Self::Binary(operator, sides) => {
+                let compare = |left: &Value, right: &Value| compare(*operator, left, right);
+                let found = match (sides.0.place(frame), sides.1.place(frame)) {
+                    (Some(left), Some(right)) => compare(left, right),
+                    (Some(left), None) => compare(left, &*sides.1.value(frame)?),
+                    (None, Some(right)) => compare(&*sides.0.value(frame)?, right),
+                    (None, None) => compare(&*sides.0.value(frame)?, &*sides.1.value(frame)?),
+                };
+                found.ok_or_else(|| "a condition must be true or false, not a number".into())
             }
+            Self::Slot(..) => match self.place(frame) {
+                Some(Value::Bool(value)) => Ok(*value),
+                Some(other) => Err(format!(
+                    "a condition must be true or false, not {}",
+                    other.kind_name()
+                )),
+                None => Err("a fact is not bound here".into()),
+            },
             Self::All(parts) => {
                 for part in parts {
                     if !part.holds(frame)? {
@@ -144,16 +196,25 @@ impl Expr {
         }
     }
 
-    pub(crate) fn value<'a>(&'a self, frame: &Frame<'a>) -> Evaluated<'a> {
+    /// The value where it lies, when the expression is no more than a place or a literal.
+    fn place<'a>(&'a self, frame: &impl Look<'a>) -> Option<&'a Value> {
+        match self {
+            Self::Const(value) => Some(value),
+            Self::Slot(level, slot) => frame.fact(*level).map(|fact| &fact.slots[*slot]),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn value<'a>(&'a self, frame: &impl Look<'a>) -> Evaluated<'a> {
         match self {
             Self::Const(value) => Ok(Cow::Borrowed(value)),
-            Self::Slot(level, slot) => match frame.levels[*level] {
-                Bound::Fact(at) => Ok(Cow::Borrowed(&frame.store.get(at).slots[*slot])),
-                _ => Err("a fact is not bound here".into()),
+            Self::Slot(level, slot) => match frame.fact(*level) {
+                Some(fact) => Ok(Cow::Borrowed(&fact.slots[*slot])),
+                None => Err("a fact is not bound here".into()),
             },
-            Self::Level(level) => match &frame.levels[*level] {
-                Bound::Value(value) => Ok(Cow::Borrowed(value)),
-                Bound::Collected(length) => Ok(Cow::Owned(Value::Int(*length))),
+            Self::Level(level) => match frame.level(*level) {
+                Seen::Value(value) => Ok(Cow::Borrowed(value)),
+                Seen::Collected(length) => Ok(Cow::Owned(Value::Int(length))),
                 _ => Err("a value is not bound here".into()),
             },
             Self::Get(inner, key) => get(inner.value(frame)?, key),
@@ -211,18 +272,17 @@ impl Expr {
                 let arguments: Vec<Dynamic> = (script.arguments.iter())
                     .map(|argument| argument_value(frame, argument.level, argument.reads))
                     .collect();
-                frame.rules.scripts.evaluate(script, arguments).map(Cow::Owned)
+                frame.rules().scripts.evaluate(script, arguments).map(Cow::Owned)
             }
         }
     }
 }
 
 /// What a script of a condition sees: a bound fact is a map of the fields it reads.
-fn argument_value(frame: &Frame<'_>, level: usize, reads: u64) -> Dynamic {
-    match &frame.levels[level] {
-        Bound::Fact(at) => {
-            let fact = frame.store.get(*at);
-            let fact_type: &FactType = &frame.rules.types[fact.kind];
+fn argument_value<'a>(frame: &impl Look<'a>, level: usize, reads: u64) -> Dynamic {
+    match frame.level(level) {
+        Seen::Fact(fact) => {
+            let fact_type: &FactType = &frame.rules().types[fact.kind];
             let fields = fact_type.fields.iter().zip(fact.slots.iter()).enumerate();
             fields
                 .filter(|(slot, _)| reads >> slot & 1 == 1)
@@ -230,9 +290,9 @@ fn argument_value(frame: &Frame<'_>, level: usize, reads: u64) -> Dynamic {
                 .collect::<rhai::Map>()
                 .into()
         }
-        Bound::Value(value) => value.to_dynamic(),
-        Bound::Collected(length) => (*length).into(),
-        Bound::Nothing => Dynamic::UNIT,
+        Seen::Value(value) => value.to_dynamic(),
+        Seen::Collected(length) => length.into(),
+        Seen::Nothing => Dynamic::UNIT,
     }
 }
 
@@ -278,17 +338,25 @@ fn index<'a>(value: Cow<'a, Value>, at: &Value) -> Evaluated<'a> {
     }
 }
 
-pub(crate) fn binary(operator: Binary, left: &Value, right: &Value) -> Result<Value, Failed> {
+/// What a comparison says; `None` for arithmetic.
+fn compare(operator: Binary, left: &Value, right: &Value) -> Option<bool> {
     let order = || left.order(right);
-    Ok(Value::Bool(match operator {
+    Some(match operator {
         Binary::Equal => left.same(right),
         Binary::Differs => !left.same(right),
         Binary::Less => order() == Some(Ordering::Less),
         Binary::AtMost => order().is_some_and(Ordering::is_le),
         Binary::Greater => order() == Some(Ordering::Greater),
         Binary::AtLeast => order().is_some_and(Ordering::is_ge),
-        _ => return arithmetic(operator, left, right),
-    }))
+        _ => return None,
+    })
+}
+
+pub(crate) fn binary(operator: Binary, left: &Value, right: &Value) -> Result<Value, Failed> {
+    match compare(operator, left, right) {
+        Some(truth) => Ok(Value::Bool(truth)),
+        None => arithmetic(operator, left, right),
+    }
 }
 
 fn arithmetic(operator: Binary, left: &Value, right: &Value) -> Result<Value, Failed> {
@@ -380,7 +448,7 @@ fn call(builtin: Builtin, arguments: &[Cow<'_, Value>]) -> Result<Value, Failed>
 
 impl Expr {
     /// What the two sides of a comparison are, for an explanation.
-    pub(crate) fn sides(&self, frame: &Frame<'_>) -> String {
+    pub(crate) fn sides<'a>(&'a self, frame: &impl Look<'a>) -> String {
         let Self::Binary(_, sides) = self else {
             return String::new();
         };
@@ -412,6 +480,67 @@ impl Expr {
             | Self::Joined(parts) => parts.iter().for_each(|part| part.levels(levels)),
             Self::Map(entries) => entries.iter().for_each(|(_, part)| part.levels(levels)),
             Self::Script(script) => levels.extend(script.arguments.iter().map(|argument| argument.level)),
+        }
+    }
+}
+
+impl Expr {
+    /// The same expression with its levels renumbered.
+    pub(crate) fn mapped(&self, to: &impl Fn(usize) -> usize) -> Self {
+        let one = |inner: &Self| Box::new(inner.mapped(to));
+        let pair = |sides: &(Self, Self)| Box::new((sides.0.mapped(to), sides.1.mapped(to)));
+        let all = |parts: &[Self]| parts.iter().map(|part| part.mapped(to)).collect();
+        match self {
+            Self::Const(value) => Self::Const(value.clone()),
+            Self::Slot(level, slot) => Self::Slot(to(*level), *slot),
+            Self::Level(level) => Self::Level(to(*level)),
+            Self::Get(inner, key) => Self::Get(one(inner), key.clone()),
+            Self::Index(sides) => Self::Index(pair(sides)),
+            Self::Not(inner) => Self::Not(one(inner)),
+            Self::Negate(inner) => Self::Negate(one(inner)),
+            Self::Binary(operator, sides) => Self::Binary(*operator, pair(sides)),
+            Self::All(parts) => Self::All(all(parts)),
+            Self::Some(parts) => Self::Some(all(parts)),
+            Self::Coalesce(parts) => Self::Coalesce(all(parts)),
+            Self::Builtin(builtin, parts) => Self::Builtin(*builtin, all(parts)),
+            Self::List(parts) => Self::List(all(parts)),
+            Self::Joined(parts) => Self::Joined(all(parts)),
+            Self::Map(entries) => Self::Map(
+                entries
+                    .iter()
+                    .map(|(key, part)| (key.clone(), part.mapped(to)))
+                    .collect(),
+            ),
+            Self::Script(script) => {
+                let mut arguments = script.arguments.clone();
+                arguments
+                    .iter_mut()
+                    .for_each(|argument| argument.level = to(argument.level));
+                Self::Script(Arc::new(Script {
+                    ast: script.ast.clone(),
+                    arguments,
+                }))
+            }
+        }
+    }
+
+    /// The slots it reads of the fact at this level.
+    pub(crate) fn reads(&self, level: usize) -> u64 {
+        match self {
+            Self::Const(_) | Self::Level(_) => 0,
+            Self::Slot(at, slot) => u64::from(*at == level) << slot,
+            Self::Get(inner, _) | Self::Not(inner) | Self::Negate(inner) => inner.reads(level),
+            Self::Index(sides) | Self::Binary(_, sides) => sides.0.reads(level) | sides.1.reads(level),
+            Self::All(parts)
+            | Self::Some(parts)
+            | Self::Coalesce(parts)
+            | Self::Builtin(_, parts)
+            | Self::List(parts)
+            | Self::Joined(parts) => parts.iter().fold(0, |all, part| all | part.reads(level)),
+            Self::Map(entries) => entries.iter().fold(0, |all, (_, part)| all | part.reads(level)),
+            Self::Script(script) => (script.arguments.iter())
+                .filter(|argument| argument.level == level)
+                .fold(0, |all, argument| all | argument.reads),
         }
     }
 }

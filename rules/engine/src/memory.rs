@@ -31,7 +31,7 @@ use crate::turn::{
     Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Turn,
 };
 use firing::{Bindings, CallState, Held, OpenFiring};
-use network::{NONE, Network, World};
+use network::{Batch, Network, World};
 use section::{Context, Made, Write};
 use store::{FROM_REQUEST, Fact};
 
@@ -51,6 +51,10 @@ pub struct WorkingMemory {
     context: Option<Box<Context>>,
     port: Port,
     network: Network,
+    batch: Batch,
+    /// What the section that commits has written; kept for their memory.
+    updates: Vec<Update>,
+    retracted: Vec<(u64, u32)>,
     firings: BTreeMap<u64, OpenFiring>,
     calls: FxHashMap<CallId, (u64, u32)>,
     pins: FxHashMap<u64, u32>,
@@ -124,7 +128,10 @@ impl WorkingMemory {
             run,
             context: Some(context),
             port: Port::default(),
-            network: Network::new(rules),
+            network: Network::new(),
+            batch: Batch::default(),
+            updates: Vec::new(),
+            retracted: Vec::new(),
             firings: BTreeMap::new(),
             calls: FxHashMap::default(),
             pins: FxHashMap::default(),
@@ -256,13 +263,17 @@ impl WorkingMemory {
         self.warn_of_failed_conditions();
         let delta = self.delta();
         let effects = std::mem::take(&mut self.context_mut().effects);
+        self.network.shrink();
+        self.batch.shrink();
+        self.updates = Vec::new();
+        self.retracted = Vec::new();
         Outcome {
             delta,
             effects,
             firings: std::mem::take(&mut self.journal.firings),
             changes: std::mem::take(&mut self.journal.changes),
             rejected,
-            quiescent: fault.is_none() && self.network.agenda.is_empty(),
+            quiescent: fault.is_none() && self.network.waiting() == 0,
             outstanding: self.outstanding,
             fault,
         }
@@ -283,7 +294,13 @@ impl WorkingMemory {
 
     fn fire_all(&mut self) -> Option<Fault> {
         while self.halted.is_none() {
-            let Some(token) = self.network.next() else { break };
+            let world = World {
+                rules: &self.rules,
+                store: &self.context.as_ref().expect("no script runs").store,
+            };
+            let Some(token) = self.network.next(world) else {
+                break;
+            };
             if self.journal.fired >= self.rules.limits.firings {
                 let fault = Fault::FiringBudget {
                     firings: self.rules.limits.firings,
@@ -374,45 +391,42 @@ impl WorkingMemory {
 
     // ---- firing ----
 
-    fn bound_facts(&self, mut token: u32) -> SmallVec<[(u64, u32); 3]> {
-        let store = &self.context().store;
-        let mut facts = SmallVec::new();
-        while token != NONE {
-            let state = &self.network.tokens[token as usize];
-            if state.fact != NONE {
-                let fact = store.get(state.fact);
-                facts.push((fact.id, fact.version));
-            }
-            token = state.parent;
+    fn world(&self) -> World<'_> {
+        World {
+            rules: &self.rules,
+            store: &self.context().store,
         }
-        facts.reverse();
+    }
+
+    /// The facts of a full match and their versions, in the order of the clauses.
+    fn bound_facts(&self, token: u32) -> SmallVec<[(u64, u32); 3]> {
+        let store = &self.context().store;
+        let facts = self.network.facts_of(self.world(), token);
         facts
+            .iter()
+            .map(|at| store.get(*at))
+            .map(|fact| (fact.id, fact.version))
+            .collect()
     }
 
     /// What the names stand for that the rule's sections use.
     fn bindings(&mut self, token: u32, rule: u32) -> Bindings {
-        let rules = Arc::clone(&self.rules);
-        let context = self.context.as_ref().expect("no script runs");
-        let world = World {
-            rules: &rules,
-            store: &context.store,
-        };
-        let levels = self.network.levels(world, token, rule);
+        let rules = &*self.rules;
+        let store = &self.context.as_ref().expect("no script runs").store;
+        let world = World { rules, store };
+        let chain = &rules.plan.chains[rule as usize];
         let mut bindings = Bindings::new();
         for level in &rules.rules[rule as usize].bound {
-            let held = match &levels[*level as usize] {
-                Bound::Fact(at) => Held::Fact(context.store.get(*at).id),
-                Bound::Value(value) => Held::Value(value.clone()),
+            let depth = chain.depths[*level as usize];
+            let at = self.network.ancestor(world, token, depth);
+            let held = match self.network.held(world, at) {
+                Bound::Fact(at) => Held::Fact(store.get(at).id),
+                Bound::Value(value) => Held::Value(value),
                 Bound::Nothing => continue,
                 Bound::Collected(_) => {
-                    let node = rules.rules[rule as usize].first + level;
-                    let mut up = token;
-                    while self.network.tokens[up as usize].node != node {
-                        up = self.network.tokens[up as usize].parent;
-                    }
-                    let left = self.network.tokens[up as usize].parent;
-                    let facts = self.network.collected(world, node, left);
-                    Held::Facts(facts.into_iter().map(|at| context.store.get(at).id).collect())
+                    let join = &rules.plan.joins[chain.joins[depth as usize] as usize];
+                    let facts = self.network.collected(world, join, self.network.parent(at));
+                    Held::Facts(facts.into_iter().map(|at| store.get(at).id).collect())
                 }
             };
             bindings.push((*level, held));
@@ -426,6 +440,7 @@ impl WorkingMemory {
         self.context_mut().begin(section);
     }
 
+    /// Takes in what a section has written.
     fn commit(&mut self, writer: u32) {
         let mut context = self.context.take().expect("no script runs");
         if context.failed {
@@ -436,6 +451,7 @@ impl WorkingMemory {
         // One instant for all that a section does: its facts are equally new, and the older ones go first.
         context.store.clock += 1;
         let mut writes = std::mem::take(&mut context.writes);
+        let mut updates = std::mem::take(&mut self.updates);
         for write in writes.drain(..) {
             match write {
                 Write::Insert(at) => {
@@ -443,16 +459,52 @@ impl WorkingMemory {
                         self.insert(&rules, &mut context, at, writer);
                     }
                 }
-                Write::Update(at) => self.update(&rules, &mut context, at, writer),
-                Write::Retract(id) => self.retract(&rules, &mut context, id),
+                Write::Update(at) => {
+                    if let Some(update) = self.update(&rules, &mut context, at, writer) {
+                        updates.push(update);
+                    }
+                }
+                Write::Retract(id) => {
+                    if updates.iter().any(|update| update.id == id) {
+                        // A fact is in a step once.
+                        self.step(&rules, &mut context, &mut updates);
+                    }
+                    self.retract(&rules, &context, id);
+                }
             }
         }
         context.writes = writes;
+        self.step(&rules, &mut context, &mut updates);
+        self.updates = updates;
         self.network.settle(World {
             rules: &rules,
             store: &context.store,
         });
         self.context = Some(context);
+    }
+
+    /// Takes the changes of a batch apart and puts them together again.
+    fn step(&mut self, rules: &RuleSet, context: &mut Context, updates: &mut Vec<Update>) {
+        let store = &context.store;
+        self.network.withdraw(World { rules, store }, &mut self.batch);
+        for update in updates.drain(..) {
+            let fact = context.store.get_mut(update.place);
+            for (slot, value) in update.slots {
+                fact.slots[slot] = value;
+                fact.stamps[slot] = update.stamp;
+            }
+        }
+        for (id, place) in self.retracted.drain(..) {
+            let fact = context.store.remove(place);
+            if !fact.fresh {
+                self.journal.gone.push(id);
+            }
+            if self.pins.contains_key(&id) {
+                context.ghosts.insert(id, fact);
+            }
+        }
+        let store = &context.store;
+        self.network.offer(World { rules, store }, &mut self.batch);
     }
 
     fn changed(&mut self, rules: &RuleSet, id: u64, kind: usize, change: Change) {
@@ -484,39 +536,30 @@ impl WorkingMemory {
         let place = context.store.add(fact);
         self.journal.dirty.push(id);
         self.changed(rules, id, kind, Change::Inserted);
-        let world = World {
-            rules,
-            store: &context.store,
-        };
-        for node in &rules.listeners[kind] {
-            self.network.offer(world, *node, place);
-        }
+        let store = &context.store;
+        self.network
+            .plan_insert(World { rules, store }, &mut self.batch, place);
     }
 
-    fn update(&mut self, rules: &RuleSet, context: &mut Context, at: usize, writer: u32) {
+    fn update(&mut self, rules: &RuleSet, context: &mut Context, at: usize, writer: u32) -> Option<Update> {
         let id = context.updated[at].id;
-        let Some(place) = context.store.find(id) else {
-            return;
-        };
+        let place = context.store.find(id)?;
+        let mut slots = std::mem::take(&mut context.updated[at].slots);
         let fact = context.store.get(place);
-        let slots = std::mem::take(&mut context.updated[at].slots);
-        let mask: u64 = slots
-            .iter()
-            .filter(|(slot, value)| fact.slots[*slot] != *value)
-            .map(|(slot, _)| 1 << slot)
-            .sum();
+        slots.retain(|(slot, value)| fact.slots[*slot] != *value);
+        let mask = slots.iter().fold(0, |mask, (slot, _)| mask | 1_u64 << *slot);
         if mask == 0 {
-            return;
+            return None;
         }
         let kind = fact.kind;
-        let world = World {
+        self.network.plan_update(
             rules,
-            store: &context.store,
-        };
-        let touched = |node: &&u32| rules.nodes[**node as usize].reads & mask != 0;
-        for node in rules.listeners[kind].iter().filter(touched) {
-            self.network.withdraw(world, *node, place);
-        }
+            &mut context.store,
+            &mut self.batch,
+            place,
+            mask,
+            &mut slots,
+        );
         let stamp = context.store.clock;
         let fact = context.store.get_mut(place);
         if fact.dirty == 0 && !fact.fresh {
@@ -525,42 +568,33 @@ impl WorkingMemory {
         fact.version += 1;
         fact.writer = writer;
         fact.dirty |= mask;
-        for (slot, value) in slots {
-            if mask >> slot & 1 == 1 {
-                fact.slots[slot] = value;
-                fact.stamps[slot] = stamp;
-            }
-        }
         self.changed(rules, id, kind, Change::Updated);
-        let world = World {
-            rules,
-            store: &context.store,
-        };
-        for node in rules.listeners[kind].iter().filter(touched) {
-            self.network.offer(world, *node, place);
-        }
+        Some(Update {
+            id,
+            place,
+            slots,
+            stamp,
+        })
     }
 
-    fn retract(&mut self, rules: &RuleSet, context: &mut Context, id: u64) {
+    fn retract(&mut self, rules: &RuleSet, context: &Context, id: u64) {
         let Some(place) = context.store.find(id) else {
             return;
         };
-        let kind = context.store.get(place).kind;
-        let world = World {
-            rules,
-            store: &context.store,
-        };
-        for node in &rules.listeners[kind] {
-            self.network.withdraw(world, *node, place);
-        }
-        // The counters look at the fact no more: they were told above.
-        let fact = context.store.remove(place);
-        if !fact.fresh {
-            self.journal.gone.push(id);
-        }
-        if self.pins.contains_key(&id) {
-            context.ghosts.insert(id, fact);
-        }
+        let store = &context.store;
+        let kind = store.get(place).kind;
+        self.network
+            .plan_retract(World { rules, store }, &mut self.batch, place);
+        self.retracted.push((id, place));
         self.changed(rules, id, kind, Change::Retracted);
     }
+}
+
+/// A change of a fact that is planned and not yet made.
+#[derive(Debug)]
+struct Update {
+    id: u64,
+    place: u32,
+    slots: SmallVec<[(usize, Value); 2]>,
+    stamp: u64,
 }

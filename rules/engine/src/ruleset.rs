@@ -1,5 +1,7 @@
 //! A compiled rules file: fact types, rules, and the network's nodes, shared by every run. It holds no state of a run.
 
+pub(crate) mod plan;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -207,7 +209,7 @@ pub(crate) enum NodeKind {
 }
 
 /// One part of a condition, parts being joined by `&&`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Test {
     pub expr: Expr,
     pub text: String,
@@ -277,8 +279,7 @@ pub struct RuleSet {
     pub(crate) type_index: FxHashMap<Arc<str>, usize>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) nodes: Vec<Node>,
-    /// For each type the nodes that look at its facts, the deepest of a rule first.
-    pub(crate) listeners: Vec<Vec<u32>>,
+    pub(crate) plan: plan::Plan,
     pub(crate) functions: BTreeSet<String>,
     pub(crate) limits: Limits,
     pub(crate) scripts: Scripts,

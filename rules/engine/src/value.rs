@@ -402,6 +402,13 @@ impl Value {
     }
 }
 
+/// The hash of a value by itself; it agrees with [`Value::same`].
+pub(crate) fn hash_of(value: &Value) -> u64 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    value.hash_into(&mut hasher);
+    hasher.finish()
+}
+
 /// A whole number as a number with a fraction, rounded to the nearest beyond 2^53.
 #[expect(
     clippy::cast_precision_loss,

@@ -299,7 +299,7 @@ impl WorkingMemory {
         for (number, firing) in &self.firings {
             out.firing(&self.rules, *number, firing);
         }
-        if !self.network.agenda.is_empty() {
+        if self.network.waiting() > 0 {
             self.write_pending(&mut out);
         }
         out.0
@@ -319,11 +319,11 @@ impl WorkingMemory {
 
     fn write_pending(&self, out: &mut Writer) {
         out.byte(tag::PENDING);
-        out.count(self.network.agenda.len());
-        for rank in self.network.agenda.keys() {
-            out.text(&self.rules.rules[rank.rule as usize].name);
-            out.count(rank.facts.len());
-            rank.facts.iter().for_each(|id| out.number(*id));
+        out.count(self.network.waiting());
+        for pending in self.network.pending(self.world()) {
+            out.text(&self.rules.rules[pending.rule as usize].name);
+            out.count(pending.facts.len());
+            pending.facts.iter().for_each(|id| out.number(*id));
         }
     }
 
@@ -401,7 +401,7 @@ impl WorkingMemory {
                 out.outcome(firing.calls[at as usize].outcome.as_ref());
             }
         }
-        let pending = !self.network.agenda.is_empty();
+        let pending = self.network.waiting() > 0;
         if pending || self.journal.pending {
             self.write_pending(&mut out);
         }
@@ -464,11 +464,10 @@ impl WorkingMemory {
             .map(|(at, fact)| (fact.id, at, fact.kind))
             .collect();
         facts.sort_unstable();
-        for (_, at, kind) in facts {
-            for node in &rules.listeners[kind] {
-                self.network.offer(world, *node, at);
-            }
+        for (_, at, _) in facts {
+            self.network.plan_insert(world, &mut self.batch, at);
         }
+        self.network.offer(world, &mut self.batch);
         self.network.settle(world);
         self.network.quiet = None;
         if !reading.pending.is_empty() {
@@ -477,12 +476,10 @@ impl WorkingMemory {
                 .iter()
                 .map(|(rule, facts)| (rule.as_str(), facts.as_slice()))
                 .collect();
-            for (rank, token) in std::mem::take(&mut self.network.agenda) {
-                let rule = &rules.rules[rank.rule as usize];
-                if !quiet[rank.rule as usize] || pending.contains(&(&*rule.name, &rank.facts[..])) {
-                    self.network.agenda.insert(rank, token);
-                } else {
-                    self.network.tokens[token as usize].fired = true;
+            for waiting in self.network.pending(world) {
+                let rule = &rules.rules[waiting.rule as usize];
+                if quiet[waiting.rule as usize] && !pending.contains(&(&*rule.name, &waiting.facts[..])) {
+                    self.network.disarm(world, waiting.token);
                 }
             }
         }

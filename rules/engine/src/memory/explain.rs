@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::WorkingMemory;
-use super::network::World;
 use crate::expression::{Bound, Frame};
 use crate::ruleset::{Node, NodeKind};
 use crate::turn::FactId;
@@ -126,11 +125,13 @@ impl WorkingMemory {
         };
         let mut clauses: Vec<ClauseReport> = Vec::new();
         let mut arriving: Vec<Option<u32>> = vec![None];
-        for at in rule.first..rule.first + rule.nodes {
-            let node = &rules.nodes[at as usize];
-            let passing: Vec<Option<u32>> = self.network.tokens_of(at).map(Some).collect();
+        let order = &rules.plan.chains[number as usize].order;
+        for (depth, level) in order.iter().enumerate() {
+            let node = &rules.nodes[(rule.first + level) as usize];
+            let passing = self.network.tokens_of(self.world(), number, depth);
+            let passing: Vec<Option<u32>> = passing.into_iter().map(Some).collect();
             let near = if passing.is_empty() {
-                self.near(node, number, &arriving)
+                self.near(node, number, depth, &arriving)
             } else {
                 Vec::new()
             };
@@ -154,7 +155,7 @@ impl WorkingMemory {
         let pending = matches
             .iter()
             .flatten()
-            .filter(|at| !self.network.tokens[**at as usize].fired)
+            .filter(|at| !self.network.has_fired(**at))
             .count();
         let matched = (matches.iter().flatten().take(SHOWN))
             .map(|at| {
@@ -194,12 +195,9 @@ impl WorkingMemory {
     }
 
     /// What keeps the clause from being true for the matches that come to it.
-    fn near(&self, node: &Node, rule: u32, arriving: &[Option<u32>]) -> Vec<NearMiss> {
+    fn near(&self, node: &Node, rule: u32, depth: usize, arriving: &[Option<u32>]) -> Vec<NearMiss> {
         let store = &self.context().store;
-        let world = World {
-            rules: &self.rules,
-            store,
-        };
+        let world = self.world();
         let mut near = Vec::new();
         let mut facts: Vec<_> = store
             .live()
@@ -217,7 +215,7 @@ impl WorkingMemory {
         for left in arriving.iter().take(SHOWN) {
             let mut levels = left.map_or_else(
                 || smallvec::smallvec![Bound::Nothing; self.rules.rules[rule as usize].nodes as usize],
-                |left| self.network.levels(world, left, rule),
+                |left| self.network.levels(world, left, rule, depth.wrapping_sub(1)),
             );
             if node.kind == NodeKind::If {
                 near.extend(

@@ -16,7 +16,7 @@ use crate::turn::{CallError, Effect, FactId, FiringRecord, Section};
 impl WorkingMemory {
     pub(super) fn fire(&mut self, token: u32) {
         let rules = Arc::clone(&self.rules);
-        let number = self.network.tokens[token as usize].rule;
+        let number = self.network.rule_of(token);
         let rule = &rules.rules[number as usize];
         let place = usize::try_from(self.journal.fired).unwrap_or(0) % TRACE;
         self.journal.fired += 1;

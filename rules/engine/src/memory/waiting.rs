@@ -102,7 +102,7 @@ impl WorkingMemory {
             level: "info",
             text: format!("canceled: {reason}"),
         });
-        while self.network.next().is_some() {}
+        self.network.silence();
     }
 
     pub(super) fn open(&mut self, firing: OpenFiring) {
