@@ -86,7 +86,7 @@ pub(crate) fn lease(error: &LeaseError) -> Problem {
         LeaseError::LeaseOutOfRange { .. } => lease_out_of_range(detail),
         LeaseError::BatchOutOfRange { .. } => batch_out_of_range(detail),
         LeaseError::WrongKind { .. } => conflict("wrong-queue-kind", "the queue has no keys", detail),
-        LeaseError::Stopping => Problem::failure(error.kind(), error),
+        LeaseError::Stopping | LeaseError::Unavailable { .. } => Problem::failure(error.kind(), error),
     }
 }
 
