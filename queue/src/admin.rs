@@ -1,50 +1,54 @@
 //! What people and schedulers do with queues: configure, look, cancel, redrive, reorder.
 
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use celesta_store::Unit;
-use celesta_types::{MessageId, Priority, Timestamp};
+use celesta_types::{MessageId, Priority};
 
 use crate::Queues;
-use crate::core::{Core, Group, Queue, Settlement};
-use crate::entry::{Entry, Order};
+use crate::core::{Core, Group, Settlement};
 use crate::error::{Error, MessageError};
 use crate::limits::{BATCH_MAX, LIST_MAX};
 use crate::machine::{IllegalTransition, State as Life};
 use crate::message::{Filter, History, MessageView, Page, Stats};
 use crate::name::QueueName;
 use crate::settings::{ConfigureError, Settings};
-use crate::state::{Mark, State};
+use crate::shard::Queue;
+use crate::state::{Found, Mark, State};
 use crate::watch::Watch;
+
+/// Bits of a cursor that tell the place within a shard.
+const CURSOR_BITS: u32 = 56;
+/// Looks of one page: where little matches, the caller goes on.
+const LOOKS_MAX: usize = 16;
 
 impl Queues {
     /// Makes `queue` or changes what it is configured to do, at once; the record follows in the background. Messages
     /// that are in the queue keep the attempts and times they were given.
     ///
     /// # Errors
-    /// When a setting is out of range, or the kind of a queue that holds messages would change.
+    /// When a setting is out of range, or the kind or the shards of a queue that holds messages would change.
     pub fn configure(&self, queue: &QueueName, settings: Settings) -> Result<(), ConfigureError> {
         settings.validate()?;
         let queue = match self.core.find(queue) {
             Some(queue) => queue,
             None => self.core.make(queue, settings.clone())?,
         };
-        let changed = self.core.with(&queue, |state, _, _| {
-            if state.settings == settings {
-                return Ok(false);
+        let wanted = settings.kind;
+        let changed = queue.configure(settings).map_err(|(kind, shards)| {
+            let queue = queue.name.clone();
+            if kind == wanted {
+                ConfigureError::ShardsInUse { queue, shards }
+            } else {
+                ConfigureError::KindInUse { queue, kind }
             }
-            if state.slots.len() > 0 && state.settings.kind != settings.kind {
-                return Err(ConfigureError::KindInUse {
-                    queue: queue.name.clone(),
-                    kind: state.settings.kind,
-                });
-            }
-            state.settings = settings;
-            Ok(true)
         })?;
         if changed {
+            // What can be leased may have changed with it.
+            for shard in 0..queue.shards() {
+                self.core.with(&queue, shard, |_, _, _| ());
+            }
             self.core.save(&queue);
         }
         Ok(())
@@ -78,9 +82,7 @@ impl Queues {
     /// What can be leased this instant: messages, or free keys of an exclusive queue. Takes no lock.
     #[must_use]
     pub fn ready_count(&self, queue: &QueueName) -> usize {
-        self.core
-            .find(queue)
-            .map_or(0, |queue| queue.ready.load(Ordering::Acquire))
+        self.core.find(queue).map_or(0, |queue| queue.ready())
     }
 
     /// A watch on these queues; each is made from its template when there is none yet.
@@ -101,20 +103,43 @@ impl Queues {
         watch
     }
 
-    /// Up to `limit` messages (at most 1,000) in the order they would be leased, without leasing them.
+    /// Up to `limit` messages (at most 1,000) in order of class, number, deadline and enqueue, without leasing them: the
+    /// ones that may be leased this instant, of an exclusive queue the first of each free key.
     ///
     /// # Errors
     /// When the record cannot be read.
     pub async fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<MessageView>, Error> {
-        let filter = Filter {
-            states: vec![Life::Pending],
-            metadata: Vec::new(),
+        let limit = limit.min(LIST_MAX);
+        let Some(queue) = self.core.find(queue) else {
+            return Ok(Vec::new());
         };
-        Ok(self.first(queue, &filter, limit))
+        let mut first = Vec::new();
+        for number in 0..queue.shards() {
+            let state = queue.shard(number).state.lock();
+            for order in state.ordered(limit) {
+                first.extend(
+                    state
+                        .slots
+                        .get(order.slot)
+                        .map(|entry| (order, state.view(entry))),
+                );
+            }
+        }
+        first.sort_by_key(|(order, _)| *order);
+        first.truncate(limit);
+        let missing = first.iter().enumerate();
+        let missing = missing
+            .filter(|(_, (_, view))| view.payload.is_none())
+            .map(|(at, (order, _))| (at, order.seq))
+            .collect();
+        let mut views: Vec<_> = first.into_iter().map(|(_, view)| view).collect();
+        self.core.fill(&mut views, missing).await?;
+        Ok(views)
     }
 
     /// A page of up to `limit` messages (at most 1,000) that match, in no particular order. The next page begins `after`
-    /// what this one gives as its end; a message that stays throughout is listed once.
+    /// what this one gives as its end; a message that stays throughout is listed once. A page may be short, or empty, and
+    /// have a next one all the same.
     ///
     /// # Errors
     /// When the record cannot be read.
@@ -125,37 +150,26 @@ impl Queues {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Page, Error> {
-        let messages = if after.is_some() {
-            Vec::new()
-        } else {
-            self.first(queue, filter, limit)
+        let mut page = Page {
+            messages: Vec::new(),
+            next: None,
         };
-        Ok(Page { messages, next: None })
-    }
-
-    fn first(&self, queue: &QueueName, filter: &Filter, limit: usize) -> Vec<MessageView> {
-        let limit = limit.min(LIST_MAX);
         let Some(queue) = self.core.find(queue) else {
-            return Vec::new();
+            return Ok(page);
         };
-        let state = queue.state.lock();
-        let mut first: BinaryHeap<Order> = BinaryHeap::with_capacity(limit + 1);
-        for (slot, entry) in state
-            .slots
-            .iter()
-            .filter(|(_, entry)| !entry.arriving && matches(entry, filter))
-        {
-            first.push(entry.order(slot));
-            if first.len() > limit {
-                first.pop();
+        let mut cursor = after;
+        let limit = limit.clamp(1, LIST_MAX);
+        for _ in 0..LOOKS_MAX {
+            let (found, next) = look(&queue, filter, cursor, limit - page.messages.len());
+            let mut messages = found.messages;
+            self.core.fill(&mut messages, found.missing).await?;
+            page.messages.append(&mut messages);
+            (page.next, cursor) = (next, next);
+            if next.is_none() || page.messages.len() == limit {
+                break;
             }
         }
-        let orders = first.into_sorted_vec();
-        orders
-            .iter()
-            .filter_map(|order| state.slots.get(order.slot))
-            .map(view)
-            .collect()
+        Ok(page)
     }
 
     /// How many messages of the queue match.
@@ -166,9 +180,22 @@ impl Queues {
         let Some(queue) = self.core.find(queue) else {
             return Ok(0);
         };
-        let state = queue.state.lock();
-        let entries = state.slots.iter().filter(|(_, entry)| !entry.arriving);
-        Ok(entries.filter(|(_, entry)| matches(entry, filter)).count())
+        let at_once: Option<usize> = (0..queue.shards())
+            .map(|shard| queue.shard(shard).state.lock().count_at_once(filter))
+            .sum();
+        if let Some(count) = at_once {
+            return Ok(count);
+        }
+        let (mut count, mut cursor) = (0, None);
+        loop {
+            let (found, next) = look(&queue, filter, cursor, usize::MAX);
+            count += found.messages.len();
+            if next.is_none() {
+                return Ok(count);
+            }
+            cursor = next;
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Calls back up to `max` messages (at most 10,000) that match and have not ended, and waits until that is durable.
@@ -189,11 +216,19 @@ impl Queues {
         } else if alive.states.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<_> = self
-            .first(queue, &alive, max)
-            .iter()
-            .map(|message| message.id)
-            .collect();
+        let Some(found) = self.core.find(queue) else {
+            return Ok(Vec::new());
+        };
+        let (max, mut ids, mut cursor) = (max.min(BATCH_MAX), Vec::new(), None);
+        while ids.len() < max {
+            let (found, next) = look(&found, &alive, cursor, max - ids.len());
+            ids.extend(found.messages.iter().map(|message| message.id));
+            if next.is_none() {
+                break;
+            }
+            cursor = next;
+            tokio::task::yield_now().await;
+        }
         let outcomes = self.cancel(queue, &ids).await?;
         let canceled = ids.into_iter().zip(outcomes);
         Ok(canceled
@@ -207,11 +242,8 @@ impl Queues {
     /// # Errors
     /// When the record cannot be read.
     pub async fn view(&self, queue: &QueueName, id: MessageId) -> Result<Option<MessageView>, Error> {
-        let Some(queue) = self.core.find(queue) else {
-            return Ok(None);
-        };
-        let state = queue.state.lock();
-        Ok(state.find(id).map(|(_, entry)| view(entry)))
+        let history = self.core.present(queue, id).await?;
+        Ok(history.map(|history| history.message))
     }
 
     /// One message from its beginning to now; also when it has ended, as long as the queue keeps histories.
@@ -219,11 +251,13 @@ impl Queues {
     /// # Errors
     /// When the record cannot be read.
     pub async fn history(&self, queue: &QueueName, id: MessageId) -> Result<Option<History>, Error> {
-        let message = self.view(queue, id).await?;
-        Ok(message.map(|message| History {
-            message,
-            timeline: Vec::new(),
-        }))
+        if let Some(history) = self.core.present(queue, id).await? {
+            return Ok(Some(history));
+        }
+        match self.core.find(queue) {
+            Some(queue) => self.core.past(&queue, id).await,
+            None => Ok(None),
+        }
     }
 
     /// Calls messages back in the caller's `unit`. From now on nobody leases them; a consumer that has one finds its
@@ -233,17 +267,17 @@ impl Queues {
         let Some(queue) = self.core.find(queue) else {
             return Vec::new();
         };
-        let mut canceled = Vec::new();
-        let begin = |state: &mut State, slot, now, unit: &mut Unit| state.begin_cancel(slot, now, unit);
-        let (outcomes, marks) = self.core.begin(&queue, ids, unit, begin);
-        canceled.extend(
-            ids.iter()
-                .zip(outcomes)
-                .filter(|(_, outcome)| outcome.is_ok())
-                .map(|(id, _)| *id),
-        );
-        self.core.attach(unit, vec![Group { queue, marks }]);
+        let mut groups = Vec::new();
+        let outcomes = self
+            .core
+            .begin(&queue, ids, unit, &mut groups, |state, slot, _, now, unit| {
+                state.begin_cancel(slot, now, unit)
+            });
+        self.core.attach(unit, groups);
+        let canceled = ids.iter().zip(outcomes);
         canceled
+            .filter_map(|(id, outcome)| outcome.is_ok().then_some(*id))
+            .collect()
     }
 
     /// Calls messages back and waits until that is durable. The answer has one outcome for each, in order.
@@ -256,7 +290,7 @@ impl Queues {
         ids: &[MessageId],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         self.core
-            .change(queue, ids, |state, slot, now, unit| {
+            .change(queue, ids, |state, slot, _, now, unit| {
                 state.begin_cancel(slot, now, unit)
             })
             .await
@@ -273,7 +307,7 @@ impl Queues {
         ids: &[MessageId],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         self.core
-            .change(queue, ids, |state, slot, now, unit| {
+            .change(queue, ids, |state, slot, _, now, unit| {
                 state.begin_redrive(slot, now, unit)
             })
             .await
@@ -290,39 +324,35 @@ impl Queues {
         changes: &[(MessageId, Priority)],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         let ids: Vec<_> = changes.iter().map(|(id, _)| *id).collect();
-        let mut priorities = changes.iter().map(|(_, priority)| priority);
-        let mut next = move || priorities.next().copied().unwrap_or_default();
-        let Some(found) = self.core.find(queue) else {
-            return Ok(ids
-                .iter()
-                .map(|&id| {
-                    Err(MessageError::Unknown {
-                        queue: queue.clone(),
-                        id,
-                    })
-                })
-                .collect());
-        };
-        if ids.len() > BATCH_MAX {
-            return Err(Error::BatchTooLarge {
-                given: ids.len(),
-                max: BATCH_MAX,
-            });
-        }
-        let mut unit = Unit::new();
-        let outcomes = self.core.with(&found, |state, _, _| {
-            let change = |&id: &MessageId| {
-                let priority = next();
-                let slot = state.slot_to_change(&found.name, id)?;
-                state
-                    .reprioritize(slot, &priority, &mut unit)
-                    .map_err(|source| MessageError::Illegal { id, source })
-            };
-            ids.iter().map(change).collect()
-        });
-        self.core.commit(unit).await?;
-        Ok(outcomes)
+        self.core
+            .change(queue, &ids, |state, slot, at, now, unit| {
+                state.reprioritize(slot, &changes[at].1, now, unit)?;
+                Ok(None)
+            })
+            .await
     }
+}
+
+/// One look at the messages that match, and where the next goes on.
+fn look(queue: &Queue, filter: &Filter, after: Option<u64>, max: usize) -> (Found, Option<u64>) {
+    let number = usize::try_from(after.unwrap_or(0) >> CURSOR_BITS).unwrap_or(usize::MAX);
+    let within = after.map_or(0, |after| after & ((1 << CURSOR_BITS) - 1));
+    // Zero is the beginning of a shard.
+    let within = within
+        .checked_sub(1)
+        .and_then(|within| i64::try_from(within).ok());
+    let found = queue
+        .shard(number.min(queue.shards() - 1))
+        .state
+        .lock()
+        .look(filter, within, max);
+    let next = match found.next {
+        Some(next) => Some((number as u64, next.unsigned_abs() + 1)),
+        None if number + 1 < queue.shards() => Some((number as u64 + 1, 0)),
+        None => None,
+    };
+    let next = next.map(|(number, within)| (number << CURSOR_BITS) | within);
+    (found, next)
 }
 
 impl State {
@@ -339,44 +369,117 @@ impl State {
     }
 }
 
+/// What is done to one message: its slot, its place in the call, the instant, and the unit it goes into.
+trait Change: Fn(&mut State, u32, usize, i64, &mut Unit) -> Result<Option<Mark>, IllegalTransition> {}
+
+impl<T: Fn(&mut State, u32, usize, i64, &mut Unit) -> Result<Option<Mark>, IllegalTransition>> Change for T {}
+
 impl Core {
     fn stats(self: &Arc<Self>, queue: &Arc<Queue>) -> Stats {
-        self.with(queue, |state, _, _| Stats {
+        let mut stats = Stats {
             queue: queue.name.clone(),
-            settings: state.settings.clone(),
-            ready: state.ready(),
-            arriving: state.arriving,
-            counts: state.counts,
-            overtaken: 0,
-        })
+            settings: queue.settings(),
+            ready: 0,
+            arriving: 0,
+            counts: [0; Life::ALL.len()],
+            overtaken: queue.overtaken.load(Ordering::Relaxed),
+        };
+        for shard in 0..queue.shards() {
+            self.with(queue, shard, |state, _, _| {
+                stats.ready += state.ready();
+                stats.arriving += state.arriving;
+                for (sum, count) in stats.counts.iter_mut().zip(state.counts) {
+                    *sum += count;
+                }
+            });
+        }
+        stats
     }
 
+    /// A message in memory, with its payload and its timeline.
+    async fn present(&self, queue: &QueueName, id: MessageId) -> Result<Option<History>, Error> {
+        let Some(queue) = self.find(queue) else {
+            return Ok(None);
+        };
+        for number in 0..queue.shards() {
+            let found = {
+                let state = queue.shard(number).state.lock();
+                state.find(id).map(|(_, entry)| (state.history(entry), entry.seq))
+            };
+            if let Some((mut history, seq)) = found {
+                if history.message.payload.is_none() {
+                    history.message.payload = self.payloads(vec![seq]).await?.remove(&seq);
+                }
+                return Ok(Some(history));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the payloads that are not in memory.
+    async fn fill(&self, views: &mut [MessageView], missing: Vec<(usize, i64)>) -> Result<(), Error> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let seqs = missing.iter().map(|(_, seq)| *seq).collect();
+        let mut payloads = self.payloads(seqs).await?;
+        for (at, seq) in missing {
+            views[at].payload = payloads.remove(&seq);
+        }
+        Ok(())
+    }
+
+    /// Begins a change of messages, each in the shard that has it.
     fn begin(
         self: &Arc<Self>,
         queue: &Arc<Queue>,
         ids: &[MessageId],
         unit: &mut Unit,
-        begin: impl Fn(&mut State, u32, i64, &mut Unit) -> Result<Option<Mark>, IllegalTransition>,
-    ) -> (Vec<Result<(), MessageError>>, Vec<Mark>) {
-        let mut marks = Vec::new();
-        let outcomes = self.with(queue, |state, now, _| {
-            let change = |&id: &MessageId| {
-                let slot = state.slot_to_change(&queue.name, id)?;
-                marks.extend(
-                    begin(state, slot, now, unit).map_err(|source| MessageError::Illegal { id, source })?,
-                );
-                Ok(())
-            };
-            ids.iter().map(change).collect()
-        });
-        (outcomes, marks)
+        groups: &mut Vec<Group>,
+        change: impl Change,
+    ) -> Vec<Result<(), MessageError>> {
+        let unknown = |&id: &MessageId| {
+            Err(MessageError::Unknown {
+                queue: queue.name.clone(),
+                id,
+            })
+        };
+        let mut outcomes: Vec<_> = ids.iter().map(unknown).collect();
+        for number in 0..queue.shards() {
+            let mut marks = Vec::new();
+            self.with(queue, number, |state, now, _| {
+                for (at, &id) in ids.iter().enumerate() {
+                    let slot = match state.slot_to_change(&queue.name, id) {
+                        Ok(slot) => slot,
+                        Err(MessageError::Unknown { .. }) => continue,
+                        Err(error) => {
+                            outcomes[at] = Err(error);
+                            continue;
+                        }
+                    };
+                    outcomes[at] = match change(state, slot, at, now, unit) {
+                        Ok(mark) => {
+                            marks.extend(mark);
+                            Ok(())
+                        }
+                        Err(source) => Err(MessageError::Illegal { id, source }),
+                    };
+                }
+            });
+            groups.push(Group {
+                queue: Arc::clone(queue),
+                shard: number,
+                marks,
+            });
+        }
+        outcomes
     }
 
     async fn change(
         self: &Arc<Self>,
         queue: &QueueName,
         ids: &[MessageId],
-        begin: impl Fn(&mut State, u32, i64, &mut Unit) -> Result<Option<Mark>, IllegalTransition>,
+        change: impl Change,
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         if ids.len() > BATCH_MAX {
             return Err(Error::BatchTooLarge {
@@ -385,47 +488,20 @@ impl Core {
             });
         }
         let Some(found) = self.find(queue) else {
-            return Ok(ids
-                .iter()
-                .map(|&id| {
-                    Err(MessageError::Unknown {
-                        queue: queue.clone(),
-                        id,
-                    })
+            let unknown = |&id: &MessageId| {
+                Err(MessageError::Unknown {
+                    queue: queue.clone(),
+                    id,
                 })
-                .collect());
+            };
+            return Ok(ids.iter().map(unknown).collect());
         };
         let mut unit = Unit::new();
-        let (outcomes, marks) = self.begin(&found, ids, &mut unit, begin);
-        let staged = Settlement::new(Arc::clone(self), vec![Group { queue: found, marks }]);
+        let mut groups = Vec::new();
+        let outcomes = self.begin(&found, ids, &mut unit, &mut groups, change);
+        let staged = Settlement::new(Arc::clone(self), groups);
         self.attach(&mut unit, staged.take());
         self.commit(unit).await?;
         Ok(outcomes)
-    }
-}
-
-fn matches(entry: &Entry, filter: &Filter) -> bool {
-    let in_state = filter.states.is_empty() || filter.states.contains(&entry.standing.state);
-    let has = |pair| entry.metadata.as_ref().is_some_and(|pairs| pairs.contains(pair));
-    in_state && filter.metadata.iter().all(has)
-}
-
-fn view(entry: &Entry) -> MessageView {
-    MessageView {
-        id: entry.id,
-        key: entry.key,
-        state: entry.standing.state,
-        priority: entry.priority(),
-        attempt: entry.standing.attempt,
-        attempts_max: entry.standing.attempts_max,
-        enqueued_at: Timestamp::from_millis(entry.enqueued_at),
-        at: (entry.standing.state != Life::Pending).then(|| Timestamp::from_millis(entry.at)),
-        consumer: entry.consumer.clone(),
-        error: entry.error.as_deref().map(str::to_owned),
-        metadata: entry
-            .metadata
-            .as_ref()
-            .map_or_else(Vec::new, |pairs| pairs.to_vec()),
-        payload: Some(Arc::clone(&entry.payload)),
     }
 }

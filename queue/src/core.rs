@@ -5,52 +5,24 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use celesta_runtime::{Clock, Shutdown};
 use celesta_store::{Cell, CommitError, Store, Unit};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
+use crate::ledger::Ledger;
 use crate::limits::QUEUES_MAX;
 use crate::metrics::Metrics;
 use crate::name::QueueName;
 use crate::schema::SET_QUEUE;
 use crate::settings::{ConfigureError, Options, Settings};
+use crate::shard::{Queue, TOKEN_BITS};
 use crate::state::{Mark, Parcel, State};
 use crate::watch::Watcher;
-
-/// Consumers woken by one change; each that leaves something behind wakes the next.
-const WOKEN_AT_ONCE: usize = 4;
-
-/// One queue.
-pub(crate) struct Queue {
-    pub(crate) name: QueueName,
-    pub(crate) index: u32,
-    pub(crate) state: Mutex<State>,
-    /// What can be leased, readable without the lock.
-    pub(crate) ready: AtomicUsize,
-    /// Consumers that wait for this queue alone.
-    pub(crate) waiting: Notify,
-    /// Consumers that watch it among others.
-    pub(crate) watchers: Mutex<Vec<Weak<Watcher>>>,
-    /// Its own row is durable.
-    pub(crate) registered: AtomicBool,
-}
-
-impl Queue {
-    fn wake(self: &Arc<Self>, count: usize) {
-        for _ in 0..count.min(WOKEN_AT_ONCE) {
-            self.waiting.notify_one();
-        }
-        let mut watchers = self.watchers.lock();
-        if !watchers.is_empty() {
-            watchers.retain(|watcher| watcher.upgrade().is_some_and(|watcher| watcher.mark(self)));
-        }
-    }
-}
 
 #[derive(Default)]
 pub(crate) struct Registry {
@@ -61,18 +33,21 @@ pub(crate) struct Registry {
     pub(crate) last_id: i64,
 }
 
-/// The instants at which the timer looks at queues.
+/// Messages leased before the next payloads are read.
+const READ_AHEAD_EVERY: usize = 2_048;
+
+/// The instants at which the timer looks at shards.
 #[derive(Default)]
 pub(crate) struct Timers {
-    heap: Mutex<BinaryHeap<Reverse<(i64, u32)>>>,
+    heap: Mutex<BinaryHeap<Reverse<(i64, u32, usize)>>>,
     pub(crate) changed: Notify,
 }
 
 impl Timers {
-    fn arm(&self, at: i64, queue: u32) {
+    fn arm(&self, at: i64, queue: u32, shard: usize) {
         let mut heap = self.heap.lock();
-        let earlier = heap.peek().is_none_or(|Reverse((first, _))| at < *first);
-        heap.push(Reverse((at, queue)));
+        let earlier = heap.peek().is_none_or(|Reverse((first, ..))| at < *first);
+        heap.push(Reverse((at, queue, shard)));
         drop(heap);
         if earlier {
             self.changed.notify_one();
@@ -80,14 +55,14 @@ impl Timers {
     }
 
     pub(crate) fn next(&self) -> Option<i64> {
-        self.heap.lock().peek().map(|Reverse((at, _))| *at)
+        self.heap.lock().peek().map(|Reverse((at, ..))| *at)
     }
 
-    pub(crate) fn pop_due(&self, now: i64) -> Option<u32> {
+    pub(crate) fn pop_due(&self, now: i64) -> Option<(u32, usize)> {
         let mut heap = self.heap.lock();
-        let due = heap.peek().is_some_and(|Reverse((at, _))| *at <= now);
+        let due = heap.peek().is_some_and(|Reverse((at, ..))| *at <= now);
         if due {
-            heap.pop().map(|Reverse((_, queue))| queue)
+            heap.pop().map(|Reverse((_, queue, shard))| (queue, shard))
         } else {
             None
         }
@@ -109,6 +84,11 @@ pub(crate) struct Core {
     pub(crate) tokens: AtomicU64,
     pub(crate) messages: AtomicI64,
     pub(crate) suspect_until: AtomicI64,
+    /// Bytes of payloads in memory.
+    pub(crate) resident: AtomicI64,
+    pub(crate) ledger: RwLock<Ledger>,
+    /// Shards whose next payloads are to be read.
+    pub(crate) read_ahead: OnceLock<mpsc::Sender<(Arc<Queue>, usize)>>,
 }
 
 impl Drop for Core {
@@ -133,6 +113,9 @@ impl Core {
             tokens: AtomicU64::new(1),
             messages: AtomicI64::new(0),
             suspect_until: AtomicI64::new(0),
+            resident: AtomicI64::new(0),
+            ledger: RwLock::new(Ledger::none()),
+            read_ahead: OnceLock::new(),
         }
     }
 
@@ -164,7 +147,7 @@ impl Core {
     /// Writes the queue's own row in the background. Until it is durable, units that need it bring it along.
     pub(crate) fn save(&self, queue: &Arc<Queue>) {
         let mut unit = Unit::new();
-        Self::register(queue, &queue.state.lock(), &mut unit);
+        Self::register(queue, &mut unit);
         let saved = Arc::clone(queue);
         unit.on_done(move |outcome| {
             if outcome.is_ok() {
@@ -194,58 +177,69 @@ impl Core {
             .iter()
             .filter(|(prefix, _)| name.as_str().starts_with(prefix.as_str()));
         let watchers = watching.map(|(_, watcher)| Weak::clone(watcher)).collect();
-        let queue = Arc::new(Queue {
-            name: name.clone(),
-            index,
-            state: Mutex::new(State::new(id, settings)),
-            ready: AtomicUsize::new(0),
-            waiting: Notify::new(),
-            watchers: Mutex::new(watchers),
-            registered: AtomicBool::new(self.store.is_none()),
-        });
+        let ledger = self.ledger.read().clone();
+        let queue = Arc::new(Queue::new(name.clone(), index, id, settings, ledger, watchers));
         registry.by_name.insert(name, Arc::clone(&queue));
         registry.by_index.push(Arc::clone(&queue));
         Ok(queue)
     }
 
     /// Adds the queue's own row to a unit that needs it to be there.
-    pub(crate) fn register(queue: &Queue, state: &State, unit: &mut Unit) {
-        let settings = serde_json::to_string(&state.settings).expect("settings always encode");
+    pub(crate) fn register(queue: &Queue, unit: &mut Unit) {
+        let settings = serde_json::to_string(&queue.settings()).expect("settings always encode");
         unit.add(
             &SET_QUEUE,
             [
-                Cell::Int(state.id),
+                Cell::Int(queue.id),
                 Cell::from(queue.name.as_str()),
                 Cell::from(settings),
             ],
         );
     }
 
+    /// Adds the queue's own row as long as it may not be there.
+    pub(crate) fn register_if_new(queue: &Queue, unit: &mut Unit) {
+        if !queue.registered.load(Ordering::Acquire) {
+            Self::register(queue, unit);
+        }
+    }
+
+    /// The next token of a shard: divided by the number of shards it leaves the number of the shard.
+    pub(crate) fn next_token(&self, shard: usize, shards: usize) -> u64 {
+        let (shard, shards) = (shard as u64, shards as u64);
+        let from = self.tokens.fetch_add(shards, Ordering::Relaxed);
+        let count = from & ((1 << TOKEN_BITS) - 1);
+        from + (shards + shard - count % shards) % shards
+    }
+
     pub(crate) fn now(&self) -> i64 {
         self.clock.now().as_millis()
     }
 
-    /// Changes a queue under its lock, and afterwards does what follows from the change.
+    /// Changes a shard of a queue under its lock, and afterwards does what follows from the change.
     pub(crate) fn with<R>(
         self: &Arc<Self>,
         queue: &Arc<Queue>,
+        number: usize,
         work: impl FnOnce(&mut State, i64, &mut Vec<Parcel>) -> R,
     ) -> R {
         let now = self.now();
         let mut parcels = Vec::new();
-        let mut state = queue.state.lock();
-        let (ready_before, messages_before) = (queue.ready.load(Ordering::Relaxed), state.slots.len());
+        let shard = queue.shard(number);
+        let mut state = shard.state.lock();
+        let (ready_before, messages_before) = (shard.ready.load(Ordering::Relaxed), state.slots.len());
         if state.armed <= now {
             state.armed = crate::entry::NEVER;
             state.tick(now, &mut parcels);
         }
         let answer = work(&mut state, now, &mut parcels);
-        let ready = state.ready();
-        queue.ready.store(ready, Ordering::Release);
+        let ready = shard.publish(&state, queue.shards() == 1);
         let arm = state.rearm();
         let tally = std::mem::take(&mut state.tally);
         let kind = state.settings.kind;
         let messages = state.slots.len();
+        let resident = std::mem::take(&mut state.resident_change);
+        let reads_ahead = state.offloaded > 0 && state.leased_since >= READ_AHEAD_EVERY;
         drop(state);
         let metrics = self.metrics.of(kind);
         if messages != messages_before {
@@ -253,21 +247,28 @@ impl Core {
             self.messages.fetch_add(change, Ordering::Relaxed);
             metrics.held.add(change);
         }
+        if resident != 0 {
+            self.resident.fetch_add(resident, Ordering::Relaxed);
+        }
         metrics.add(&tally);
         if let Some(at) = arm {
-            self.timers.arm(at, queue.index);
+            self.timers.arm(at, queue.index, number);
+        }
+        if reads_ahead {
+            self.ask_ahead(queue, number);
         }
         if ready > ready_before {
             queue.wake(ready - ready_before);
         }
         for Parcel { mut unit, marks } in parcels {
-            if !queue.registered.load(Ordering::Acquire) && !marks.is_empty() {
-                Self::register(queue, &queue.state.lock(), &mut unit);
+            if !marks.is_empty() {
+                Self::register_if_new(queue, &mut unit);
             }
             self.attach(
                 &mut unit,
                 vec![Group {
                     queue: Arc::clone(queue),
+                    shard: number,
                     marks,
                 }],
             );
@@ -291,7 +292,10 @@ impl Core {
 
     /// Sends a unit to the record without waiting.
     pub(crate) fn submit(&self, unit: Unit) {
-        let Some(store) = &self.store else { return };
+        let Some(store) = &self.store else {
+            unit.finish(Ok(()));
+            return;
+        };
         let mut overflow = self.overflow.lock();
         if overflow.is_empty() {
             let Err(unit) = store.try_submit(unit) else { return };
@@ -313,7 +317,10 @@ impl Core {
     pub(crate) async fn commit(&self, unit: Unit) -> Result<(), CommitError> {
         match &self.store {
             Some(store) => store.commit(unit).await,
-            None => Ok(()),
+            None => {
+                unit.finish(Ok(()));
+                Ok(())
+            }
         }
     }
 
@@ -335,6 +342,7 @@ impl Core {
 /// What a commit decides about messages of one queue.
 pub(crate) struct Group {
     pub(crate) queue: Arc<Queue>,
+    pub(crate) shard: usize,
     pub(crate) marks: Vec<Mark>,
 }
 
@@ -354,9 +362,9 @@ impl Settlement {
     }
 
     fn apply(&mut self, durable: bool) {
-        for Group { queue, marks } in std::mem::take(&mut self.groups) {
+        for Group { queue, shard, marks } in std::mem::take(&mut self.groups) {
             self.core
-                .with(&queue, |state, now, _| state.settle(marks, durable, now));
+                .with(&queue, shard, |state, now, _| state.settle(marks, durable, now));
         }
     }
 

@@ -147,15 +147,23 @@ pub enum LeaseError {
         /// The kind it has.
         kind: Kind,
     },
+    /// More metadata than a message can have.
+    #[error("a filter of {given} pairs; at most {max} are allowed")]
+    FilterTooLarge {
+        /// How many were given.
+        given: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// The record does not answer; what was to be leased can be leased again.
+    #[error("the record cannot be read: {reason}")]
+    Unreadable {
+        /// The record's own words.
+        reason: String,
+    },
     /// The process is stopping.
     #[error("the queues are stopping")]
     Stopping,
-    /// The record cannot be asked now.
-    #[error("the record does not answer: {reason}")]
-    Unavailable {
-        /// The database's own words.
-        reason: String,
-    },
 }
 
 impl LeaseError {
@@ -165,10 +173,11 @@ impl LeaseError {
         match self {
             Self::UnknownQueue { .. } => ErrorKind::NotFound,
             Self::Blocked { .. } => ErrorKind::Conflict,
-            Self::LeaseOutOfRange { .. } | Self::BatchOutOfRange { .. } | Self::WrongKind { .. } => {
-                ErrorKind::Invalid
-            }
-            Self::Stopping | Self::Unavailable { .. } => ErrorKind::Unavailable,
+            Self::LeaseOutOfRange { .. }
+            | Self::BatchOutOfRange { .. }
+            | Self::FilterTooLarge { .. }
+            | Self::WrongKind { .. } => ErrorKind::Invalid,
+            Self::Unreadable { .. } | Self::Stopping => ErrorKind::Unavailable,
         }
     }
 }

@@ -39,6 +39,8 @@ pub const WEIGHT_MAX: u32 = 1_000;
 pub const ENDED_MAX: usize = 10_000;
 /// Bytes of an error text; longer ones are cut: it is for people, and it is kept in memory.
 pub const ERROR_BYTES_MAX: usize = 4_096;
+/// Bytes of an error text in a timeline: a message may fail often.
+pub const ERROR_SHOWN_BYTES_MAX: usize = 256;
 /// Queues of one process: each costs about a kilobyte, and names come from callers.
 pub const QUEUES_MAX: usize = 100_000;
 /// How long an unstored message waits for a consumer before it is stored on its own. A busy run is free again within

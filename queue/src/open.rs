@@ -5,19 +5,23 @@ use std::sync::{Arc, Weak};
 
 use celesta_runtime::{Clock, Fate, Shutdown, TaskSet};
 use celesta_store::{Cell, Store, Unit};
+use celesta_types::wire::Reader;
 use hashbrown::HashMap;
+use tokio::sync::mpsc;
 
 use crate::Queues;
-use crate::core::{Core, Queue, Timers};
+use crate::core::{Core, Timers};
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::limits::{LOAD_ROWS, SUSPECT_MS};
-use crate::machine::State as Life;
 use crate::name::QueueName;
-use crate::schema;
+use crate::rows::{self, Row, Standing};
 use crate::settings::{Options, Settings};
+use crate::shard::{Queue, TOKEN_BITS};
+use crate::{legacy, past, payloads, schema};
 
-/// Tokens count in the lower 40 bits: at 50,000 leases a second that is 254 days without a restart.
-const TOKEN_BITS: u32 = 40;
+/// Shards that may ask for payloads at once.
+const ASKING_MAX: usize = 1_024;
 /// Settings of a queue are read back from JSON of this shape.
 const SELECT_QUEUES: &str = "SELECT id, name, settings FROM queue_queues ORDER BY id";
 const SELECT_EPOCH: &str = "SELECT value FROM queue_meta WHERE name = 'epoch'";
@@ -37,14 +41,26 @@ impl Queues {
         let core = Arc::new(Core::new(Some(store.clone()), clock, tasks.shutdown(), options));
         core.begin_epoch(store).await?;
         let queues = core.load_queues(store).await?;
+        legacy::convert(store).await?;
         core.load_messages(store, &queues).await?;
         core.suspect_until
             .store(core.now().saturating_add(SUSPECT_MS), Ordering::Relaxed);
+        for queue in queues.values() {
+            for shard in 0..queue.shards() {
+                core.read_ahead(queue, shard).await?;
+            }
+        }
+        let (ask, asked) = mpsc::channel(ASKING_MAX);
+        core.read_ahead.get_or_init(|| ask);
+        let ahead = payloads::run(Arc::downgrade(&core), asked, core.shutdown.clone());
+        tasks.spawn("queue.read_ahead", Fate::Expendable, ahead);
+        let past = past::run(Arc::downgrade(&core), core.clock.clone(), core.shutdown.clone());
+        tasks.spawn("queue.past", Fate::Expendable, past);
         Ok(Self::start(core, tasks))
     }
 
     /// Queues without a record, for tests and simulation: the same machine and order, and nothing outlives the process.
-    /// Staged changes stand at once, whatever becomes of their unit, and a unit given as companion is dropped.
+    /// Staged changes stand at once, whatever becomes of their unit; a unit given as companion is told that it is durable.
     #[must_use]
     pub fn in_memory(clock: &Clock, tasks: &TaskSet, options: Options) -> Self {
         Self::start(Arc::new(Core::new(None, clock, tasks.shutdown(), options)), tasks)
@@ -69,6 +85,7 @@ impl Core {
         let mut unit = Unit::new();
         unit.add(&schema::SET_META, [Cell::from("epoch"), Cell::Int(epoch)]);
         store.commit(unit).await?;
+        *self.ledger.write() = Ledger::recorded(epoch);
         self.tokens.store(
             (u64::try_from(epoch).unwrap_or(0) << TOKEN_BITS) + 1,
             Ordering::Relaxed,
@@ -103,35 +120,17 @@ impl Core {
         store: &Store,
         queues: &HashMap<i64, Arc<Queue>>,
     ) -> Result<(), Error> {
-        let mut after = 0;
         let mut changed = Unit::new();
-        loop {
-            let rows = store
-                .fetch(schema::SELECT_MESSAGES, &[Cell::Int(after), Cell::Int(LOAD_ROWS)])
-                .await?;
-            let Some(last) = rows.last() else { break };
-            after = last.int(0).unwrap_or(i64::MAX);
-            for row in &rows {
-                let (queue, entry) = schema::read(row)?;
-                let queue = queues.get(&queue).ok_or(Error::Corrupt {
-                    seq: entry.seq,
-                    what: "queue",
-                })?;
-                let was_running = entry.standing.state == Life::Running;
-                self.with(queue, |state, now, _| {
-                    let at = state.recover(entry, now);
-                    if was_running && let Some(entry) = state.slots.get(at.slot) {
-                        schema::settle(
-                            &mut changed,
-                            entry,
-                            entry.standing.state,
-                            entry.standing.attempt,
-                            entry.at,
-                            None,
-                        );
-                    }
-                });
-            }
+        let mut after = 0;
+        let mut next = self.read_rows(store, after).await?;
+        while let Some((bytes, last)) = next {
+            after = last;
+            // The next rows are read while these take their places.
+            let reading = self.read_rows(store, after);
+            let placing = async { self.take_places(&bytes, queues, &mut changed) };
+            let (read, placed) = futures_util::future::join(reading, placing).await;
+            placed?;
+            next = read?;
         }
         self.seq.store(after + 1, Ordering::Relaxed);
         if !changed.is_empty() {
@@ -141,13 +140,68 @@ impl Core {
         Ok(())
     }
 
+    /// The next rows as one run of bytes, and the last of them.
+    async fn read_rows(&self, store: &Store, after: i64) -> Result<Option<(Vec<u8>, i64)>, Error> {
+        let mut rows = store
+            .fetch(schema::SELECT_ROWS, &[Cell::Int(after), Cell::Int(LOAD_ROWS)])
+            .await?;
+        let row = rows.first_mut();
+        Ok(row.and_then(|row| Some((row.take_blob(0)?, row.int(1)?))))
+    }
+
+    fn take_places(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        queues: &HashMap<i64, Arc<Queue>>,
+        changed: &mut Unit,
+    ) -> Result<(), Error> {
+        let mut reader = Reader::new(bytes);
+        let mut read = Vec::new();
+        while !reader.is_at_end() {
+            read.push(rows::read(&mut reader).map_err(|_| Error::Corrupt {
+                seq: 0,
+                what: "bytes",
+            })?);
+        }
+        let mut rest = read.into_iter().peekable();
+        while let Some(first) = rest.next() {
+            let id = first.queue;
+            let queue = queues.get(&id).ok_or(Error::Corrupt {
+                seq: first.entry.seq,
+                what: "queue",
+            })?;
+            let shard_of = |row: &Row| queue.shard_of(row.entry.id(), row.key);
+            let shard = shard_of(&first);
+            self.with(queue, shard, |state, now, _| {
+                let mut next = Some(first);
+                while let Some(Row { key, entry, .. }) = next {
+                    let (at, has_changed) = state.recover(entry, key, now);
+                    if has_changed && let Some(entry) = state.slots.get(at.slot) {
+                        let standing = Standing {
+                            state: entry.standing.state,
+                            attempt: entry.standing.attempt,
+                            at: entry.at,
+                            error: None,
+                            happened: &[],
+                        };
+                        schema::change(changed, entry, &standing);
+                    }
+                    next = rest.next_if(|row| row.queue == id && shard_of(row) == shard);
+                }
+            });
+        }
+        Ok(())
+    }
+
     /// Sends off what nobody has taken, so that its producers learn of it before the process ends.
     fn store_all(self: &Arc<Self>) {
         let queues = self.registry.read().by_index.clone();
         for queue in queues {
-            self.with(&queue, |state, _, parcels| {
-                state.store_lingering(i64::MAX, parcels);
-            });
+            for shard in 0..queue.shards() {
+                self.with(&queue, shard, |state, _, parcels| {
+                    state.store_lingering(i64::MAX, parcels);
+                });
+            }
         }
     }
 }
@@ -176,10 +230,10 @@ async fn run_timer(core: Weak<Core>, timers: Arc<Timers>, clock: Clock, shutdown
             return;
         }
         let now = core.now();
-        while let Some(index) = timers.pop_due(now) {
+        while let Some((index, shard)) = timers.pop_due(now) {
             let queue = core.registry.read().by_index.get(index as usize).map(Arc::clone);
             if let Some(queue) = queue {
-                core.with(&queue, |_, _, _| ());
+                core.with(&queue, shard, |_, _, _| ());
             }
         }
     }

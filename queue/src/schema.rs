@@ -1,21 +1,24 @@
-//! The record of the queue: its tables, the statements that write them, and how rows are made and read.
+//! The record of the queue: its tables and the statements that write them.
 //!
 //! `seq` is both the enqueue order and the rowid, so inserts append and there is no other index: the process that owns
-//! the file keeps the order, the ids and the keys in memory, and reads the whole table when it starts.
+//! the file keeps the order, the ids and the keys in memory, and reads all heads when it starts. The payload comes last in
+//! the row and stays there until it is needed.
+//!
+//! A history is one row, written when its message ends, at a place that grows with the instant it is forgotten: old ones
+//! are deleted from the front, and the pages they leave are filled by new ones. Its index is by pieces of 4,096 places,
+//! so that its live part is small and stays in memory, however many histories there are.
 
-use std::sync::Arc;
-
-use celesta_store::{Cell, Expect, Migration, Row, Statement, Unit};
+use celesta_store::{Cell, Expect, Migration, Statement, Unit};
 use celesta_types::MessageId;
-use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, NEVER};
-use crate::error::Error;
+use crate::entry::Entry;
 use crate::machine::State;
 use crate::name::Key;
+use crate::rows::{self, Standing};
 
 /// The steps of the queue's schema.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[
+Migration {
     subsystem: "queue",
     version: 1,
     sql: "
@@ -39,7 +42,17 @@ CREATE TABLE queue_messages (
   extra TEXT
 ) STRICT;",
     postgres: crate::postgres::SCHEMA,
-}];
+},
+Migration {
+    subsystem: "queue",
+    version: 2,
+    sql: "
+CREATE TABLE queue_rows (seq INTEGER PRIMARY KEY, head BLOB NOT NULL, changes BLOB, payload BLOB NOT NULL) STRICT;
+CREATE TABLE queue_history (place INTEGER PRIMARY KEY, id BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE INDEX queue_history_by_id ON queue_history (place >> 12, substr(id, 13, 4));",
+    postgres: "",
+},
+];
 
 pub(crate) static SET_META: Statement = Statement {
     name: "queue.set_meta",
@@ -61,58 +74,37 @@ pub(crate) static SET_QUEUE: Statement = Statement {
     expect: Expect::Any,
 };
 
-/// Nearly all messages: nothing said but a key and a rank.
-static INSERT_PLAIN: Statement = Statement {
+/// Nearly all messages: they may be leased at once.
+static INSERT: Statement = Statement {
     name: "queue.insert",
     rank: 10,
-    head: "INSERT INTO queue_messages (seq, id, queue, key, rank, enqueued_at, attempts_max, payload) VALUES ",
-    row: "(?, ?, ?, ?, ?, ?, ?, ?)",
-    tail: "",
-    cells: 8,
-    expect: Expect::Each,
-};
-
-static INSERT_FULL: Statement = Statement {
-    name: "queue.insert_full",
-    rank: 10,
-    head: "INSERT INTO queue_messages (seq, id, queue, key, rank, enqueued_at, attempts_max, payload, \
-           state, attempt, at, deadline, expires_at, error, extra) VALUES ",
-    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    tail: "",
-    cells: 15,
-    expect: Expect::Each,
-};
-
-/// Written behind the consumer's back while it works, so it comes before whatever settles the lease in the same commit.
-static RECORD_LEASE: Statement = Statement {
-    name: "queue.record_lease",
-    rank: 20,
-    head: "UPDATE queue_messages SET state = 2, attempt = v.column2 FROM (VALUES ",
-    row: "(?, ?)",
-    tail: ") AS v WHERE seq = v.column1",
-    cells: 2,
-    expect: Expect::Any,
-};
-
-static REPRIORITIZE: Statement = Statement {
-    name: "queue.reprioritize",
-    rank: 21,
-    head: "UPDATE queue_messages SET rank = v.column2, deadline = v.column3 FROM (VALUES ",
+    head: "INSERT INTO queue_rows (seq, head, payload) VALUES ",
     row: "(?, ?, ?)",
-    tail: ") AS v WHERE seq = v.column1",
+    tail: "",
     cells: 3,
-    expect: Expect::Any,
+    expect: Expect::Each,
 };
 
-/// Memory has decided already, and a message whose own insert has failed is rightly not found.
-static SETTLE: Statement = Statement {
-    name: "queue.settle",
-    rank: 22,
-    head: "UPDATE queue_messages SET state = v.column2, attempt = v.column3, at = v.column4, error = v.column5, \
-           expires_at = v.column6 FROM (VALUES ",
-    row: "(?, ?, ?, ?, ?, ?)",
-    tail: ") AS v WHERE seq = v.column1",
-    cells: 6,
+static INSERT_CHANGED: Statement = Statement {
+    name: "queue.insert_changed",
+    rank: 10,
+    head: "INSERT INTO queue_rows (seq, head, changes, payload) VALUES ",
+    row: "(?, ?, ?, ?)",
+    tail: "",
+    cells: 4,
+    expect: Expect::Each,
+};
+
+/// Memory has decided already, and a message whose own insert has failed is rightly not found. An upsert takes rows in
+/// order, so of two changes in one commit the later stands.
+static CHANGE: Statement = Statement {
+    name: "queue.change",
+    rank: 20,
+    head: "INSERT INTO queue_rows (seq, head, changes, payload) SELECT v.column1, x'', v.column2, x'' FROM (VALUES ",
+    row: "(?, ?)",
+    tail: ") AS v CROSS JOIN queue_rows AS known ON known.seq = v.column1 WHERE true \
+           ON CONFLICT(seq) DO UPDATE SET changes = excluded.changes",
+    cells: 2,
     expect: Expect::Any,
 };
 
@@ -120,7 +112,7 @@ static SETTLE: Statement = Statement {
 static COMPLETE: Statement = Statement {
     name: "queue.complete",
     rank: 30,
-    head: "DELETE FROM queue_messages WHERE seq IN (VALUES ",
+    head: "DELETE FROM queue_rows WHERE seq IN (VALUES ",
     row: "(?)",
     tail: ")",
     cells: 1,
@@ -130,139 +122,78 @@ static COMPLETE: Statement = Statement {
 static COLLECT: Statement = Statement {
     name: "queue.collect",
     rank: 31,
-    head: "DELETE FROM queue_messages WHERE seq IN (VALUES ",
+    head: "DELETE FROM queue_rows WHERE seq IN (VALUES ",
     row: "(?)",
     tail: ")",
     cells: 1,
     expect: Expect::Any,
 };
 
-/// What few messages have, as one JSON text.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Extra {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    fairness: Option<Arc<str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    metadata: Vec<(String, String)>,
-}
+static HISTORY: Statement = Statement {
+    name: "queue.history",
+    rank: 12,
+    head: "INSERT INTO queue_history (place, id, body) VALUES ",
+    row: "(?, ?, ?)",
+    tail: "",
+    cells: 3,
+    expect: Expect::Each,
+};
 
-const fn optional(instant: i64) -> Cell {
-    if instant == NEVER {
-        Cell::Null
-    } else {
-        Cell::Int(instant)
-    }
-}
+/// Deletes some of the histories that stand before a place.
+static FORGET: Statement = Statement {
+    name: "queue.forget",
+    rank: 32,
+    head: "DELETE FROM queue_history WHERE place IN (SELECT place FROM queue_history WHERE place < (VALUES ",
+    row: "(?)",
+    tail: ") ORDER BY place LIMIT 2000)",
+    cells: 1,
+    expect: Expect::Any,
+};
 
-/// Adds the row of `entry` as it stands.
-pub(crate) fn insert(unit: &mut Unit, queue: i64, entry: &Entry) {
-    insert_as(
-        unit,
-        queue,
-        entry,
-        entry.standing.state,
-        entry.standing.attempt,
-        entry.at,
-    );
-}
-
-/// Adds the row of `entry` as it will stand.
-pub(crate) fn insert_as(unit: &mut Unit, queue: i64, entry: &Entry, state: State, attempt: u32, at: i64) {
-    let key = entry
-        .key
-        .map_or(Cell::Null, |key| Cell::Id(key.bits().to_be_bytes()));
-    let first = [
-        Cell::Int(entry.seq),
-        Cell::Id(entry.id.to_bytes()),
-        Cell::Int(queue),
-        key,
-        Cell::Int(entry.rank.into()),
-        Cell::Int(entry.enqueued_at),
-        Cell::Int(entry.standing.attempts_max.into()),
-        Cell::Blob(entry.payload.to_vec()),
-    ];
-    let plain = state == State::Pending
-        && attempt == 0
-        && entry.deadline == NEVER
-        && entry.expires_at == NEVER
-        && entry.error.is_none()
-        && entry.fairness.is_none()
-        && entry.metadata.is_none();
-    if plain {
-        unit.add(&INSERT_PLAIN, first);
-        return;
-    }
-    let extra = Extra {
-        fairness: entry.fairness.clone(),
-        metadata: entry
-            .metadata
-            .as_ref()
-            .map_or_else(Vec::new, |metadata| metadata.to_vec()),
+/// Adds the row of `entry` as it stands. Its payload must be in memory.
+pub(crate) fn insert(unit: &mut Unit, queue: i64, key: Option<Key>, entry: &Entry) {
+    let standing = Standing {
+        state: entry.standing.state,
+        attempt: entry.standing.attempt,
+        at: entry.at,
+        error: None,
+        happened: &[],
     };
-    let extra = if extra.fairness.is_none() && extra.metadata.is_empty() {
-        Cell::Null
-    } else {
-        Cell::from(serde_json::to_string(&extra).expect("texts always encode"))
-    };
-    let [seq, id, queue, key, rank, enqueued_at, attempts_max, payload] = first;
-    unit.add(
-        &INSERT_FULL,
-        [
-            seq,
-            id,
-            queue,
-            key,
-            rank,
-            enqueued_at,
-            attempts_max,
-            payload,
-            Cell::Int(state.code()),
-            Cell::Int(attempt.into()),
-            Cell::Int(at),
-            optional(entry.deadline),
-            optional(entry.expires_at),
-            entry.error.as_deref().map_or(Cell::Null, Cell::from),
-            extra,
-        ],
-    );
+    insert_as(unit, queue, key, entry, &standing);
 }
 
-pub(crate) fn record_lease(unit: &mut Unit, entry: &Entry) {
-    unit.add(
-        &RECORD_LEASE,
-        [Cell::Int(entry.seq), Cell::Int(entry.standing.attempt.into())],
-    );
-}
-
-pub(crate) fn reprioritize(unit: &mut Unit, entry: &Entry) {
-    unit.add(
-        &REPRIORITIZE,
-        [
-            Cell::Int(entry.seq),
-            Cell::Int(entry.rank.into()),
-            optional(entry.deadline),
-        ],
-    );
-}
-
-pub(crate) fn settle(
+/// Adds the row of `entry` as it will stand. Its payload must be in memory.
+pub(crate) fn insert_as(
     unit: &mut Unit,
+    queue: i64,
+    key: Option<Key>,
     entry: &Entry,
-    state: State,
-    attempt: u32,
-    at: i64,
-    error: Option<&str>,
+    standing: &Standing<'_>,
 ) {
-    let error = error.or(entry.error.as_deref()).map_or(Cell::Null, Cell::from);
-    let cells = [
-        Cell::Int(entry.seq),
-        Cell::Int(state.code()),
-        Cell::Int(attempt.into()),
-        Cell::Int(at),
-        error,
-        optional(entry.expires_at),
-    ];
-    unit.add(&SETTLE, cells);
+    let head = Cell::Blob(rows::head(queue, key, entry));
+    let payload = entry.payload.as_deref().map_or_else(Vec::new, <[u8]>::to_vec);
+    let plain = standing.state == State::Pending
+        && standing.attempt == 0
+        && standing.error.is_none()
+        && entry.error().is_none()
+        && standing.happened.is_empty();
+    if plain {
+        unit.add(&INSERT, [Cell::Int(entry.seq), head, Cell::Blob(payload)]);
+    } else {
+        let changes = Cell::Blob(rows::changes(entry, standing));
+        unit.add(
+            &INSERT_CHANGED,
+            [Cell::Int(entry.seq), head, changes, Cell::Blob(payload)],
+        );
+    }
+}
+
+/// Writes how a stored message stands from now on.
+pub(crate) fn change(unit: &mut Unit, entry: &Entry, standing: &Standing<'_>) {
+    unit.add(
+        &CHANGE,
+        [Cell::Int(entry.seq), Cell::Blob(rows::changes(entry, standing))],
+    );
 }
 
 pub(crate) fn complete(unit: &mut Unit, seq: i64) {
@@ -273,48 +204,49 @@ pub(crate) fn collect(unit: &mut Unit, seq: i64) {
     unit.add(&COLLECT, [Cell::Int(seq)]);
 }
 
-pub(crate) const SELECT_MESSAGES: &str = "SELECT seq, id, queue, key, rank, enqueued_at, attempts_max, payload, state, attempt, at, \
-     deadline, expires_at, error, extra FROM queue_messages WHERE seq > ? ORDER BY seq LIMIT ?";
+/// Adds the history of a message that ends so.
+pub(crate) fn history(
+    unit: &mut Unit,
+    place: i64,
+    queue: i64,
+    key: Option<Key>,
+    entry: &Entry,
+    standing: &Standing<'_>,
+) {
+    let mut body = rows::head(queue, key, entry);
+    body.extend(rows::changes(entry, standing));
+    unit.add(
+        &HISTORY,
+        [
+            Cell::Int(place),
+            Cell::Id(entry.id().to_bytes()),
+            Cell::Blob(body),
+        ],
+    );
+}
 
-/// Reads one row of [`SELECT_MESSAGES`]: the queue it belongs to, and the entry.
-pub(crate) fn read(row: &Row) -> Result<(i64, Entry), Error> {
-    let seq = row.int(0).unwrap_or(0);
-    let corrupt = |what| Error::Corrupt { seq, what };
-    let number = |at: usize, what| {
-        row.int(at)
-            .and_then(|value| u32::try_from(value).ok())
-            .ok_or_else(|| corrupt(what))
-    };
-    let id = row
-        .blob(1)
-        .and_then(MessageId::from_bytes)
-        .ok_or_else(|| corrupt("id"))?;
-    let state = row
-        .int(8)
-        .and_then(State::from_code)
-        .ok_or_else(|| corrupt("state"))?;
-    let mut entry = Entry::new(id, seq, row.blob(7).ok_or_else(|| corrupt("payload"))?.into());
-    entry.key = match row.blob(3) {
-        Some(bytes) => Some(Key::from_bits(u128::from_be_bytes(
-            bytes.try_into().map_err(|_| corrupt("key"))?,
-        ))),
-        None => None,
-    };
-    entry.rank = number(4, "rank")?;
-    entry.enqueued_at = row.int(5).ok_or_else(|| corrupt("enqueued_at"))?;
-    entry.standing.attempts_max = number(6, "attempts_max")?;
-    entry.standing.state = state;
-    entry.standing.attempt = number(9, "attempt")?;
-    entry.at = row.int(10).unwrap_or(0);
-    entry.deadline = row.int(11).unwrap_or(NEVER);
-    entry.expires_at = row.int(12).unwrap_or(NEVER);
-    entry.error = row.text(13).map(Into::into);
-    if let Some(text) = row.text(14) {
-        let extra: Extra = serde_json::from_str(text).map_err(|_| corrupt("extra"))?;
-        entry.fairness = extra.fairness;
-        entry.metadata = (!extra.metadata.is_empty()).then(|| extra.metadata.into());
-    }
-    entry.stored = true;
-    let queue = row.int(2).ok_or_else(|| corrupt("queue"))?;
-    Ok((queue, entry))
+/// Deletes some of the histories before `place`.
+pub(crate) fn forget(unit: &mut Unit, place: i64) {
+    unit.add(&FORGET, [Cell::Int(place)]);
+}
+
+/// The heads and changes of the next rows as one run of bytes, the last `seq` of them, and how many there are.
+pub(crate) const SELECT_ROWS: &str = "SELECT CAST(group_concat(head || coalesce(changes, ''), '') AS BLOB), max(seq), count(*) \
+     FROM (SELECT seq, head, changes FROM queue_rows WHERE seq > ? ORDER BY seq LIMIT ?)";
+
+/// Where the first history stands.
+pub(crate) const SELECT_OLDEST: &str = "SELECT place FROM queue_history ORDER BY place LIMIT 1";
+
+/// The histories of an id, the newest first: one look into each piece of the index.
+pub(crate) const SELECT_HISTORY: &str = "WITH RECURSIVE piece(n) AS (\
+       SELECT (SELECT place >> 12 FROM queue_history ORDER BY place LIMIT 1) \
+       UNION ALL SELECT (SELECT place >> 12 FROM queue_history WHERE place >= (piece.n + 1) << 12 ORDER BY place LIMIT 1) \
+         FROM piece WHERE piece.n IS NOT NULL) \
+     SELECT h.body FROM piece CROSS JOIN queue_history AS h \
+       ON h.place >> 12 = piece.n AND substr(h.id, 13, 4) = substr(?, 13, 4) \
+     WHERE h.id = ? ORDER BY h.place DESC LIMIT 10";
+
+/// The bytes that make an id a cell.
+pub(crate) fn id_cell(id: MessageId) -> Cell {
+    Cell::Id(id.to_bytes())
 }

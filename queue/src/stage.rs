@@ -7,7 +7,7 @@ use celesta_store::Unit;
 use celesta_types::Timestamp;
 
 use crate::Queues;
-use crate::core::{Core, Group, Queue, Settlement};
+use crate::core::{Core, Group, Settlement};
 use crate::entry::Entry;
 use crate::error::{EnqueueError, Error, Refused};
 use crate::limits::{
@@ -16,10 +16,10 @@ use crate::limits::{
 };
 use crate::machine::State as Life;
 use crate::message::{Enqueued, HandOver, NewMessage};
-use crate::name::QueueName;
-use crate::schema;
+use crate::name::{Key, QueueName};
 use crate::settings::{Kind, Settings};
-use crate::state::{Mark, State, Then};
+use crate::shard::Queue;
+use crate::state::{Mark, Room, State, Then};
 
 /// What became of a message on its way into a unit.
 enum Admitted {
@@ -51,19 +51,20 @@ impl Queues {
         while let Some(first) = messages.next() {
             let queue = core.queue_for(&first.queue)?;
             let name = first.queue.clone();
-            let mut marks = Vec::with_capacity(messages.len() + 1);
-            let outcome = core.with(&queue, |state, now, _| {
-                register_if_new(&queue, state, &mut rows);
+            Core::register_if_new(&queue, &mut rows);
+            let shard = queue.shard_of(first.id, first.key);
+            let mut marks = Vec::new();
+            let outcome = core.with(&queue, shard, |state, now, _| {
                 let mut next = Some(first);
                 while let Some(message) = next {
                     if let Admitted::New(mark) = core.admit(state, message, now, &mut rows)? {
                         marks.push(mark);
                     }
-                    next = messages.next_if(|message| message.queue == name);
+                    next = messages.next_if(|message| belongs(message, &name, &queue, shard));
                 }
                 Ok(())
             });
-            staged.push(Group { queue, marks });
+            staged.push(Group { queue, shard, marks });
             outcome?;
         }
         unit.merge(rows);
@@ -99,11 +100,12 @@ impl Queues {
                     continue;
                 }
             };
-            core.with(&queue, |state, now, parcels| {
+            let shard = queue.shard_of(first.message.id, first.message.key);
+            core.with(&queue, shard, |state, now, parcels| {
                 let linger = if core.shutdown.is_requested() { 0 } else { linger };
                 let mut next = Some(first);
                 while let Some(hand_over) = next {
-                    next = hand_overs.next_if(|hand_over| hand_over.message.queue == name);
+                    next = hand_overs.next_if(|hand_over| belongs(&hand_over.message, &name, &queue, shard));
                     if let Err(error) = validate(&hand_over.message, &state.settings) {
                         refused.push(Refused { hand_over, error });
                         continue;
@@ -120,16 +122,14 @@ impl Queues {
                         continue;
                     }
                     let HandOver { message, companion } = hand_over;
-                    let mut entry = core.entry(message, &state.settings, now);
+                    let (mut entry, key) = core.entry(message, &state.settings, now);
                     if entry.standing.state == Life::Pending && core.store.is_some() {
-                        entry.companion = Some(Box::new(companion));
-                        state.admit_unstored(entry, now.saturating_add(linger));
+                        entry.rare_mut().companion = Some(Box::new(companion));
+                        state.admit_unstored(entry, key, now.saturating_add(linger));
                     } else {
-                        // Nobody may take it yet, so it has nobody to travel with.
+                        // Nobody may take it yet, or there is no record: it has nobody to travel with.
                         let mut unit = companion;
-                        entry.stored = true;
-                        schema::insert(&mut unit, state.id, &entry);
-                        let at = state.admit(entry);
+                        let at = state.admit(entry, key, &mut unit, Room::AMPLE);
                         parcels.push(crate::state::Parcel {
                             unit,
                             marks: vec![Mark {
@@ -170,7 +170,7 @@ impl Queues {
             });
         }
         let mut outcomes = Vec::with_capacity(messages.len());
-        let mut in_flight: Vec<(usize, QueueName, celesta_types::MessageId)> = Vec::new();
+        let mut in_flight: Vec<(usize, QueueName, usize, celesta_types::MessageId)> = Vec::new();
         let mut unit = Unit::new();
         let mut staged = Settlement::new(Arc::clone(core), Vec::new());
         let mut messages = messages.into_iter().peekable();
@@ -184,9 +184,10 @@ impl Queues {
                     continue;
                 }
             };
-            let mut marks = Vec::with_capacity(messages.len() + 1);
-            core.with(&queue, |state, now, _| {
-                register_if_new(&queue, state, &mut unit);
+            Core::register_if_new(&queue, &mut unit);
+            let shard = queue.shard_of(first.id, first.key);
+            let mut marks = Vec::new();
+            core.with(&queue, shard, |state, now, _| {
                 let mut next = Some(first);
                 while let Some(message) = next {
                     let id = message.id;
@@ -197,24 +198,25 @@ impl Queues {
                         }
                         Ok(Admitted::Existing) => outcomes.push(Ok(Enqueued::Existing)),
                         Ok(Admitted::InFlight) => {
-                            in_flight.push((outcomes.len(), name.clone(), id));
+                            in_flight.push((outcomes.len(), name.clone(), shard, id));
                             outcomes.push(Err(EnqueueError::InFlight { id }));
                         }
                         Err(error) => outcomes.push(Err(error)),
                     }
-                    next = messages.next_if(|message| message.queue == name);
+                    next = messages.next_if(|message| belongs(message, &name, &queue, shard));
                 }
             });
-            staged.push(Group { queue, marks });
+            staged.push(Group { queue, shard, marks });
         }
         core.attach(&mut unit, staged.take());
         if !unit.is_empty() || !in_flight.is_empty() {
             // Units are decided in order, so whatever was on its way before is decided after this.
             core.commit(unit).await?;
         }
-        for (at, name, id) in in_flight {
+        for (at, name, shard, id) in in_flight {
             let Some(queue) = core.find(&name) else { continue };
             if queue
+                .shard(shard)
                 .state
                 .lock()
                 .find(id)
@@ -261,20 +263,18 @@ impl Core {
                 Admitted::Existing
             });
         }
-        let mut entry = self.entry(message, &state.settings, now);
-        entry.stored = true;
-        schema::insert(unit, state.id, &entry);
+        let room = self.room(message.payload.len());
+        let (entry, key) = self.entry(message, &state.settings, now);
         Ok(Admitted::New(Mark {
-            at: state.admit(entry),
+            at: state.admit(entry, key, unit, room),
             then: Then::Arrive,
         }))
     }
 
-    fn entry(&self, message: NewMessage, settings: &Settings, now: i64) -> Entry {
+    fn entry(&self, message: NewMessage, settings: &Settings, now: i64) -> (Entry, Option<Key>) {
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        let mut entry = Entry::new(message.id, seq, message.payload);
+        let mut entry = Entry::new(message.id, seq, Some(message.payload));
         entry.prioritize(&message.priority);
-        entry.key = message.key;
         entry.enqueued_at = now;
         entry.standing.attempts_max = message.attempts_max.unwrap_or(settings.attempts_max);
         let visible_at = message
@@ -285,18 +285,19 @@ impl Core {
             entry.at = visible_at;
         }
         if let Some(ttl_ms) = message.ttl_ms.or(settings.ttl_ms) {
-            entry.expires_at = now.saturating_add(ttl_ms);
+            entry.expire_at(now.saturating_add(ttl_ms));
         }
-        entry.fairness = message.fairness;
-        entry.metadata = (!message.metadata.is_empty()).then(|| message.metadata.into());
-        entry
+        if message.fairness.is_some() || !message.metadata.is_empty() {
+            let rare = entry.rare_mut();
+            rare.fairness = message.fairness;
+            rare.metadata = (!message.metadata.is_empty()).then(|| message.metadata.into());
+        }
+        (entry, message.key)
     }
 }
 
-fn register_if_new(queue: &Queue, state: &State, unit: &mut Unit) {
-    if !queue.registered.load(Ordering::Acquire) {
-        Core::register(queue, state, unit);
-    }
+fn belongs(message: &NewMessage, name: &QueueName, queue: &Queue, shard: usize) -> bool {
+    message.queue == *name && queue.shard_of(message.id, message.key) == shard
 }
 
 pub(crate) fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {

@@ -4,7 +4,6 @@
 //! that waking and looking cost what has changed, not how much is watched.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use celesta_types::Priority;
@@ -13,9 +12,10 @@ use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 
-use crate::core::{Core, Queue};
-use crate::entry::NEVER;
+use crate::core::Core;
+use crate::entry::priority;
 use crate::name::QueueName;
+use crate::shard::Queue;
 
 #[derive(Default)]
 struct Marked {
@@ -156,9 +156,7 @@ impl Watch {
     #[must_use]
     pub fn ready_now(&self) -> Vec<Ready> {
         let mut marked = self.watcher.marked.lock();
-        marked
-            .queues
-            .retain(|_, queue| queue.ready.load(Ordering::Acquire) > 0);
+        marked.queues.retain(|_, queue| queue.ready() > 0);
         let reported = marked
             .queues
             .iter()
@@ -167,17 +165,17 @@ impl Watch {
         drop(marked);
         let mut ready = Vec::with_capacity(reported.len());
         for queue in reported {
-            let mut state = queue.state.lock();
-            if let Some(head) = state.head() {
-                let deadline =
-                    (head.deadline != NEVER).then(|| celesta_types::Timestamp::from_millis(head.deadline));
-                let priority = Priority::from_rank(head.rank, deadline).unwrap_or_default();
+            let heads = (0..queue.shards()).filter_map(|shard| {
+                let state = queue.shard(shard).state.lock();
+                state.head().filter(|_| state.ready() > 0)
+            });
+            if let Some(head) = heads.min() {
                 ready.push((
                     head,
                     Ready {
                         queue: queue.name.clone(),
-                        head: priority,
-                        count: state.ready(),
+                        head: priority(head.rank, head.deadline),
+                        count: queue.ready(),
                     },
                 ));
             }
@@ -194,7 +192,7 @@ impl Watch {
             watchers.push(mine);
         }
         drop(watchers);
-        if queue.ready.load(Ordering::Acquire) > 0 {
+        if queue.ready() > 0 {
             self.watcher.mark(queue);
         }
     }

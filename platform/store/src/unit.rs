@@ -167,7 +167,9 @@ impl Unit {
         self.rows.starts.is_empty()
     }
 
-    pub(crate) fn finish(self, outcome: Result<(), &CommitError>) {
+    /// Tells those who wait for the unit how it ended, when it never goes to a store: where there is no record, or it
+    /// was given up.
+    pub fn finish(self, outcome: Result<(), &CommitError>) {
         call(self.hooks, outcome);
     }
 

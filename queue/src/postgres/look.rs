@@ -279,6 +279,6 @@ fn states(filter: &Filter) -> Arg {
 /// Reads never fail for another reason than the database.
 impl From<QueryError> for crate::error::LeaseError {
     fn from(error: QueryError) -> Self {
-        Self::Unavailable { reason: error.reason }
+        Self::Unreadable { reason: error.reason }
     }
 }

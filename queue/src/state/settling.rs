@@ -7,12 +7,33 @@ use celesta_types::MessageId;
 
 use super::{Failing, Mark, Parcel, State, Then, shift};
 use crate::entry::{NEVER, Ref};
-use crate::machine::{Event, IllegalTransition, Standing, State as Life, Transition, transition};
+use crate::limits::ERROR_SHOWN_BYTES_MAX;
+use crate::machine::{self, Event, IllegalTransition, State as Life, Transition, transition};
+use crate::message::Happened;
 use crate::name::Token;
+use crate::rows::Standing;
 use crate::schema;
-use crate::settings::Kind;
 
 impl State {
+    /// Adds to the unit that the message in `slot` will stand so: its row, and when it ends its history.
+    pub(super) fn write(&self, slot: u32, standing: &Standing<'_>, keep: bool, now: i64, unit: &mut Unit) {
+        let Some(entry) = self.slots.get(slot) else { return };
+        let key = self.key_of(entry);
+        match (entry.stored, keep) {
+            (true, true) => schema::change(unit, entry, standing),
+            (false, true) => schema::insert_as(unit, self.id, key, entry, standing),
+            (true, false) if standing.state == Life::Completed => schema::complete(unit, entry.seq),
+            (true, false) => schema::collect(unit, entry.seq),
+            (false, false) => {}
+        }
+        if standing.state.is_ended() && self.settings.history_ms > 0 {
+            let until = now.saturating_add(self.settings.history_ms);
+            if let Some(place) = self.ledger.place(until) {
+                schema::history(unit, place, self.id, key, entry, standing);
+            }
+        }
+    }
+
     /// Hides a held message until the caller's unit decides, and adds to the unit what completes it.
     pub(crate) fn begin_complete(
         &mut self,
@@ -21,20 +42,22 @@ impl State {
         now: i64,
         unit: &mut Unit,
     ) -> Option<Mark> {
-        let keep = self.settings.keep_completed_ms > 0;
-        let queue = self.id;
-        let (slot, entry) = self.held(id, token)?;
+        let slot = self.held(id, token)?;
+        let entry = self.slots.get_mut(slot)?;
         entry.settling = true;
-        if let Some(companion) = entry.companion.take() {
-            unit.merge(*companion);
+        if let Some(companion) = entry.take_companion() {
+            unit.merge(companion);
         }
-        let attempt = entry.standing.attempt;
-        match (entry.stored, keep) {
-            (true, false) => schema::complete(unit, entry.seq),
-            (true, true) => schema::settle(unit, entry, Life::Completed, attempt, now, None),
-            (false, true) => schema::insert_as(unit, queue, entry, Life::Completed, attempt, now),
-            (false, false) => {}
-        }
+        let entry = self.slots.get(slot)?;
+        let happened = self.events(entry, Happened::Completed, now);
+        let standing = Standing {
+            state: Life::Completed,
+            attempt: entry.standing.attempt,
+            at: now,
+            error: None,
+            happened: &happened,
+        };
+        self.write(slot, &standing, self.settings.keep_completed_ms > 0, now, unit);
         Some(Mark {
             at: self.slots.reference(slot),
             then: Then::Complete,
@@ -48,103 +71,117 @@ impl State {
         token: Token,
         failing: Failing,
         unit: &mut Unit,
-    ) -> Option<(Mark, Standing)> {
+    ) -> Option<(Mark, machine::Standing)> {
         let Failing {
             retryable,
             visible_at,
             now,
             error,
         } = failing;
-        let queue = self.id;
-        let (slot, entry) = self.held(id, token)?;
+        let slot = self.held(id, token)?;
         let delayed = visible_at > now;
-        let Ok(Transition::Moved(standing)) = transition(entry.standing, Event::Fail { retryable, delayed })
+        let entry = self.slots.get_mut(slot)?;
+        let Ok(Transition::Moved(moved)) = transition(entry.standing, Event::Fail { retryable, delayed })
         else {
             unreachable!("a running message may always fail")
         };
         entry.settling = true;
-        let at = if standing.state.is_ended() {
-            now
-        } else {
-            visible_at
+        if let Some(companion) = entry.take_companion() {
+            unit.merge(companion);
+        }
+        let entry = self.slots.get(slot)?;
+        let happened = self.events(entry, failed(&error), now);
+        let standing = Standing {
+            state: moved.state,
+            attempt: moved.attempt,
+            at: if moved.state.is_ended() { now } else { visible_at },
+            error: Some(&error),
+            happened: &happened,
         };
-        if let Some(companion) = entry.companion.take() {
-            unit.merge(*companion);
-        }
-        if entry.stored {
-            schema::settle(unit, entry, standing.state, standing.attempt, at, Some(&error));
-        } else {
-            let before = entry.error.replace(Arc::clone(&error));
-            schema::insert_as(unit, queue, entry, standing.state, standing.attempt, at);
-            entry.error = before;
-        }
+        self.write(slot, &standing, true, now, unit);
         let then = Then::Fail {
             retryable,
             delayed,
             visible_at,
-            error,
+            error: Arc::clone(&error),
         };
         Some((
             Mark {
                 at: self.slots.reference(slot),
                 then,
             },
-            standing,
+            moved,
         ))
     }
 
     /// Gives a held message back untouched.
-    pub(crate) fn release(&mut self, id: MessageId, token: Token, parcels: &mut Vec<Parcel>) -> bool {
-        let Some((slot, _)) = self.held(id, token) else {
+    pub(crate) fn release(
+        &mut self,
+        id: MessageId,
+        token: Token,
+        now: i64,
+        parcels: &mut Vec<Parcel>,
+    ) -> bool {
+        let Some(slot) = self.held(id, token) else {
             return false;
         };
-        self.give_back(slot, Event::Release, parcels);
+        self.give_back(slot, Event::Release, now, parcels);
         true
     }
 
     /// The lease of a running message is over, without its consumer being done.
-    pub(super) fn give_back(&mut self, slot: u32, event: Event, parcels: &mut Vec<Parcel>) {
-        let queue = self.id;
+    pub(super) fn give_back(&mut self, slot: u32, event: Event, now: i64, parcels: &mut Vec<Parcel>) {
         let at = self.slots.reference(slot);
         let Some(entry) = self.slots.get_mut(slot) else {
             return;
         };
-        let Ok(Transition::Moved(standing)) = transition(entry.standing, event) else {
+        let Ok(Transition::Moved(moved)) = transition(entry.standing, event) else {
             return;
         };
-        let (key_slot, keyed) = (entry.key_slot, entry.key.is_some());
-        let ended_at = entry.at;
-        shift(&mut self.counts, entry, standing);
-        entry.token = 0;
-        if standing.state == Life::Errored {
-            entry.error = Some("the lease lapsed on the last attempt".into());
-        }
-        let mut unit = Unit::new();
-        let mut marks = Vec::new();
-        if let Some(companion) = entry.companion.take() {
-            unit = *companion;
-        }
-        if entry.stored {
-            if entry.recorded || event == Event::Lapse {
-                entry.recorded = false;
-                schema::settle(&mut unit, entry, standing.state, standing.attempt, ended_at, None);
-            }
+        let what = if event == Event::Release {
+            Happened::Released
         } else {
-            entry.settling = true;
-            schema::insert(&mut unit, queue, entry);
+            Happened::Lapsed
+        };
+        self.note_at(slot, what, now);
+        let Some(entry) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let key = entry.key;
+        let ended_at = entry.at;
+        shift(&mut self.counts, entry, moved);
+        entry.clear_token();
+        if moved.state == Life::Errored {
+            entry.rare_mut().error = Some("the lease lapsed on the last attempt".into());
+        }
+        let mut unit = entry.take_companion().unwrap_or_default();
+        let stored = entry.stored;
+        let changes_row = !stored || entry.recorded || event == Event::Lapse;
+        entry.recorded = false;
+        entry.settling = !stored;
+        if changes_row {
+            let standing = Standing {
+                state: moved.state,
+                attempt: moved.attempt,
+                at: ended_at,
+                error: None,
+                happened: &[],
+            };
+            self.write(slot, &standing, true, now, &mut unit);
+        }
+        let mut marks = Vec::new();
+        if !stored {
             marks.push(Mark {
                 at,
                 then: Then::Stored,
             });
         }
-        if standing.state.is_ended() {
+        self.free_key(key);
+        if moved.state.is_ended() {
             self.tally.failed += 1;
-            self.retire(at, standing.state, ended_at);
+            self.retire(at, moved.state, ended_at);
         } else {
             self.expose(slot);
-        }
-        if keyed && self.settings.kind == Kind::Exclusive {
-            self.keys.done(key_slot, &self.slots);
         }
         if !unit.is_empty() || !marks.is_empty() {
             parcels.push(Parcel { unit, marks });
@@ -158,7 +195,6 @@ impl State {
         now: i64,
         unit: &mut Unit,
     ) -> Result<Option<Mark>, IllegalTransition> {
-        let queue = self.id;
         let Some(entry) = self.slots.get(slot) else {
             return Ok(None);
         };
@@ -167,21 +203,25 @@ impl State {
             Transition::Moved(_) => {}
         }
         self.withdraw(slot);
-        let keep = self.settings.keep_ended_ms > 0;
         let Some(entry) = self.slots.get_mut(slot) else {
             return Ok(None);
         };
         entry.settling = true;
-        if let Some(companion) = entry.companion.take() {
-            unit.merge(*companion);
+        if let Some(companion) = entry.take_companion() {
+            unit.merge(companion);
         }
-        let attempt = entry.standing.attempt;
-        match (entry.stored, keep) {
-            (true, true) => schema::settle(unit, entry, Life::Canceled, attempt, now, None),
-            (true, false) => schema::collect(unit, entry.seq),
-            (false, true) => schema::insert_as(unit, queue, entry, Life::Canceled, attempt, now),
-            (false, false) => {}
-        }
+        let Some(entry) = self.slots.get(slot) else {
+            return Ok(None);
+        };
+        let happened = self.events(entry, Happened::Canceled, now);
+        let standing = Standing {
+            state: Life::Canceled,
+            attempt: entry.standing.attempt,
+            at: now,
+            error: None,
+            happened: &happened,
+        };
+        self.write(slot, &standing, self.settings.keep_ended_ms > 0, now, unit);
         Ok(Some(Mark {
             at: self.slots.reference(slot),
             then: Then::Cancel,
@@ -198,16 +238,27 @@ impl State {
         let Some(entry) = self.slots.get_mut(slot) else {
             return Ok(None);
         };
-        if let Transition::Moved(standing) = transition(entry.standing, Event::Redrive)? {
-            entry.settling = true;
-            entry.expires_at = NEVER;
-            schema::settle(unit, entry, standing.state, standing.attempt, now, None);
-            return Ok(Some(Mark {
-                at: self.slots.reference(slot),
-                then: Then::Redrive,
-            }));
-        }
-        Ok(None)
+        let Transition::Moved(moved) = transition(entry.standing, Event::Redrive)? else {
+            return Ok(None);
+        };
+        entry.settling = true;
+        entry.expire_at(NEVER);
+        let Some(entry) = self.slots.get(slot) else {
+            return Ok(None);
+        };
+        let happened = self.events(entry, Happened::Redriven, now);
+        let standing = Standing {
+            state: moved.state,
+            attempt: moved.attempt,
+            at: now,
+            error: None,
+            happened: &happened,
+        };
+        self.write(slot, &standing, true, now, unit);
+        Ok(Some(Mark {
+            at: self.slots.reference(slot),
+            then: Then::Redrive,
+        }))
     }
 
     /// Moves a waiting message within the order.
@@ -215,6 +266,7 @@ impl State {
         &mut self,
         slot: u32,
         priority: &celesta_types::Priority,
+        now: i64,
         unit: &mut Unit,
     ) -> Result<(), IllegalTransition> {
         let Some(entry) = self.slots.get(slot) else {
@@ -223,10 +275,19 @@ impl State {
         // The machine has no other answer for it: the state stays.
         let (Transition::Unchanged | Transition::Moved(_)) = transition(entry.standing, Event::Reprioritize)?;
         self.withdraw(slot);
+        let what = Happened::Reprioritized { priority: *priority };
+        self.note_at(slot, what, now);
         if let Some(entry) = self.slots.get_mut(slot) {
             entry.prioritize(priority);
             if entry.stored {
-                schema::reprioritize(unit, entry);
+                let standing = Standing {
+                    state: entry.standing.state,
+                    attempt: entry.standing.attempt,
+                    at: entry.at,
+                    error: None,
+                    happened: &[],
+                };
+                schema::change(unit, entry, &standing);
             }
         }
         self.expose(slot);
@@ -285,18 +346,35 @@ impl State {
             unreachable!("a hidden message is changed by nobody else: {moved:?}")
         };
         let was_running = entry.standing.state == Life::Running;
-        let (key_slot, keyed) = (entry.key_slot, entry.key.is_some());
+        let key = entry.key;
+        let what = match &then {
+            Then::Fail { error, .. } => Some(failed(error)),
+            Then::Complete => Some(Happened::Completed),
+            Then::Cancel => Some(Happened::Canceled),
+            Then::Redrive => Some(Happened::Redriven),
+            Then::Arrive | Then::Stored => None,
+        };
+        let gone = standing.state.is_ended() && self.is_forgotten_at_once(standing.state);
+        if gone && self.settings.history_ms > 0 && !self.ledger.is_recorded() {
+            self.keep_past(at.slot, standing, what.clone(), now);
+        }
+        if !gone && let Some(what) = what {
+            self.note_at(at.slot, what, now);
+        }
+        let Some(entry) = self.slots.get_mut(at.slot) else {
+            return;
+        };
         shift(&mut self.counts, entry, standing);
         entry.settling = false;
         entry.stored = true;
         entry.recorded = false;
-        entry.token = 0;
+        entry.clear_token();
         entry.at = now;
         match then {
             Then::Fail {
                 visible_at, error, ..
             } => {
-                entry.error = Some(error);
+                entry.rare_mut().error = Some(error);
                 self.tally.failed += 1;
                 if !standing.state.is_ended() {
                     entry.at = visible_at;
@@ -305,13 +383,13 @@ impl State {
             Then::Complete => self.tally.completed += 1,
             Then::Arrive | Then::Stored | Then::Cancel | Then::Redrive => {}
         }
+        if was_running {
+            self.free_key(key);
+        }
         if standing.state.is_ended() {
             self.retire(at, standing.state, now);
         } else {
             self.expose(at.slot);
-        }
-        if was_running && keyed && self.settings.kind == Kind::Exclusive {
-            self.keys.done(key_slot, &self.slots);
         }
     }
 
@@ -330,12 +408,12 @@ impl State {
         let running = entry.standing.state == Life::Running;
         if !entry.stored && !entry.arriving {
             // Its companion has failed with the unit, so the message was never sent.
-            let (state, key_slot, keyed) = (entry.standing.state, entry.key_slot, entry.key.is_some());
+            let (state, key) = (entry.standing.state, entry.key);
             self.counts[state.index()] -= 1;
-            self.forget(at.slot);
-            if running && keyed && self.settings.kind == Kind::Exclusive {
-                self.keys.done(key_slot, &self.slots);
+            if running {
+                self.free_key(key);
             }
+            self.forget(at.slot);
         } else if running {
             let again = entry.at.max(now);
             self.push_due(again, at.slot, false);
@@ -355,7 +433,7 @@ impl State {
     /// An ended message is kept for a while, or forgotten at once.
     pub(super) fn retire(&mut self, at: Ref, state: Life, now: i64) {
         let keep = self.keep_ms(state);
-        if keep == 0 && matches!(state, Life::Completed | Life::Canceled) {
+        if self.is_forgotten_at_once(state) {
             self.counts[state.index()] -= 1;
             self.forget(at.slot);
             return;
@@ -363,9 +441,33 @@ impl State {
         self.ended.push_back((now.saturating_add(keep), at));
     }
 
-    pub(super) fn forget(&mut self, slot: u32) {
-        if let Some(entry) = self.slots.remove(slot) {
-            self.by_id.remove(&entry.id);
-        }
+    /// Whether a message that ends so leaves memory with its end.
+    const fn is_forgotten_at_once(&self, state: Life) -> bool {
+        self.keep_ms(state) == 0 && matches!(state, Life::Completed | Life::Canceled)
+    }
+
+    fn keep_past(&mut self, slot: u32, moved: machine::Standing, what: Option<Happened>, now: i64) {
+        let Some(entry) = self.slots.get(slot) else { return };
+        let happened = what.map_or_else(Vec::new, |what| self.events(entry, what, now));
+        let standing = Standing {
+            state: moved.state,
+            attempt: moved.attempt,
+            at: now,
+            error: None,
+            happened: &happened,
+        };
+        self.remember(slot, &standing, now);
+    }
+}
+
+/// The event of a failure; its text is cut, since a message may fail often.
+fn failed(error: &Arc<str>) -> Happened {
+    let end = error.floor_char_boundary(ERROR_SHOWN_BYTES_MAX);
+    Happened::Failed {
+        error: if end == error.len() {
+            Arc::clone(error)
+        } else {
+            error[..end].into()
+        },
     }
 }

@@ -4,10 +4,13 @@ use std::cmp::Reverse;
 
 use celesta_store::Unit;
 
+use super::leasing::record_lease;
 use super::{Due, Mark, Parcel, State, Then, push_rows, shift};
 use crate::entry::NEVER;
 use crate::limits::{ENDED_MAX, RECORD_AFTER_MS};
 use crate::machine::{Event, State as Life, Transition, transition};
+use crate::message::Happened;
+use crate::rows::Standing;
 use crate::schema;
 
 impl State {
@@ -22,12 +25,11 @@ impl State {
             let Some(entry) = self.slots.resolve(message) else {
                 continue;
             };
-            if entry.standing.state != Life::Running || entry.token != token {
+            if entry.standing.state != Life::Running || entry.token() != token {
                 continue;
             }
             if entry.stored && !entry.settling && !entry.recorded {
-                entry.recorded = true;
-                schema::record_lease(&mut unit, entry);
+                record_lease(entry, &mut unit);
             }
             let until = entry.at;
             self.push_due(until, message.slot, false);
@@ -49,13 +51,13 @@ impl State {
             let waits = self
                 .slots
                 .resolve(message)
-                .is_some_and(|entry| entry.companion.is_some());
+                .is_some_and(|entry| entry.has_companion());
             if waits && at > now {
                 break;
             }
             self.lingering.pop_front();
             let unclaimed = self.slots.resolve(message).is_some_and(|entry| {
-                entry.companion.is_some() && entry.standing.state == Life::Pending && !entry.is_hidden()
+                entry.has_companion() && entry.standing.state == Life::Pending && !entry.is_hidden()
             });
             if !unclaimed {
                 continue;
@@ -64,12 +66,13 @@ impl State {
             let Some(entry) = self.slots.resolve(message) else {
                 continue;
             };
-            let Some(companion) = entry.companion.take() else {
+            let Some(mut unit) = entry.take_companion() else {
                 continue;
             };
-            let mut unit = *companion;
             entry.settling = true;
-            schema::insert(&mut unit, queue, entry);
+            if let Some(entry) = self.slots.get(message.slot) {
+                schema::insert(&mut unit, queue, self.key_of(entry), entry);
+            }
             parcels.push(Parcel {
                 unit,
                 marks: vec![Mark {
@@ -90,19 +93,19 @@ impl State {
             return;
         }
         let event = if due.expiry {
-            if entry.expires_at > now {
+            if entry.expires_at() > now {
                 return;
             }
             Event::Expire
         } else if entry.at > now {
-            if entry.standing.state == Life::Running && entry.token != 0 {
+            if entry.standing.state == Life::Running && entry.token() != 0 {
                 let until = entry.at;
                 self.push_due(until, slot, false);
             }
             return;
         } else if entry.standing.state == Life::Running {
             self.tally.lapsed += 1;
-            self.give_back(slot, Event::Lapse, parcels);
+            self.give_back(slot, Event::Lapse, now, parcels);
             return;
         } else {
             Event::BecomeVisible
@@ -111,6 +114,11 @@ impl State {
             return;
         };
         self.withdraw(slot);
+        if event == Event::BecomeVisible {
+            self.note_at(slot, Happened::Visible, now);
+        } else {
+            self.note_at(slot, Happened::Expired, now);
+        }
         let Some(entry) = self.slots.get_mut(slot) else {
             return;
         };
@@ -119,17 +127,20 @@ impl State {
             self.expose(slot);
             return;
         }
-        let mut unit = Unit::new();
         entry.at = now;
-        if let Some(companion) = entry.companion.take() {
-            unit = *companion;
-        }
+        let mut unit = entry.take_companion().unwrap_or_default();
+        let stored = entry.stored;
+        entry.settling = !stored;
+        let row = Standing {
+            state: standing.state,
+            attempt: standing.attempt,
+            at: now,
+            error: None,
+            happened: &[],
+        };
+        self.write(slot, &row, true, now, &mut unit);
         let mut marks = Vec::new();
-        if entry.stored {
-            schema::settle(&mut unit, entry, standing.state, standing.attempt, now, None);
-        } else {
-            entry.settling = true;
-            schema::insert(&mut unit, self.id, entry);
+        if !stored {
             marks.push(Mark {
                 at: due.message,
                 then: Then::Stored,
@@ -170,6 +181,13 @@ impl State {
             self.forget(message.slot);
         }
         push_rows(unit, parcels);
+        while self
+            .past
+            .front()
+            .is_some_and(|(at, _)| *at <= now || self.past.len() > ENDED_MAX)
+        {
+            self.past.pop_front();
+        }
     }
 
     /// The next instant something becomes due; gives it when the timer does not know it yet.

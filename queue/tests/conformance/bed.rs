@@ -138,16 +138,14 @@ impl Bed {
         assert_eq!(outcomes, vec![Ok(Enqueued::New); count]);
     }
 
-    pub(crate) fn lease(&self, queue: &str, max: usize) -> Vec<Leased> {
-        self.queues
-            .try_lease(&request(queue, max))
-            .expect("the queue is there")
+    pub(crate) async fn lease(&self, queue: &str, max: usize) -> Vec<Leased> {
+        let leased = self.queues.lease(&request(queue, max)).await;
+        leased.expect("the queue is there")
     }
 
-    pub(crate) fn lease_keys(&self, queue: &str, max: usize) -> Vec<LeasedKey> {
-        self.queues
-            .try_lease_keys(&request_keys(queue, max))
-            .expect("the queue is there")
+    pub(crate) async fn lease_keys(&self, queue: &str, max: usize) -> Vec<LeasedKey> {
+        let leased = self.queues.lease_keys(&request_keys(queue, max)).await;
+        leased.expect("the queue is there")
     }
 
     pub(crate) async fn complete(&self, leased: &[Leased]) {

@@ -130,7 +130,7 @@ async fn run(mut bed: Bed, steps: Vec<Step>) {
                 model.messages.insert(model.last, known);
             }
             Step::Lease { max } => {
-                let leased = bed.lease("x/q", max);
+                let leased = bed.lease("x/q", max).await;
                 let expected = model.lease(max);
                 assert_eq!(
                     leased.iter().map(|leased| leased.id.bits()).collect::<Vec<_>>(),

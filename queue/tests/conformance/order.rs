@@ -58,8 +58,8 @@ async fn class_number_deadline_and_enqueue_order_decide(bed: Bed) {
         .map(|view| view.id.bits())
         .collect();
     assert_eq!(peeked, [5, 4, 6, 2, 1, 3, 0]);
-    assert_eq!(numbers(&bed.lease("q", 3)), [5, 4, 6]);
-    assert_eq!(numbers(&bed.lease("q", 10)), [2, 1, 3, 0]);
+    assert_eq!(numbers(&bed.lease("q", 3).await), [5, 4, 6]);
+    assert_eq!(numbers(&bed.lease("q", 10).await), [2, 1, 3, 0]);
 }
 
 async fn a_repeated_id_is_enqueued_once(bed: Bed) {
@@ -73,16 +73,16 @@ async fn a_repeated_id_is_enqueued_once(bed: Bed) {
         outcomes,
         [Ok(Enqueued::Existing), Ok(Enqueued::New), Ok(Enqueued::Existing)]
     );
-    assert_eq!(numbers(&bed.lease("q", 10)), [1, 2]);
+    assert_eq!(numbers(&bed.lease("q", 10).await), [1, 2]);
 }
 
 async fn an_expired_lease_returns_the_message(bed: Bed) {
     bed.enqueue(vec![message("q", 1)]).await;
-    let first = bed.lease("q", 1);
+    let first = bed.lease("q", 1).await;
     bed.advance(29_999);
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     bed.advance(1);
-    let second = bed.lease("q", 1);
+    let second = bed.lease("q", 1).await;
     assert_eq!((first[0].attempt, second[0].attempt), (1, 2));
     assert!(second[0].token > first[0].token);
     let stale = bed
@@ -97,14 +97,14 @@ async fn an_expired_lease_returns_the_message(bed: Bed) {
 
 async fn an_extended_lease_holds(bed: Bed) {
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     bed.advance(20_000);
     let until = bed.queues.extend(&[leased[0].lease()], 60_000);
     assert_eq!(until, [Ok(Timestamp::from_millis(START + 80_000))]);
     bed.advance(50_000);
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     bed.advance(10_000);
-    assert_eq!(bed.lease("q", 1).len(), 1);
+    assert_eq!(bed.lease("q", 1).await.len(), 1);
 }
 
 fn failure(leased: &Leased, retryable: bool, delay_ms: i64) -> Failure {
@@ -126,7 +126,7 @@ async fn the_last_attempt_makes_a_dead_letter_and_redrive_revives_it(bed: Bed) {
         },
         Failed::Errored,
     ] {
-        let leased = bed.lease("q", 1);
+        let leased = bed.lease("q", 1).await;
         assert_eq!(
             bed.queues
                 .fail(vec![failure(&leased[0], true, 0)])
@@ -135,7 +135,7 @@ async fn the_last_attempt_makes_a_dead_letter_and_redrive_revives_it(bed: Bed) {
             [Ok(expected)]
         );
     }
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     let dead = bed
         .queues
         .view(&name("q"), id(1))
@@ -150,12 +150,12 @@ async fn the_last_attempt_makes_a_dead_letter_and_redrive_revives_it(bed: Bed) {
         bed.queues.redrive(&name("q"), &[id(1)]).await.expect("durable"),
         [Ok(())]
     );
-    assert_eq!(bed.lease("q", 1)[0].attempt, 1);
+    assert_eq!(bed.lease("q", 1).await[0].attempt, 1);
 }
 
 async fn a_retry_waits_for_its_delay(bed: Bed) {
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let outcome = bed
         .queues
         .fail(vec![failure(&leased[0], true, 500)])
@@ -168,16 +168,16 @@ async fn a_retry_waits_for_its_delay(bed: Bed) {
         })]
     );
     bed.advance(499);
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     bed.advance(1);
-    assert_eq!(bed.lease("q", 1)[0].attempt, 2);
+    assert_eq!(bed.lease("q", 1).await[0].attempt, 2);
 }
 
 async fn a_released_message_burns_no_attempt(bed: Bed) {
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     assert_eq!(bed.queues.release(&[leased[0].lease()]), [Ok(())]);
-    assert_eq!(bed.lease("q", 1)[0].attempt, 1);
+    assert_eq!(bed.lease("q", 1).await[0].attempt, 1);
 }
 
 async fn a_delayed_message_is_invisible_until_its_instant(bed: Bed) {
@@ -186,11 +186,11 @@ async fn a_delayed_message_is_invisible_until_its_instant(bed: Bed) {
         message("q", 2),
     ])
     .await;
-    assert_eq!(numbers(&bed.lease("q", 10)), [2]);
+    assert_eq!(numbers(&bed.lease("q", 10).await), [2]);
     bed.advance(999);
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     bed.advance(1);
-    assert_eq!(numbers(&bed.lease("q", 10)), [1]);
+    assert_eq!(numbers(&bed.lease("q", 10).await), [1]);
 }
 
 async fn a_message_expires(bed: Bed) {
@@ -198,7 +198,7 @@ async fn a_message_expires(bed: Bed) {
     mortal.ttl_ms = Some(100);
     bed.enqueue(vec![mortal]).await;
     bed.advance(100);
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     assert_eq!(
         bed.queues
             .view(&name("q"), id(1))
@@ -212,7 +212,7 @@ async fn a_message_expires(bed: Bed) {
 
 async fn a_canceled_message_is_never_leased_and_its_lease_is_over(bed: Bed) {
     bed.enqueue(vec![message("q", 1), message("q", 2)]).await;
-    let running = bed.lease("q", 1);
+    let running = bed.lease("q", 1).await;
     let outcomes = bed
         .queues
         .cancel(&name("q"), &[id(1), id(2), id(3)])
@@ -222,7 +222,7 @@ async fn a_canceled_message_is_never_leased_and_its_lease_is_over(bed: Bed) {
         (outcomes[0].is_ok(), outcomes[1].is_ok(), outcomes[2].is_ok()),
         (true, true, false)
     );
-    assert!(bed.lease("q", 10).is_empty());
+    assert!(bed.lease("q", 10).await.is_empty());
     assert!(
         bed.queues
             .complete(&[running[0].lease()])
@@ -246,49 +246,49 @@ async fn a_reprioritized_message_moves(bed: Bed) {
             .expect("durable"),
         [Ok(()), Ok(())]
     );
-    assert_eq!(numbers(&bed.lease("q", 10)), [2, 1, 0]);
+    assert_eq!(numbers(&bed.lease("q", 10).await), [2, 1, 0]);
 }
 
 async fn one_key_is_leased_once_with_all_its_messages(bed: Bed) {
     bed.enqueue(vec![keyed("x/q", 1, 7), keyed("x/q", 2, 7), keyed("x/q", 3, 8)])
         .await;
-    let keys = bed.lease_keys("x/q", 1);
+    let keys = bed.lease_keys("x/q", 1).await;
     assert_eq!(numbers(&keys[0].messages), [1, 2]);
     bed.enqueue(vec![keyed("x/q", 4, 7)]).await;
-    assert_eq!(numbers(&bed.lease_keys("x/q", 10)[0].messages), [3]);
-    assert!(bed.lease_keys("x/q", 10).is_empty());
+    assert_eq!(numbers(&bed.lease_keys("x/q", 10).await[0].messages), [3]);
+    assert!(bed.lease_keys("x/q", 10).await.is_empty());
     bed.complete(&keys[0].messages[..1]).await;
     assert!(
-        bed.lease_keys("x/q", 10).is_empty(),
+        bed.lease_keys("x/q", 10).await.is_empty(),
         "one message of the key is still running"
     );
     bed.complete(&keys[0].messages[1..]).await;
-    assert_eq!(numbers(&bed.lease_keys("x/q", 10)[0].messages), [4]);
+    assert_eq!(numbers(&bed.lease_keys("x/q", 10).await[0].messages), [4]);
 }
 
 async fn a_leased_key_delays_no_other(bed: Bed) {
     bed.enqueue((0..5_000).map(|number| keyed("x/q", number, 1)).collect())
         .await;
-    let hot = bed.lease_keys("x/q", 1);
+    let hot = bed.lease_keys("x/q", 1).await;
     assert_eq!(hot[0].messages.len(), 100, "bounded");
     bed.enqueue(vec![keyed("x/q", 9_999, 2)]).await;
-    assert_eq!(numbers(&bed.lease_keys("x/q", 10)[0].messages), [9_999]);
+    assert_eq!(numbers(&bed.lease_keys("x/q", 10).await[0].messages), [9_999]);
     bed.complete(&hot[0].messages).await;
-    assert_eq!(numbers(&bed.lease_keys("x/q", 1)[0].messages)[0], 100);
+    assert_eq!(numbers(&bed.lease_keys("x/q", 1).await[0].messages)[0], 100);
 }
 
 async fn a_failed_message_frees_its_key(bed: Bed) {
     bed.enqueue(vec![keyed("x/q", 1, 7), keyed("x/q", 2, 7)]).await;
-    let first = bed.lease("x/q", 1);
-    assert!(bed.lease("x/q", 1).is_empty());
+    let first = bed.lease("x/q", 1).await;
+    assert!(bed.lease("x/q", 1).await.is_empty());
     bed.queues
         .fail(vec![failure(&first[0], true, 1_000)])
         .await
         .expect("durable");
-    assert_eq!(numbers(&bed.lease("x/q", 1)), [2]);
+    assert_eq!(numbers(&bed.lease("x/q", 1).await), [2]);
     bed.advance(1_000);
     assert!(
-        bed.lease("x/q", 1).is_empty(),
+        bed.lease("x/q", 1).await.is_empty(),
         "the key is held by the second message"
     );
 }
@@ -300,7 +300,7 @@ async fn completed_messages_can_be_kept(bed: Bed) {
     };
     bed.queues.configure(&name("q"), settings).expect("in range");
     bed.enqueue(vec![message("q", 1)]).await;
-    bed.complete(&bed.lease("q", 1)).await;
+    bed.complete(&bed.lease("q", 1).await).await;
     assert_eq!(
         bed.queues
             .view(&name("q"), id(1))
@@ -315,7 +315,7 @@ async fn completed_messages_can_be_kept(bed: Bed) {
         [Ok(Enqueued::Existing)]
     );
     bed.advance(1_000);
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     assert!(
         bed.queues
             .view(&name("q"), id(1))

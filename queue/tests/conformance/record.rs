@@ -16,18 +16,18 @@ async fn a_staged_message_is_visible_once_its_unit_is_durable() {
     bed.queues
         .stage_enqueue(&mut unit, vec![message("q", 1), keyed("x/q", 2, 1)])
         .expect("allowed");
-    assert!(bed.lease("q", 1).is_empty());
+    assert!(bed.lease("q", 1).await.is_empty());
     let store = bed.store.as_ref().expect("a record");
     store.commit(unit).await.expect("durable");
-    assert_eq!(numbers(&bed.lease("q", 1)), [1]);
-    assert_eq!(numbers(&bed.lease("x/q", 1)), [2]);
+    assert_eq!(numbers(&bed.lease("q", 1).await), [1]);
+    assert_eq!(numbers(&bed.lease("x/q", 1).await), [2]);
 }
 
 #[tokio::test]
 async fn a_dropped_unit_leaves_no_trace() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let mut unit = Unit::new();
     bed.queues
         .stage_enqueue(&mut unit, vec![message("q", 2)])
@@ -57,7 +57,7 @@ async fn a_dropped_unit_leaves_no_trace() {
 async fn a_failed_unit_leaves_the_lease_to_lapse() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![keyed("x/q", 1, 1)]).await;
-    let leased = bed.lease_keys("x/q", 1);
+    let leased = bed.lease_keys("x/q", 1).await;
     let lease = leased[0].messages[0].lease();
     let mut unit = Unit::new();
     bed.queues
@@ -65,18 +65,18 @@ async fn a_failed_unit_leaves_the_lease_to_lapse() {
         .expect("held");
     bed.advance(40_000);
     assert!(
-        bed.lease_keys("x/q", 1).is_empty(),
+        bed.lease_keys("x/q", 1).await.is_empty(),
         "nobody takes what is being settled"
     );
     drop(unit);
-    assert_eq!(bed.lease_keys("x/q", 1)[0].messages[0].attempt, 2);
+    assert_eq!(bed.lease_keys("x/q", 1).await[0].messages[0].attempt, 2);
 }
 
 #[tokio::test]
 async fn an_error_in_a_batch_stages_nothing() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let mut gone = leased[0].lease();
     gone.id = id(99);
     let mut unit = Unit::new();
@@ -110,8 +110,8 @@ async fn everything_acknowledged_survives_a_crash() {
     rich.attempts_max = Some(9);
     bed.enqueue(vec![message("q", 1), message("q", 2), keyed("x/q", 3, 1), rich])
         .await;
-    bed.complete(&bed.lease("q", 1)).await;
-    let failed = bed.lease("q", 1);
+    bed.complete(&bed.lease("q", 1).await).await;
+    let failed = bed.lease("q", 1).await;
     let failure = Failure {
         lease: failed[0].lease(),
         retryable: false,
@@ -141,10 +141,10 @@ async fn everything_acknowledged_survives_a_crash() {
         (dead.state, dead.error.as_deref()),
         (State::Errored, Some("broken"))
     );
-    assert_eq!(numbers(&after.lease_keys("x/q", 1)[0].messages), [3]);
-    assert!(after.lease("q", 1).is_empty());
+    assert_eq!(numbers(&after.lease_keys("x/q", 1).await[0].messages), [3]);
+    assert!(after.lease("q", 1).await.is_empty());
     after.advance(5_000);
-    let rich = after.lease("q", 1);
+    let rich = after.lease("q", 1).await;
     assert_eq!((numbers(&rich), rich[0].attempts_max), (vec![4], 9));
     assert_eq!(rich[0].metadata.as_ref().expect("kept")[0].1, "a");
     assert_eq!(
@@ -161,9 +161,9 @@ async fn everything_acknowledged_survives_a_crash() {
 async fn a_token_of_an_earlier_life_is_stale() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1)]).await;
-    let old = bed.lease("q", 1);
+    let old = bed.lease("q", 1).await;
     let after = bed.crash().await;
-    let new = after.lease("q", 1);
+    let new = after.lease("q", 1).await;
     assert!(new[0].token > old[0].token);
     assert!(
         after
@@ -180,14 +180,15 @@ async fn a_token_of_an_earlier_life_is_stale() {
 async fn a_long_lease_counts_as_an_attempt_after_a_crash() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1), message("q", 2)]).await;
-    bed.lease("q", 1);
+    bed.lease("q", 1).await;
     bed.advance(1_000);
-    let short = bed.lease("q", 1);
+    let short = bed.lease("q", 1).await;
     bed.settle().await;
     let after = bed.crash().await;
     assert_eq!(numbers(&short), [2]);
     let attempts: Vec<_> = after
         .lease("q", 2)
+        .await
         .iter()
         .map(|leased| (leased.id.bits(), leased.attempt))
         .collect();
@@ -202,7 +203,7 @@ async fn a_message_that_kills_every_process_ends_as_a_dead_letter() {
     bed.enqueue(vec![poison]).await;
     for _ in 0..10 {
         // Leased and killed at once: after the first start this is written down immediately.
-        if bed.lease("q", 1).is_empty() {
+        if bed.lease("q", 1).await.is_empty() {
             break;
         }
         bed.settle().await;
@@ -239,7 +240,7 @@ async fn messages_and_settings_survive_an_orderly_restart() {
     assert!(tasks.stop(Duration::from_secs(20)).await);
     let bed = Bed::at(&path, START).await;
     assert_eq!(bed.queues.stats(&name("k")).expect("there").settings, settings);
-    assert_eq!(bed.lease_keys("k", 1).len(), 1);
+    assert_eq!(bed.lease_keys("k", 1).await.len(), 1);
 }
 
 #[tokio::test]
@@ -251,10 +252,10 @@ async fn a_staged_cancel_takes_effect_with_its_unit() {
         bed.queues.stage_cancel(&mut unit, &name("q"), &[id(1), id(7)]),
         [id(1)]
     );
-    assert_eq!(numbers(&bed.lease("q", 10)), [2]);
+    assert_eq!(numbers(&bed.lease("q", 10).await), [2]);
     drop(unit);
     assert_eq!(
-        numbers(&bed.lease("q", 10)),
+        numbers(&bed.lease("q", 10).await),
         [1],
         "the unit was dropped, so the message is back"
     );
@@ -273,7 +274,7 @@ async fn a_staged_cancel_takes_effect_with_its_unit() {
         State::Canceled
     );
     let after = bed.crash().await;
-    assert_eq!(numbers(&after.lease("q", 10)), [2]);
+    assert_eq!(numbers(&after.lease("q", 10).await), [2]);
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn wrong_leases_are_refused(bed: Bed) {
     }
     let keys = bed.queues.try_lease_keys(&request_keys("q", 1));
     assert!(matches!(keys, Err(LeaseError::WrongKind { .. })));
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let extended = bed.queues.extend(&[leased[0].lease()], 0);
     assert!(matches!(extended[0], Err(ExtendError::LeaseOutOfRange { .. })));
 }
@@ -100,7 +100,7 @@ async fn blocked_queues_refuse(bed: Bed) {
     bed.queues
         .configure(&name("q"), Settings::simple())
         .expect("in range");
-    assert_eq!(bed.lease("q", 10).len(), 1);
+    assert_eq!(bed.lease("q", 10).await.len(), 1);
 }
 
 async fn the_kind_of_a_used_queue_stays(bed: Bed) {

@@ -23,7 +23,7 @@ fn answer(bed: &Bed, leased: &Leased, number: u128) -> (HandOver, Committed) {
 
 async fn handed_over(bed: &Bed) -> Committed {
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let (hand_over, committed) = answer(bed, &leased[0], 2);
     assert!(bed.queues.hand_over(vec![hand_over]).is_empty());
     committed
@@ -32,7 +32,7 @@ async fn handed_over(bed: &Bed) -> Committed {
 async fn rows(bed: &Bed) -> i64 {
     let store = bed.store.as_ref().expect("a record");
     store
-        .fetch("SELECT count(*) FROM queue_messages", &[])
+        .fetch("SELECT count(*) FROM queue_rows", &[])
         .await
         .expect("readable")[0]
         .int(0)
@@ -43,7 +43,7 @@ async fn rows(bed: &Bed) -> i64 {
 async fn a_message_taken_in_time_is_never_stored() {
     let bed = Bed::sqlite().await;
     let committed = handed_over(&bed).await;
-    let keys = bed.lease_keys("x/q", 1);
+    let keys = bed.lease_keys("x/q", 1).await;
     assert_eq!(numbers(&keys[0].messages), [2]);
     bed.settle().await;
     assert_eq!(rows(&bed).await, 1, "the companion waits for the turn");
@@ -75,8 +75,8 @@ async fn a_message_nobody_takes_is_stored_with_its_companion() {
     assert_eq!(rows(&bed).await, 1);
     let after = bed.crash().await;
     assert_eq!(after.queues.depth(&name("q")), 0);
-    assert_eq!(numbers(&after.lease_keys("x/q", 1)[0].messages), [2]);
-    bed.complete(&bed.lease_keys("x/q", 1)[0].messages).await;
+    assert_eq!(numbers(&after.lease_keys("x/q", 1).await[0].messages), [2]);
+    bed.complete(&bed.lease_keys("x/q", 1).await[0].messages).await;
     assert_eq!(rows(&bed).await, 0);
 }
 
@@ -84,18 +84,18 @@ async fn a_message_nobody_takes_is_stored_with_its_companion() {
 async fn a_released_message_is_stored_with_its_companion() {
     let bed = Bed::sqlite().await;
     let committed = handed_over(&bed).await;
-    let keys = bed.lease_keys("x/q", 1);
+    let keys = bed.lease_keys("x/q", 1).await;
     assert_eq!(bed.queues.release(&[keys[0].messages[0].lease()]), [Ok(())]);
     committed.wait().await.expect("durable on its own");
     bed.settle().await;
-    assert_eq!(bed.lease_keys("x/q", 1)[0].messages[0].attempt, 1);
+    assert_eq!(bed.lease_keys("x/q", 1).await[0].messages[0].attempt, 1);
 }
 
 #[tokio::test]
 async fn a_lapsed_message_is_stored_with_its_companion() {
     let bed = Bed::sqlite().await;
     let committed = handed_over(&bed).await;
-    let keys = bed.lease_keys("x/q", 1);
+    let keys = bed.lease_keys("x/q", 1).await;
     bed.advance(30_000);
     assert!(
         bed.queues
@@ -106,17 +106,17 @@ async fn a_lapsed_message_is_stored_with_its_companion() {
     );
     committed.wait().await.expect("durable on its own");
     bed.settle().await;
-    assert_eq!(bed.lease_keys("x/q", 1)[0].messages[0].attempt, 2);
+    assert_eq!(bed.lease_keys("x/q", 1).await[0].messages[0].attempt, 2);
 }
 
 #[tokio::test]
 async fn a_failed_turn_undoes_both_and_the_answer_can_be_given_again() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let (hand_over, committed) = answer(&bed, &leased[0], 2);
     assert!(bed.queues.hand_over(vec![hand_over]).is_empty());
-    let keys = bed.lease_keys("x/q", 1);
+    let keys = bed.lease_keys("x/q", 1).await;
     let mut turn = Unit::new();
     bed.queues
         .stage_complete(&mut turn, &[keys[0].messages[0].lease()])
@@ -133,17 +133,21 @@ async fn a_failed_turn_undoes_both_and_the_answer_can_be_given_again() {
     );
     let (again, _committed) = answer(&bed, &leased[0], 2);
     assert!(bed.queues.hand_over(vec![again]).is_empty());
-    assert_eq!(numbers(&bed.lease_keys("x/q", 1)[0].messages), [2]);
+    assert_eq!(numbers(&bed.lease_keys("x/q", 1).await[0].messages), [2]);
 }
 
 #[tokio::test]
 async fn a_crash_before_the_turn_leaves_the_answered_message() {
     let bed = Bed::sqlite().await;
     let _committed = handed_over(&bed).await;
-    bed.lease_keys("x/q", 1);
+    bed.lease_keys("x/q", 1).await;
     bed.settle().await;
     let after = bed.crash().await;
-    assert_eq!(numbers(&after.lease("q", 1)), [1], "its function runs again");
+    assert_eq!(
+        numbers(&after.lease("q", 1).await),
+        [1],
+        "its function runs again"
+    );
     assert_eq!(after.queues.depth(&name("x/q")), 0);
 }
 
@@ -151,7 +155,7 @@ async fn a_crash_before_the_turn_leaves_the_answered_message() {
 async fn what_is_not_allowed_is_given_back_whole() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let (mut wrong, _committed) = answer(&bed, &leased[0], 2);
     wrong.message.key = None;
     let refused = bed.queues.hand_over(vec![wrong]);
@@ -164,7 +168,7 @@ async fn what_is_not_allowed_is_given_back_whole() {
 async fn a_repeated_answer_of_a_stored_message_commits_its_companion() {
     let bed = Bed::sqlite().await;
     bed.enqueue(vec![message("q", 1), keyed("x/q", 2, 1)]).await;
-    let leased = bed.lease("q", 1);
+    let leased = bed.lease("q", 1).await;
     let (again, committed) = answer(&bed, &leased[0], 2);
     assert!(bed.queues.hand_over(vec![again]).is_empty());
     committed.wait().await.expect("durable");
@@ -191,13 +195,13 @@ async fn a_fan_in_is_taken_and_completed_in_one_turn() {
     let bed = Bed::sqlite().await;
     bed.enqueue((0..90).map(|number| message("q", number)).collect())
         .await;
-    let leased = bed.lease("q", 100);
+    let leased = bed.lease("q", 100).await;
     let (hand_overs, commits): (Vec<_>, Vec<_>) = leased
         .iter()
         .map(|leased| answer(&bed, leased, 1_000 + leased.id.bits()))
         .unzip();
     assert!(bed.queues.hand_over(hand_overs).is_empty());
-    let keys = bed.lease_keys("x/q", 1);
+    let keys = bed.lease_keys("x/q", 1).await;
     assert_eq!(keys[0].messages.len(), 90);
     bed.complete(&keys[0].messages).await;
     for commit in commits {

@@ -45,7 +45,7 @@ async fn a_waiting_consumer_is_woken_when_a_message_becomes_visible(bed: Bed) {
 
 async fn a_waiting_consumer_is_woken_when_a_key_is_freed(bed: Bed) {
     bed.enqueue(vec![keyed("x/q", 1, 1)]).await;
-    let first = bed.lease_keys("x/q", 1);
+    let first = bed.lease_keys("x/q", 1).await;
     bed.enqueue(vec![keyed("x/q", 2, 1)]).await;
     let mut waiting = request_keys("x/q", 1);
     waiting.wait = Duration::from_secs(60);
@@ -117,7 +117,7 @@ async fn a_watch_reports_the_most_urgent_queue_first(bed: Bed) {
     watch.resume(&name("b"));
     watch.remove(&name("a"));
     assert_eq!(order(&watch), ["b"]);
-    bed.lease("b", 1);
+    bed.lease("b", 1).await;
     assert!(watch.ready_now().is_empty());
 }
 

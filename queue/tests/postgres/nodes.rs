@@ -34,21 +34,21 @@ async fn a_consumer_is_woken_by_a_message_of_another_node() {
 async fn a_key_is_held_on_one_node_only() {
     let (one, two) = two_nodes().await;
     one.enqueue(vec![keyed("x/q", 1, 7), keyed("x/q", 2, 8)]).await;
-    let first = one.lease_keys("x/q", 1);
-    let second = two.lease_keys("x/q", 10);
+    let first = one.lease_keys("x/q", 1).await;
+    let second = two.lease_keys("x/q", 10).await;
     assert_eq!((first[0].key.bits(), second[0].key.bits()), (7, 8));
     assert_eq!(second.len(), 1);
     two.enqueue(vec![keyed("x/q", 3, 7)]).await;
-    assert!(two.lease_keys("x/q", 10).is_empty());
+    assert!(two.lease_keys("x/q", 10).await.is_empty());
     one.complete(&first[0].messages).await;
-    assert_eq!(numbers(&two.lease_keys("x/q", 10)[0].messages), [3]);
+    assert_eq!(numbers(&two.lease_keys("x/q", 10).await[0].messages), [3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_of_a_node_that_is_gone_lapses() {
     let (one, two) = two_nodes().await;
     one.enqueue(vec![message("q", 1)]).await;
-    let first = one.lease("q", 1);
+    let first = one.lease("q", 1).await;
     drop(one);
     two.advance(30_000);
     let mut waiting = request("q", 1);
@@ -130,7 +130,7 @@ async fn a_hot_key_delays_no_other() {
         )
         .await;
     }
-    let hot = one.lease_keys("x/q", 1);
+    let hot = one.lease_keys("x/q", 1).await;
     assert_eq!(hot[0].messages.len(), 100);
     one.enqueue(vec![keyed("x/q", 99_999, 2)]).await;
     let other = two

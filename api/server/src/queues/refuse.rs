@@ -84,9 +84,9 @@ pub(crate) fn lease(error: &LeaseError) -> Problem {
         LeaseError::UnknownQueue { queue } => no_such_queue(queue.as_str()),
         LeaseError::Blocked { .. } => conflict("queue-blocked", "the queue is blocked", detail),
         LeaseError::LeaseOutOfRange { .. } => lease_out_of_range(detail),
-        LeaseError::BatchOutOfRange { .. } => batch_out_of_range(detail),
+        LeaseError::BatchOutOfRange { .. } | LeaseError::FilterTooLarge { .. } => batch_out_of_range(detail),
         LeaseError::WrongKind { .. } => conflict("wrong-queue-kind", "the queue has no keys", detail),
-        LeaseError::Stopping | LeaseError::Unavailable { .. } => Problem::failure(error.kind(), error),
+        LeaseError::Unreadable { .. } | LeaseError::Stopping => Problem::failure(error.kind(), error),
     }
 }
 
