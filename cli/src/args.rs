@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Call(commands::call::CallArgs),
     /// Look at runs and steer them
     Run(commands::run::RunArgs),
+    /// Use queues on their own: send messages, take them, look at them
+    Queue(commands::queue::QueueArgs),
     /// Look at services
     Service(commands::service::ServiceArgs),
     /// Store and fetch artifacts

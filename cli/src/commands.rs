@@ -11,6 +11,7 @@ mod guard;
 pub(crate) mod help;
 pub(crate) mod new;
 pub(crate) mod push;
+pub(crate) mod queue;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
@@ -112,6 +113,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Push(args) => client(push::run(context, &args)),
         Command::Call(args) => client(call::run(context, args)),
         Command::Run(args) => client(run::run(context, args)),
+        Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
         Command::Demo(args) => client(crate::demo::run(context, args)),

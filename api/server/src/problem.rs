@@ -126,6 +126,12 @@ impl Problem {
         members
     }
 
+    /// With `this` in the detail written as `that`.
+    pub(crate) fn saying(mut self, this: &str, that: &str) -> Self {
+        self.0.detail = self.0.detail.replace(this, that);
+        self
+    }
+
     /// With the header that says how long the content is, when a range lies outside of it.
     pub(crate) fn with_content_range(mut self, size: u64) -> Self {
         self.0.content_range = HeaderValue::from_str(&format!("bytes */{size}")).ok();

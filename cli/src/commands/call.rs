@@ -207,7 +207,7 @@ fn put_at(body: &mut Value, field: &str, value: Value) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn read_pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

@@ -2,9 +2,12 @@
 //! sections become scripts. Several mistakes are reported in one go.
 
 mod analysis;
+mod effects;
 mod library;
+mod lints;
 mod native;
 mod plan;
+pub(crate) mod uses;
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -19,12 +22,14 @@ use crate::limits::Limits;
 use crate::ruleset::plan::Plan;
 use crate::ruleset::{FIELDS_MAX, Field, FieldKind, Node, NodeKind, Rule, RuleSet, Test};
 use crate::scripts::{Argument, ENTRY, Script, Scripts, Source as Given};
+use crate::steps::Steps;
 use crate::syntax::lexer::{Kind, Piece, pieces, tokens};
 use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
 use analysis::{Analyzer, Names, Place, Type, all_fields, bodies};
 use native::{Converter, Meaning};
+use uses::{ClauseUse, RuleUses, Write};
 
 /// The most bytes of a rules file: a thousand rules fit.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -132,6 +137,7 @@ fn build<'p>(
     let mut builder = Builder {
         places,
         scripts: &scripts,
+        limits: &environment.limits,
         names: &names,
         library: AST::empty(),
         called: BTreeSet::new(),
@@ -143,13 +149,24 @@ fn build<'p>(
             .map(|function| &places.text[function.span.clone()])
             .collect(),
         used: BTreeSet::new(),
+        uses: RuleUses::default(),
+        function_uses: FxHashMap::default(),
     };
     builder.functions(file);
+    let mut uses = Vec::new();
     let rules: Vec<Rule> = (0_u32..)
         .zip(&file.rules)
-        .filter_map(|(number, rule)| builder.rule(number, rule))
+        .filter_map(|(number, rule)| {
+            let built = builder.rule(number, rule);
+            uses.push(std::mem::take(&mut builder.uses));
+            built
+        })
         .collect();
     let (nodes, called, used) = (builder.nodes, builder.called, builder.used);
+    lints::expand(&mut uses, &builder.function_uses);
+    if !report.has_errors() {
+        lints::check(file, &types, &uses, report);
+    }
     for (kind, fact) in file.facts.iter().enumerate() {
         if !used.contains(&kind) && !file.rules.is_empty() && !report.has_errors() {
             report.warning(
@@ -320,6 +337,7 @@ fn fact_type(fact: &FactDecl, places: &Places<'_>, scripts: &Scripts, report: &m
 struct Builder<'a, 'r, 'p> {
     places: &'a Places<'p>,
     scripts: &'a Scripts,
+    limits: &'a Limits,
     names: &'a Names<'a>,
     /// The file's own functions, merged into every script.
     library: AST,
@@ -328,6 +346,10 @@ struct Builder<'a, 'r, 'p> {
     report: &'r mut Reporter<'p>,
     functions_text: String,
     used: BTreeSet<usize>,
+    /// What the rule that is being built reads and writes.
+    uses: RuleUses,
+    /// What the functions of the file write.
+    function_uses: FxHashMap<String, Vec<Write>>,
 }
 
 impl<'a, 'p> Builder<'a, '_, 'p> {
@@ -349,6 +371,8 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                         );
                         analyzer.bodies = all;
                         analyzer.block(&statements);
+                        let writes = analyzer.writes;
+                        self.function_uses.insert(function.name.text.clone(), writes);
                     }
                     self.library = self.library.merge(&ast);
                 }
@@ -477,6 +501,9 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             ClauseKind::If => NodeKind::If,
         };
         let fact_type = self.named_type(clause);
+        self.uses
+            .clauses
+            .push(ClauseUse::new(clause.kind, fact_type, self.names.types));
         let own = if clause.kind == ClauseKind::Bind {
             &clause.name
         } else {
@@ -640,7 +667,13 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
         if is_condition {
             analyzer.truth(known, &tree);
         }
+        let tests = if is_condition {
+            analyzer.tests(&tree, span)
+        } else {
+            Vec::new()
+        };
         let own_reads = analyzer.reads;
+        self.uses.condition(span, &own_reads, tests);
         for (all, own) in reads.iter_mut().zip(&own_reads) {
             *all |= own;
         }
@@ -693,12 +726,36 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             Ok(ast) => Some(Script {
                 ast: self.library.merge(&ast),
                 arguments,
+                steps: None,
             }),
             Err(error) => {
                 self.syntax(&error, span);
                 None
             }
         }
+    }
+
+    /// The native form of a section.
+    fn native(&self, arguments: &[Argument], scope: &[(String, Type)], statements: &[Stmt]) -> Option<Steps> {
+        let limits = self.limits;
+        if !limits.native_sections || !effects::is_roomy(limits) {
+            return None;
+        }
+        let known = effects::Known {
+            types: self.names.types,
+            consts: self.names.consts,
+            functions: self.names.functions,
+        };
+        let parameters = arguments.iter().map(|argument| {
+            let named = scope.iter().rev().find(|(name, _)| *name == argument.name);
+            let kind = match named {
+                Some((_, Type::Fact(kind, _))) => effects::Kind::Fact(*kind),
+                Some((_, Type::Facts(kind))) => effects::Kind::Facts(*kind),
+                _ => effects::Kind::Value,
+            };
+            (argument.name.clone(), kind)
+        });
+        effects::native(known, parameters, statements)
     }
 
     fn section(
@@ -739,14 +796,18 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                 });
             }
         }
-        let script = self.script(span, arguments)?;
+        let mut script = self.script(span, arguments)?;
         let mut all = bodies(&script.ast);
         let levels = self.nodes.len() - first as usize;
         if let Some((_, statements)) = all.remove(ENTRY) {
+            script.steps = self.native(&script.arguments, &scope, &statements);
             let mut analyzer = Analyzer::new(self.report, self.names, place, scope, levels, &mut self.called);
             analyzer.bodies = all;
             analyzer.block(&statements);
+            self.uses.waits |= analyzer.waits;
+            self.uses.writes.append(&mut analyzer.writes);
             let reads = analyzer.reads;
+            self.uses.read(&reads);
             self.note_reads(levels, &reads);
         }
         Some(script)

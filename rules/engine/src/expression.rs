@@ -399,7 +399,7 @@ fn whole(operator: Binary, a: i64, b: i64) -> Result<i64, Failed> {
     .ok_or_else(overflow)
 }
 
-fn call(builtin: Builtin, arguments: &[Cow<'_, Value>]) -> Result<Value, Failed> {
+pub(crate) fn call(builtin: Builtin, arguments: &[Cow<'_, Value>]) -> Result<Value, Failed> {
     let first = &*arguments[0];
     let wrong = || format!("no such function of {}", first.kind_name());
     let length = || {
@@ -519,6 +519,7 @@ impl Expr {
                 Self::Script(Arc::new(Script {
                     ast: script.ast.clone(),
                     arguments,
+                    steps: None,
                 }))
             }
         }

@@ -40,6 +40,7 @@ mod meaning;
 mod memory;
 mod ruleset;
 mod scripts;
+mod steps;
 mod syntax;
 mod turn;
 mod value;

@@ -31,6 +31,9 @@ pub struct Limits {
     pub section_ms: u64,
     /// A monotonic clock in milliseconds: the engine reads none of its own.
     pub clock: Option<fn() -> u64>,
+    /// Whether sections run in native form where they have one; without it all run as scripts, for comparison.
+    #[doc(hidden)]
+    pub native_sections: bool,
 }
 
 impl Default for Limits {
@@ -50,6 +53,7 @@ impl Default for Limits {
             retries: 100,
             section_ms: 1_000,
             clock: None,
+            native_sections: true,
         }
     }
 }

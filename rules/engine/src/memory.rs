@@ -4,6 +4,7 @@
 //! clock; a host keeps the deltas and gives them back to [`WorkingMemory::restore`].
 
 mod codec;
+pub(crate) mod effects;
 mod explain;
 mod fire;
 mod firing;
@@ -61,6 +62,8 @@ pub struct WorkingMemory {
     next_firing: u64,
     outstanding: u64,
     halted: Option<Halt>,
+    /// A section has called `halt`: no rule fires for the rest of the turn.
+    resting: bool,
     journal: Journal,
 }
 
@@ -138,6 +141,7 @@ impl WorkingMemory {
             next_firing: 1,
             outstanding: 0,
             halted: None,
+            resting: false,
             journal: Journal::default(),
         }
     }
@@ -243,6 +247,7 @@ impl WorkingMemory {
         context.seq = turn.seq;
         context.now_ms = turn.now_ms;
         context.draws = 0;
+        self.resting = false;
         let mut rejected = Vec::new();
         for (at, event) in turn.events.into_iter().enumerate() {
             if let Err(why) = self.apply(event) {
@@ -293,7 +298,7 @@ impl WorkingMemory {
     }
 
     fn fire_all(&mut self) -> Option<Fault> {
-        while self.halted.is_none() {
+        while self.halted.is_none() && !self.resting {
             let world = World {
                 rules: &self.rules,
                 store: &self.context.as_ref().expect("no script runs").store,
@@ -543,7 +548,7 @@ impl WorkingMemory {
 
     fn update(&mut self, rules: &RuleSet, context: &mut Context, at: usize, writer: u32) -> Option<Update> {
         let id = context.updated[at].id;
-        let place = context.store.find(id)?;
+        let place = context.updated[at].place;
         let mut slots = std::mem::take(&mut context.updated[at].slots);
         let fact = context.store.get(place);
         slots.retain(|(slot, value)| fact.slots[*slot] != *value);

@@ -262,6 +262,12 @@ impl Rule {
         self.script(section).is_some()
     }
 
+    /// Whether this section runs in native form; otherwise the script engine runs it.
+    #[must_use]
+    pub fn is_native(&self, section: Section) -> bool {
+        self.script(section).is_some_and(|script| script.steps.is_some())
+    }
+
     pub(crate) const fn script(&self, section: Section) -> Option<&Script> {
         match section {
             Section::Action => self.sections[0].as_ref(),

@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::Value;
 use crate::limits::Limits;
 use crate::memory::section::Context;
+use crate::steps::Steps;
 
 /// The name of the function a script is wrapped in; no author can write it.
 pub(crate) const ENTRY: &str = "__script";
@@ -47,12 +48,15 @@ pub(crate) struct Argument {
 pub(crate) struct Script {
     pub ast: AST,
     pub arguments: Vec<Argument>,
+    /// The native form of a section, when it has one.
+    pub steps: Option<Steps>,
 }
 
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Script")
             .field("arguments", &self.arguments)
+            .field("steps", &self.steps)
             .finish_non_exhaustive()
     }
 }
@@ -109,7 +113,7 @@ impl Scripts {
                 if operations <= 1 {
                     BEGAN.set(clock());
                 } else if operations % 1_024 == 0 && clock().saturating_sub(BEGAN.get()) > bound {
-                    return Some(Dynamic::from(format!("the script ran longer than {bound} ms")));
+                    return Some(Dynamic::from(too_slow(bound)));
                 }
                 None
             });
@@ -163,6 +167,11 @@ impl Scripts {
 pub(crate) struct Thrown {
     pub message: String,
     pub place: Option<(usize, usize)>,
+}
+
+/// What is said of a section that exceeds its time.
+pub(crate) fn too_slow(bound_ms: u64) -> String {
+    format!("the script ran longer than {bound_ms} ms")
 }
 
 fn explain(error: &EvalAltResult) -> Thrown {
@@ -322,6 +331,12 @@ fn register(engine: &mut Engine, fields: &[Arc<str>]) {
     engine.register_fn("retry", |call: NativeCallContext<'_>, options: Dynamic| {
         with(&call, |context| context.retry(&kept(&options)?))
     });
+    engine.register_fn("halt", |call: NativeCallContext<'_>| {
+        with(&call, |context| {
+            context.halting = true;
+            Ok(())
+        })
+    });
     engine.register_fn("progress", |call: NativeCallContext<'_>, fraction: Dynamic| {
         with(&call, |context| context.progress(&kept(&fraction)?, ""))
     });
@@ -333,6 +348,12 @@ fn register(engine: &mut Engine, fields: &[Arc<str>]) {
     );
     engine.register_fn("log", |call: NativeCallContext<'_>, line: Dynamic| {
         with(&call, |context| context.log("info", &line.to_string()))
+    });
+    // The script language has a logarithm of this name, which it would prefer for fractions.
+    engine.register_fn("log", |call: NativeCallContext<'_>, number: f64| {
+        with(&call, |context| {
+            context.log("info", &Dynamic::from(number).to_string())
+        })
     });
     engine.register_fn(
         "print",

@@ -29,6 +29,11 @@ impl Text {
         self.0.as_str()
     }
 
+    /// Adds to the text, where it is when nobody else holds it.
+    pub(crate) fn push_str(&mut self, more: &str) {
+        self.0 += more;
+    }
+
     pub(crate) fn shared(&self) -> ImmutableString {
         self.0.clone()
     }

@@ -449,3 +449,31 @@ fn a_condition_without_a_value_is_false_and_the_log_says_so() {
     assert_eq!(outcome.firings.len(), 1);
     assert!(logs(&outcome)[1].contains("division by zero"), "{outcome:?}");
 }
+
+#[test]
+fn halt_ends_the_turn_and_the_agenda_waits_for_the_next() {
+    for style in ["halt();", "let stop = || 1; halt();"] {
+        let mut run = Run::new(&format!(
+            "rule \"first\" salience 1 {{ match {{ a: A where a.n == 0; }} action {{ a.s = \"halted\"; {style} }} reaction {{ log(\"reaction\"); }} }}
+             rule \"second\" {{ match {{ a: A where a.n == 0; }} action {{ log(\"second\"); }} }}"
+        ));
+        let outcome = run.start();
+        assert_eq!(logs(&outcome), ["reaction"]);
+        assert!(!outcome.quiescent);
+        assert_eq!(run.slot("s"), Value::from("halted"));
+        let outcome = run.turn(vec![]);
+        assert_eq!(logs(&outcome), ["second"]);
+        assert!(outcome.quiescent);
+    }
+}
+
+#[test]
+fn a_section_that_halts_and_throws_has_not_halted() {
+    let mut run = Run::new(
+        "rule \"first\" salience 1 { match { a: A where a.n == 0; } action { halt(); throw \"no\"; } error { log(\"error\"); } }
+         rule \"second\" { match { a: A where a.n == 0; } action { log(\"second\"); } }",
+    );
+    let outcome = run.start();
+    assert_eq!(logs(&outcome), ["error", "second"]);
+    assert!(outcome.quiescent);
+}

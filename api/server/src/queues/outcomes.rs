@@ -4,6 +4,7 @@ use axum::Json;
 use axum::response::IntoResponse as _;
 use serde_json::{Map, Value};
 
+use super::envelope;
 use crate::problem::{Answer, Problem};
 
 /// Outcomes as they come.
@@ -22,8 +23,9 @@ impl Outcomes {
         self.rows.push(row.into());
     }
 
-    /// What was asked for message `id` is not done.
+    /// What was asked for message `id` is not done. The problem speaks of the message by its producer's name for it.
     pub(crate) fn refuse(&mut self, id: &str, problem: Problem) {
+        let problem = problem.saying(&envelope::id_of(id).to_string(), id);
         let mut row = row(id, "refused");
         row.insert("problem".to_owned(), problem.members().into());
         self.rows.push(row.into());

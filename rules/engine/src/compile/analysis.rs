@@ -9,6 +9,7 @@ use rhai::{AST, ASTNode, BinaryExpr, Expr, FnCallExpr, FnPtr, Position, Stmt};
 use rustc_hash::FxHashMap;
 
 use super::library;
+use super::uses::{ConstTest, Given, Known, Write, Written};
 use crate::ruleset::FieldKind;
 use crate::scripts::CALL;
 use crate::syntax::Span;
@@ -135,6 +136,14 @@ pub(crate) struct Analyzer<'a, 'r, 'p> {
     pub reads: Vec<u64>,
     pub called: &'r mut BTreeSet<String>,
     pub bodies: Bodies,
+    /// What the section changes.
+    pub writes: Vec<Write>,
+    /// Whether it makes calls, requests or timers.
+    pub waits: bool,
+    /// How many branches and loops stand around.
+    branches: usize,
+    /// Whether the section may have ended before.
+    left: bool,
     depth: usize,
 }
 
@@ -155,8 +164,43 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
             reads: vec![0; levels],
             called,
             bodies: Bodies::default(),
+            writes: Vec::new(),
+            waits: false,
+            branches: 0,
+            left: false,
             depth: 0,
         }
+    }
+
+    /// Notes a change.
+    fn writes(&mut self, change: Written, span: Span) {
+        let section = match self.place {
+            Place::Reaction => 1,
+            Place::Error => 2,
+            _ => 0,
+        };
+        let certain = self.branches == 0 && !self.left;
+        self.writes.push(Write {
+            change,
+            section,
+            certain,
+            span,
+        });
+    }
+
+    fn with_known<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
+        look(&Known {
+            typed: &|name| self.find(name),
+            slots: &|kind, field| self.names.types[kind].slot(field),
+            constants: &|name| self.names.consts.get(name).cloned(),
+        })
+    }
+
+    /// The comparisons with constants in a condition.
+    pub(crate) fn tests(&self, expr: &Expr, span: &Span) -> Vec<ConstTest> {
+        let mut found = Vec::new();
+        self.with_known(|known| known.tests(expr, span, &mut found));
+        found
     }
 
     fn span(&self, position: Position) -> Span {
@@ -188,6 +232,13 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
 
     // ---- statements ----
 
+    /// Statements that may run, once or often, or not at all.
+    fn branch(&mut self, statements: &[Stmt]) {
+        self.branches += 1;
+        self.block(statements);
+        self.branches -= 1;
+    }
+
     pub(crate) fn block(&mut self, statements: &[Stmt]) {
         let outer = self.scope.len();
         for statement in statements {
@@ -202,14 +253,17 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 let known = self.expr(&parts.1);
                 self.declare(parts.0.name.as_str(), parts.0.pos, known);
             }
-            Stmt::Assignment(parts) => self.assignment(parts.0.is_op_assignment(), &parts.1),
+            Stmt::Assignment(parts) => {
+                let operator = parts.0.get_op_assignment_info().map(|(.., operator)| operator);
+                self.assignment(operator, &parts.1);
+            }
             Stmt::Expr(expr) => drop_type(self.expr(expr)),
             Stmt::FnCall(call, position) => drop_type(self.call(call, *position, None)),
             Stmt::Block(block) => self.block(block.statements()),
             Stmt::If(flow, _) | Stmt::While(flow, _) | Stmt::Do(flow, ..) => {
                 self.expr(&flow.expr);
-                self.block(flow.body.statements());
-                self.block(flow.branch.statements());
+                self.branch(flow.body.statements());
+                self.branch(flow.branch.statements());
             }
             Stmt::For(parts, _) => {
                 let element = match self.expr(&parts.2.expr) {
@@ -221,26 +275,34 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 if let Some(counter) = &parts.1 {
                     self.declare(counter.name.as_str(), counter.pos, Type::INT);
                 }
-                self.block(parts.2.body.statements());
+                self.branch(parts.2.body.statements());
                 self.scope.truncate(outer);
             }
             Stmt::TryCatch(flow, _) => {
-                self.block(flow.body.statements());
+                self.branch(flow.body.statements());
                 let outer = self.scope.len();
                 if let Expr::Variable(variable, ..) = &flow.expr {
                     self.scope.push((variable.1.to_string(), Type::Any));
                 }
-                self.block(flow.branch.statements());
+                self.branch(flow.branch.statements());
                 self.scope.truncate(outer);
             }
             Stmt::Switch(parts, _) => {
                 self.expr(&parts.0);
+                self.branches += 1;
                 for case in &parts.1.expressions {
                     self.expr(&case.lhs);
                     self.expr(&case.rhs);
                 }
+                self.branches -= 1;
             }
-            Stmt::Return(Some(expr), ..) | Stmt::BreakLoop(Some(expr), ..) => drop_type(self.expr(expr)),
+            Stmt::Return(value, ..) => {
+                if let Some(value) = value {
+                    self.expr(value);
+                }
+                self.left = true;
+            }
+            Stmt::BreakLoop(Some(expr), ..) => drop_type(self.expr(expr)),
             _ => {}
         }
     }
@@ -264,7 +326,8 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
         self.scope.push((name.to_owned(), known));
     }
 
-    fn assignment(&mut self, reads_too: bool, sides: &BinaryExpr) {
+    fn assignment(&mut self, operator: Option<&str>, sides: &BinaryExpr) {
+        let reads_too = operator.is_some();
         let value = self.expr(&sides.rhs);
         if let Expr::Dot(parts, ..) = &sides.lhs
             && let Expr::Property(property, position) = &parts.rhs
@@ -277,6 +340,17 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 if let (true, Some(level)) = (reads_too, level) {
                     self.reads[level] |= 1 << slot;
                 }
+                let given = self.with_known(|known| known.given(&sides.lhs, operator, &sides.rhs));
+                let span = self.span(*position);
+                self.writes(
+                    Written::Update {
+                        kind,
+                        level,
+                        slot,
+                        given,
+                    },
+                    span,
+                );
                 if !reads_too {
                     self.fits(kind, slot, value, &sides.rhs);
                 }
@@ -452,10 +526,13 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 self.index(base, &parts.rhs, flags.contains(rhai::ASTFlags::BREAK))
             }
             Expr::And(parts, _) | Expr::Or(parts, _) => {
+                // What stands behind the first part may not be looked at.
+                self.branches += 1;
                 for part in parts.iter() {
                     let known = self.expr(part);
                     self.truth(known, part);
                 }
+                self.branches -= 1;
                 Type::BOOL
             }
             Expr::Coalesce(parts, _) => {
@@ -652,6 +729,7 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
         if !self.is_known(name, arguments.len(), position, this.is_some()) {
             return Type::Any;
         }
+        self.note_call(name, call, &arguments, position);
         if this.is_none() {
             self.check_api(name, &call.args, position);
         }
@@ -668,6 +746,48 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 _ => Type::Any,
             },
             _ => Type::Any,
+        }
+    }
+
+    /// What a call changes.
+    fn note_call(&mut self, name: &str, call: &FnCallExpr, arguments: &[Type], position: Position) {
+        let span = self.span(position);
+        let own = self.names.functions.iter().any(|(known, _)| known == name);
+        match (name, arguments) {
+            _ if own => {
+                for argument in arguments {
+                    if let Type::Fact(kind, _) | Type::Facts(kind) = argument {
+                        self.writes(Written::Anything { kind: *kind }, span.clone());
+                    }
+                }
+                self.writes(Written::Own(name.to_owned()), span);
+            }
+            ("call" | "request" | "timer", _) => self.waits = true,
+            ("retract", [Type::Fact(kind, level)]) => {
+                let (kind, level) = (*kind, *level);
+                self.writes(Written::Retract { kind, level }, span);
+            }
+            ("insert", _) => {
+                let Some(Expr::StringConstant(fact_type, _)) = call.args.first() else {
+                    return;
+                };
+                let Some(kind) = self.fact_type(fact_type) else {
+                    return;
+                };
+                let fields = match call.args.get(1) {
+                    Some(Expr::Map(parts, _)) => {
+                        let field = |(name, value): &(rhai::Ident, Expr)| {
+                            let slot = self.names.types[kind].slot(&name.name)?;
+                            let value = self.with_known(|known| known.constant(value));
+                            Some((slot, value.map_or(Given::Unknown, Given::Constant)))
+                        };
+                        Some(parts.0.iter().filter_map(field).collect())
+                    }
+                    _ => None,
+                };
+                self.writes(Written::Insert { kind, fields }, span);
+            }
+            _ => {}
         }
     }
 
@@ -714,7 +834,7 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 if at == captured { element } else { Type::Any },
             ));
         }
-        self.block(&statements);
+        self.branch(&statements);
         self.scope.truncate(outer);
     }
 

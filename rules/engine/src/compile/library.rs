@@ -11,6 +11,7 @@ pub(crate) const SECTION_FUNCTIONS: &[(&str, &[usize])] = &[
     ("complete", &[0, 1]),
     ("fail", &[1, 2]),
     ("retry", &[0, 1]),
+    ("halt", &[0]),
     ("progress", &[1, 2]),
     ("log", &[1]),
     ("now", &[0]),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use celesta_types::{CallId, ErrorClass};
 use rhai::Dynamic;
 
+use super::effects::{self, Cell, Stop};
 use super::firing::{CallState, Held, OpenFiring, Stage, error_value};
 use super::network::World;
-use super::section::Made;
+use super::section::{Context, Made};
 use super::{Halt, TRACE, WorkingMemory};
 use crate::Value;
-use crate::scripts::{Handle, Source, Thrown};
+use crate::scripts::{Argument, Handle, Script, Source, Thrown, too_slow};
 use crate::turn::{CallError, Effect, FactId, FiringRecord, Section};
 
 impl WorkingMemory {
@@ -106,22 +107,52 @@ impl WorkingMemory {
         }
     }
 
+    /// Runs the native form of a section; when it is unsure the section stands as it has begun.
+    fn run_native(&mut self, script: &Script, firing: &OpenFiring) -> Result<(), Stop> {
+        let steps = script.steps.as_ref().ok_or(Stop::Unsure)?;
+        let context = self.context_mut();
+        let draws = context.draws;
+        let cells = script.arguments.iter();
+        let cells = cells.map(|argument| cell(argument, firing, context)).collect();
+        let ran = effects::run(steps, context, cells);
+        if ran.is_err() {
+            context.roll_back();
+            context.draws = draws;
+            context.fail_fast = firing.fail_fast;
+        }
+        ran
+    }
+
+    fn run_script(&mut self, script: &Script, firing: &OpenFiring) -> Result<(), Thrown> {
+        let arguments = arguments(script, firing);
+        let context = self.context.take().expect("no script runs");
+        self.port.put(context);
+        let ran = self.rules.scripts.run(script, &self.port, arguments);
+        self.context = self.port.take();
+        ran
+    }
+
     /// Runs a section; what it has done is kept in the context until it is committed, or undone when it throws.
     pub(super) fn run_section(&mut self, firing: &OpenFiring, section: Section) -> Result<(), Thrown> {
         let rules = Arc::clone(&self.rules);
         let script = rules.rules[firing.rule as usize]
             .script(section)
             .expect("the caller knows that it exists");
-        let arguments = arguments(script, firing);
         self.begin(section);
         self.context_mut().fail_fast = firing.fail_fast;
-        let context = self.context.take().expect("no script runs");
-        self.port.put(context);
-        let ran = rules.scripts.run(script, &self.port, arguments);
-        self.context = self.port.take();
+        let ran = match self.run_native(script, firing) {
+            Ok(()) => Ok(()),
+            Err(Stop::Unsure) => self.run_script(script, firing),
+            Err(Stop::Slow) => Err(Thrown {
+                message: too_slow(rules.limits.section_ms),
+                place: None,
+            }),
+        };
+        let context = self.context_mut();
         if ran.is_err() {
-            self.context_mut().roll_back();
+            context.roll_back();
         }
+        self.resting |= self.context().halting;
         self.journal.firings.push(FiringRecord {
             rule: firing.rule as usize,
             facts: firing
@@ -156,52 +187,64 @@ impl WorkingMemory {
     }
 }
 
-/// The arguments of a section's script, in the order of its parameters.
-fn arguments(script: &crate::scripts::Script, firing: &OpenFiring) -> Vec<Dynamic> {
-    let held = |level: usize| {
-        firing
-            .bindings
-            .iter()
-            .find(|(at, _)| *at as usize == level)
-            .map(|(_, held)| held)
-    };
+/// What a name of the section stands for that is no bound fact.
+fn given(argument: &Argument, firing: &OpenFiring) -> Value {
     let result = |call: &CallState| match &call.outcome {
-        Some(Ok(value)) => value.to_dynamic(),
-        _ => Dynamic::UNIT,
+        Some(Ok(value)) => value.clone(),
+        _ => Value::Null,
     };
-    (script.arguments.iter())
-        .map(|argument| match argument.source {
-            Source::Level => match held(argument.level) {
-                Some(Held::Fact(id)) => Dynamic::from(Handle(*id)),
-                Some(Held::Value(value)) => value.to_dynamic(),
-                Some(Held::Facts(facts)) => facts
-                    .iter()
-                    .map(|id| Dynamic::from(Handle(*id)))
-                    .collect::<rhai::Array>()
-                    .into(),
-                None => Dynamic::UNIT,
-            },
-            Source::Result => firing.calls.first().map_or(Dynamic::UNIT, result),
-            Source::Results if firing.failure().is_none() => {
-                firing.calls.iter().map(result).collect::<rhai::Array>().into()
-            }
-            Source::Results => (firing.calls.iter())
-                .filter(|call| call.call.seq > 0)
-                .map(|call| {
-                    let outcome = match &call.outcome {
-                        Some(Ok(value)) => Value::map([("ok", Value::Bool(true)), ("result", value.clone())]),
-                        Some(Err(error)) => {
-                            Value::map([("ok", Value::Bool(false)), ("error", error_value(error))])
-                        }
-                        None => Value::Null,
-                    };
-                    outcome.to_dynamic()
-                })
+    match argument.source {
+        Source::Level => Value::Null,
+        Source::Result => firing.calls.first().map_or(Value::Null, result),
+        Source::Results if firing.failure().is_none() => Value::list(firing.calls.iter().map(result)),
+        Source::Results => {
+            Value::list((firing.calls.iter()).filter(|call| call.call.seq > 0).map(
+                |call| match &call.outcome {
+                    Some(Ok(value)) => Value::map([("ok", Value::Bool(true)), ("result", value.clone())]),
+                    Some(Err(error)) => {
+                        Value::map([("ok", Value::Bool(false)), ("error", error_value(error))])
+                    }
+                    None => Value::Null,
+                },
+            ))
+        }
+        Source::Error => firing.failure().map_or(Value::Null, error_value),
+    }
+}
+
+fn held<'f>(argument: &Argument, firing: &'f OpenFiring) -> Option<&'f Held> {
+    let mut bindings = firing.bindings.iter();
+    bindings
+        .find(|(at, _)| argument.source == Source::Level && *at as usize == argument.level)
+        .map(|(_, held)| held)
+}
+
+/// An argument of a native section.
+fn cell(argument: &Argument, firing: &OpenFiring, context: &Context) -> Cell {
+    match held(argument, firing) {
+        Some(Held::Fact(id)) => Cell::Fact(effects::Held {
+            id: *id,
+            place: context.store.find(*id),
+        }),
+        Some(Held::Value(value)) => Cell::Value(value.clone()),
+        Some(Held::Facts(facts)) => Cell::Facts(facts.clone()),
+        None => Cell::Value(given(argument, firing)),
+    }
+}
+
+/// The arguments of a section's script, in the order of its parameters.
+fn arguments(script: &Script, firing: &OpenFiring) -> Vec<Dynamic> {
+    let arguments = script.arguments.iter();
+    arguments
+        .map(|argument| match held(argument, firing) {
+            Some(Held::Fact(id)) => Dynamic::from(Handle(*id)),
+            Some(Held::Value(value)) => value.to_dynamic(),
+            Some(Held::Facts(facts)) => facts
+                .iter()
+                .map(|id| Dynamic::from(Handle(*id)))
                 .collect::<rhai::Array>()
                 .into(),
-            Source::Error => firing
-                .failure()
-                .map_or(Dynamic::UNIT, |error| error_value(error).to_dynamic()),
+            None => given(argument, firing).to_dynamic(),
         })
         .collect()
 }

@@ -11,6 +11,7 @@ use rhai::Dynamic;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
+use super::effects::Held;
 use super::store::{Fact, Store};
 use crate::ruleset::RuleSet;
 use crate::turn::{CallOptions, Effect, Section};
@@ -92,6 +93,8 @@ pub(crate) struct Inserted {
 #[derive(Debug)]
 pub(crate) struct Updated {
     pub id: u64,
+    /// Where the store has it.
+    pub place: u32,
     pub slots: SmallVec<[(usize, Value); 2]>,
 }
 
@@ -111,15 +114,21 @@ pub(crate) struct Context {
     pub writes: Vec<Write>,
     pub inserted: Vec<Inserted>,
     pub updated: Vec<Updated>,
+    /// Where the updated facts are, once there are too many to look through.
     pub updated_at: FxHashMap<u64, usize>,
     pub retracted: FxHashSet<u64>,
     pub made: Vec<(CallId, Made)>,
     pub fail_fast: bool,
     pub retry: Option<CallOptions>,
     pub failed: bool,
+    /// The section wants no more rules to fire in this turn.
+    pub halting: bool,
     /// The effects before this section.
     pub mark: usize,
 }
+
+/// So many updated facts are looked through faster than they are looked up.
+const FEW: usize = 8;
 
 type Done<T> = Result<T, String>;
 
@@ -144,6 +153,7 @@ impl Context {
             fail_fast: false,
             retry: None,
             failed: false,
+            halting: false,
             mark: 0,
         }
     }
@@ -170,6 +180,7 @@ impl Context {
         self.fail_fast = false;
         self.retry = None;
         self.failed = false;
+        self.halting = false;
     }
 
     fn inserted_at(&self, id: u64) -> Option<usize> {
@@ -209,8 +220,16 @@ impl Context {
         Ok(self.pending(id, slot).unwrap_or(&slots[slot]))
     }
 
+    fn updated_index(&self, id: u64) -> Option<usize> {
+        if self.updated.len() <= FEW {
+            self.updated.iter().rposition(|updated| updated.id == id)
+        } else {
+            self.updated_at.get(&id).copied()
+        }
+    }
+
     fn pending(&self, id: u64, slot: usize) -> Option<&Value> {
-        let at = *self.updated_at.get(&id)?;
+        let at = self.updated_index(id)?;
         self.updated[at]
             .slots
             .iter()
@@ -236,24 +255,70 @@ impl Context {
             self.inserted[at].slots[slot] = value;
             return self.bounded(id, weight);
         }
-        if self.store.find(id).is_none() || self.is_retracted(id) {
+        let Some(place) = self.store.find(id).filter(|_| !self.is_retracted(id)) else {
             return Err(format!("fact #{id} is retracted and cannot be written"));
-        }
+        };
         let weight = value.weight();
-        let at = *self.updated_at.entry(id).or_insert(self.updated.len());
+        self.note(id, place, slot, value);
+        self.bounded(id, weight)
+    }
+
+    /// Keeps the new value of a slot until the section has ended.
+    fn note(&mut self, id: u64, place: u32, slot: usize, value: Value) {
+        let at = self.updated_index(id).unwrap_or(self.updated.len());
         if at == self.updated.len() {
             self.updated.push(Updated {
                 id,
+                place,
                 slots: SmallVec::new(),
             });
             self.writes.push(Write::Update(at));
+            if at == FEW {
+                let all = self.updated.iter().enumerate();
+                self.updated_at = all.map(|(at, updated)| (updated.id, at)).collect();
+            } else if at > FEW {
+                self.updated_at.insert(id, at);
+            }
         }
         let written = &mut self.updated[at].slots;
         match written.iter_mut().find(|(known, _)| *known == slot) {
             Some((_, known)) => *known = value,
             None => written.push((slot, value)),
         }
-        self.bounded(id, weight)
+    }
+
+    /// What a slot holds, as the section sees it; none when the fact cannot be read.
+    pub(crate) fn slot_value(&self, fact: Held, slot: usize) -> Option<&Value> {
+        let Some(place) = fact.place else {
+            let (_, slots) = self.look(fact.id).ok()?;
+            return Some(self.pending(fact.id, slot).unwrap_or(&slots[slot]));
+        };
+        let pending = if self.updated.is_empty() {
+            None
+        } else {
+            self.pending(fact.id, slot)
+        };
+        Some(pending.unwrap_or_else(|| &self.store.get(place).slots[slot]))
+    }
+
+    /// Writes a slot; none when [`Context::write`] would say why it cannot.
+    pub(crate) fn write_slot(&mut self, fact: Held, slot: usize, value: Value) -> Option<()> {
+        let Some(place) = fact.place else {
+            let (kind, _) = self.look(fact.id).ok()?;
+            let name = Arc::clone(&self.rules.types[kind].fields[slot].name);
+            return self.write(fact.id, &name, value).ok();
+        };
+        let stored = self.store.get(place);
+        let value = self.rules.types[stored.kind].fields[slot].checked(value).ok()?;
+        if *self.slot_value(fact, slot)? == value {
+            return Some(());
+        }
+        if self.is_retracted(fact.id) {
+            return None;
+        }
+        let weight = value.weight();
+        self.note(fact.id, place, slot, value);
+        self.bounded(fact.id, weight).ok()
     }
 
     /// Whether the fact with its pending writes is small enough; looked at when a long value is written.
@@ -281,6 +346,11 @@ impl Context {
             .get(fact_type)
             .ok_or_else(|| format!("no fact type `{fact_type}`"))?;
         let slots = self.rules.types[kind].slots(fields)?;
+        self.add(kind, slots)
+    }
+
+    /// A new fact of these slots, which fit its type.
+    pub(crate) fn add(&mut self, kind: usize, slots: Box<[Value]>) -> Done<u64> {
         if slots.iter().map(Value::weight).sum::<usize>() > self.rules.limits.fact_bytes {
             return Err(too_large(&self.rules.types[kind], self.rules.limits.fact_bytes));
         }
@@ -361,13 +431,24 @@ impl Context {
     }
 
     pub(crate) fn call(&mut self, function: &str, input: &Value, options: &Value) -> Done<i64> {
-        let options = self.options(options)?;
-        let input_json = self.json(input)?;
         let function = self.function_name(function);
+        let artifacts = input.contains_artifact();
+        let input = self.json(input)?;
+        self.call_json(function, input, artifacts, options)
+    }
+
+    pub(crate) fn call_json(
+        &mut self,
+        function: Arc<str>,
+        input: Arc<str>,
+        artifacts: bool,
+        options: &Value,
+    ) -> Done<i64> {
+        let options = self.options(options)?;
         self.make(Made::Call {
             function,
-            input: input_json,
-            artifacts: input.contains_artifact(),
+            input,
+            artifacts,
             options,
         })
     }
@@ -381,6 +462,11 @@ impl Context {
     }
 
     pub(crate) fn request(&mut self, target: &str, input: &Value, options: &Value) -> Done<i64> {
+        let input = self.json(input)?;
+        self.request_json(target, input, options)
+    }
+
+    pub(crate) fn request_json(&mut self, target: &str, input: Arc<str>, options: &Value) -> Done<i64> {
         let parts: Vec<_> = target.split('/').collect();
         if parts.len() != 2 || parts.iter().any(|part| part.is_empty()) {
             return Err(format!(
@@ -388,7 +474,6 @@ impl Context {
             ));
         }
         let options = self.options(options)?;
-        let input = self.json(input)?;
         self.make(Made::Request {
             target: target.into(),
             input,
@@ -407,6 +492,10 @@ impl Context {
 
     pub(crate) fn emit(&mut self, event_type: &str, content: &Value) -> Done<()> {
         let data_json = self.json(content)?;
+        self.emit_json(event_type, data_json)
+    }
+
+    pub(crate) fn emit_json(&mut self, event_type: &str, data_json: Arc<str>) -> Done<()> {
         self.effect(Effect::Emit {
             event_type: event_type.into(),
             data_json,
@@ -415,11 +504,19 @@ impl Context {
 
     pub(crate) fn complete(&mut self, result: &Value) -> Done<()> {
         let result_json = self.json(result)?;
+        self.complete_json(result_json)
+    }
+
+    pub(crate) fn complete_json(&mut self, result_json: Arc<str>) -> Done<()> {
         self.effect(Effect::Complete { result_json })
     }
 
     pub(crate) fn fail(&mut self, message: &str, content: Option<&Value>) -> Done<()> {
         let data_json = content.map(|content| self.json(content)).transpose()?;
+        self.fail_json(message, data_json)
+    }
+
+    pub(crate) fn fail_json(&mut self, message: &str, data_json: Option<Arc<str>>) -> Done<()> {
         self.failed = true;
         self.effect(Effect::Fail {
             message: message.to_owned(),

@@ -1,0 +1,4 @@
+//! What the fuzz targets do with a handful of bytes; ordinary tests run the same bodies with fixed bytes.
+
+pub(crate) mod choices;
+pub(crate) mod sections;
