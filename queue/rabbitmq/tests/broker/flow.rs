@@ -134,6 +134,13 @@ async fn a_canceled_messages_consumer_hears_of_it() {
     let mut canceled = road.canceled();
     let mut intake = place.intake(&road, 1);
     let delivery = patiently("a delivery", intake.next(1)).await.remove(0);
+    let outcomes = place
+        .queues
+        .cancel(&place.queue, &[delivery.id])
+        .await
+        .expect("canceled");
+    assert!(outcomes[0].is_ok());
+    // Should the consumer not listen yet, it hears of it when it says what it holds.
     dispatcher.cancel(&[delivery.id]);
     let notice = patiently("a notice", canceled.recv()).await.expect("heard");
     assert_eq!((notice.id, notice.token), (delivery.id, Some(delivery.token)));
