@@ -15,6 +15,7 @@
 //! above the store.
 
 mod admin;
+pub mod check;
 mod consume;
 mod core;
 mod entry;

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use rhai::{AST, Dynamic, Expr as Tree, ParseError, Stmt};
+use rhai::{AST, Expr as Tree, ParseError, Stmt};
 use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::diagnostic::Diagnostics;
@@ -28,6 +28,7 @@ use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
 use analysis::{Analyzer, Names, Place, Type, all_fields, bodies};
+pub use library::{script_functions, section_functions};
 use native::{Converter, Meaning};
 use uses::{ClauseUse, RuleUses, Write};
 
@@ -247,13 +248,7 @@ fn repeated<'a>(names: impl Iterator<Item = &'a Name>, what: &str, report: &mut 
 }
 
 fn literal(span: &Span, places: &Places<'_>, scripts: &Scripts, report: &mut Reporter<'_>) -> Option<Value> {
-    let evaluated = scripts
-        .engine
-        .eval_expression::<Dynamic>(&places.text[span.clone()]);
-    match evaluated
-        .map_err(|error| error.to_string())
-        .and_then(|value| Value::from_dynamic(&value))
-    {
+    match scripts.literal(&places.text[span.clone()]) {
         Ok(value) => Some(value),
         Err(why) => {
             report.error("not-a-literal", span, "this is no literal", why);

@@ -79,14 +79,54 @@ impl Port {
     }
 }
 
-thread_local! {
-    /// When the script of this thread began; a thread runs one script at a time.
-    static BEGAN: Cell<u64> = const { Cell::new(0) };
+/// What the script of this thread has used; a thread runs one script at a time.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    operations: u64,
+    began_ms: u64,
+    slow: bool,
 }
+
+thread_local! {
+    static USED: Cell<Used> = const { Cell::new(Used { operations: 0, began_ms: 0, slow: false }) };
+}
+
+/// Counts an operation of the script that runs; answers why it has to stop.
+///
+/// The script engine counts too, but begins again at its caller's count in every call of a function pointer, and some of
+/// its functions swallow the errors of those: `sort_by` with an endless comparator would go on for each pair.
+fn count(limits: &Bounds) -> Option<String> {
+    let mut used = USED.get();
+    used.operations += 1;
+    if let Some(clock) = limits.clock
+        && used.operations.is_multiple_of(1_024)
+    {
+        used.slow |= clock().saturating_sub(used.began_ms) > limits.section_ms;
+    }
+    USED.set(used);
+    if used.slow {
+        Some(too_slow(limits.section_ms))
+    } else if used.operations > limits.operations && limits.operations > 0 {
+        Some(TOO_MANY.to_owned())
+    } else {
+        None
+    }
+}
+
+/// The bounds of one script.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    operations: u64,
+    section_ms: u64,
+    clock: Option<fn() -> u64>,
+}
+
+const TOO_MANY: &str = "the script takes too many operations";
 
 /// The engine with the bounds of a rule set.
 pub(crate) struct Scripts {
     pub engine: Engine,
+    clock: Option<fn() -> u64>,
 }
 
 type Scripted<T> = Result<T, Box<EvalAltResult>>;
@@ -107,17 +147,12 @@ impl Scripts {
             .disable_symbol("eval")
             .on_print(|_| {})
             .on_debug(|_, _, _| {});
-        if let Some(clock) = limits.clock {
-            let bound = limits.section_ms;
-            engine.on_progress(move |operations| {
-                if operations <= 1 {
-                    BEGAN.set(clock());
-                } else if operations % 1_024 == 0 && clock().saturating_sub(BEGAN.get()) > bound {
-                    return Some(Dynamic::from(too_slow(bound)));
-                }
-                None
-            });
-        }
+        let bounds = Bounds {
+            operations: limits.operations,
+            section_ms: limits.section_ms,
+            clock: limits.clock,
+        };
+        engine.on_progress(move |_| count(&bounds).map(Dynamic::from));
         #[expect(deprecated, reason = "rhai marks it as volatile, not as leaving")]
         engine.on_parse_token(|token, _, _| match token {
             Token::Identifier(name) if *name == "call" => Token::Identifier(Box::new(CALL.into())),
@@ -125,7 +160,26 @@ impl Scripts {
             other => other,
         });
         register(&mut engine, fields);
-        Self { engine }
+        Self {
+            engine,
+            clock: limits.clock,
+        }
+    }
+
+    /// A script begins on this thread.
+    fn begin(&self) {
+        USED.set(Used {
+            operations: 0,
+            began_ms: self.clock.map_or(0, |clock| clock()),
+            slow: false,
+        });
+    }
+
+    /// The value of a literal.
+    pub(crate) fn literal(&self, text: &str) -> Result<Value, String> {
+        self.begin();
+        let value = self.engine.eval_expression::<Dynamic>(text);
+        Value::from_dynamic(&value.map_err(|error| error.to_string())?)
     }
 
     /// Makes the file's constants visible in every script.
@@ -144,6 +198,7 @@ impl Scripts {
 
     /// The value of a condition's script.
     pub(crate) fn evaluate(&self, script: &Script, arguments: Vec<Dynamic>) -> Result<Value, String> {
+        self.begin();
         let options = CallFnOptions::new().eval_ast(false).with_tag(Dynamic::UNIT);
         let value: Dynamic = self
             .engine
@@ -154,6 +209,7 @@ impl Scripts {
 
     /// Runs a section's script; the context stands in `port` meanwhile.
     pub(crate) fn run(&self, script: &Script, port: &Port, arguments: Vec<Dynamic>) -> Result<(), Thrown> {
+        self.begin();
         let options = CallFnOptions::new().eval_ast(false).with_tag(port.clone());
         self.engine
             .call_fn_with_options::<Dynamic>(options, &mut Scope::new(), &script.ast, ENTRY, arguments)
@@ -191,7 +247,7 @@ fn explain(error: &EvalAltResult) -> Thrown {
                 _ => value.to_string(),
             }
         }
-        EvalAltResult::ErrorTooManyOperations(_) => "the script takes too many operations".into(),
+        EvalAltResult::ErrorTooManyOperations(_) => TOO_MANY.into(),
         EvalAltResult::ErrorStackOverflow(_) => "the script's calls nest too deep".into(),
         EvalAltResult::ErrorDataTooLarge(what, _) => format!("too large: {what}"),
         EvalAltResult::ErrorTerminated(why, _) => why.to_string(),

@@ -3,16 +3,23 @@
 use std::sync::Arc;
 
 use celesta_engine::{
-    Effect, Environment, Event, Fault, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
+    Effect, Environment, Event, Fault, Limits, RuleSet, RunId, Section, Source, Turn, Value, WorkingMemory,
+    compile,
 };
 
 fn rules(text: &str) -> Result<Arc<RuleSet>, String> {
+    rules_as(text, true)
+}
+
+fn rules_as(text: &str, native_sections: bool) -> Result<Arc<RuleSet>, String> {
     let limits = Limits {
         operations: 100_000,
         firings: 1_000,
         facts: 2_000,
         effects: 500,
+        list_length: 5_000,
         map_length: 5_000,
+        native_sections,
         ..Limits::default()
     };
     let source = Source {
@@ -29,11 +36,11 @@ fn rules(text: &str) -> Result<Arc<RuleSet>, String> {
 }
 
 /// What becomes of an action: the message of the run's failure, or of the compiler.
-fn run(functions: &str, action: &str) -> String {
+fn run(functions: &str, action: &str, native_sections: bool) -> String {
     let text = format!(
         "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\n{functions}\nrule \"r\" {{ match {{ it: Go where it.n >= 0; }} action {{ {action} }} }}"
     );
-    let rules = match rules(&text) {
+    let rules = match rules_as(&text, native_sections) {
         Ok(rules) => rules,
         Err(found) => return format!("compile: {found}"),
     };
@@ -119,15 +126,201 @@ fn hostile_actions_are_stopped_and_named() {
         ("", "insert(\"N\" + \"o\", #{});", "no fact type `No`"),
         (
             "",
+            "loop { it.s = `${it.s}${it.s}x`; }",
+            "larger things are artifacts",
+        ),
+        ("", "let s = \"x\"; loop { s = `${s}${s}`; }", "too large"),
+        ("", "let s = \"x\"; loop { s = s + s; }", "too large"),
+        ("", "let m = #{}; loop { m = #{ a: m, b: m }; }", "too"),
+        ("", "let a = [1]; loop { a = [a, a]; }", "too large"),
+        ("", "let a = []; loop { a.push(\"0123456789\"); }", "too"),
+        ("", "let i = 0; while i >= 0 { i += 1; }", "too many operations"),
+        ("", "do { } while true;", "too many operations"),
+        (
+            "",
+            "for i in 0..1000 { for j in 0..1000 { let k = i * j; } }",
+            "too many operations",
+        ),
+        (
+            "",
+            "for i in range(0, 1000000000000) { let x = i; }",
+            "too many operations",
+        ),
+        (
+            "",
+            "let a = [3, 1, 2]; a.sort_by(|x, y| { loop { } }); let x = 1;",
+            "too many operations",
+        ),
+        (
+            "",
+            "let a = [3, 1, 2]; a.map(|x| { loop { } });",
+            "too many operations",
+        ),
+        (
+            "",
+            "let a = [3, 1, 2]; a.filter(|x| { throw \"inside\"; });",
+            "inside",
+        ),
+        (
+            "",
+            "let a = [1]; a.reduce(|sum, x| { loop { } }, 0);",
+            "too many operations",
+        ),
+        ("fn f(n) { [n].map(|x| f(x + 1)) }", "f(0);", "nest too deep"),
+        ("fn f(n) { loop { } }", "f(0);", "too many operations"),
+        (
+            "",
+            "let a = []; a.insert(1000000000, 1); loop { }",
+            "too many operations",
+        ),
+        ("", "let s = \"x\"; s.pad(1000000000, \"yy\");", "too large"),
+        ("", "let b = blob(1000000000, 0);", "too large"),
+        ("", "let x = 2 ** 1000;", "overflow"),
+        ("", "let x = 1 << 1000000; loop { }", "too many operations"),
+        (
+            "",
+            "let x = \"9\".parse_int(); let y = parse_int(\"nine\");",
+            "parsing",
+        ),
+        ("", "let x = it.l[7];", "out of bounds"),
+        ("", "let x = it.any.missing;", "nknown property"),
+        ("", "loop { it.n += 1; }", "too many operations"),
+        (
+            "",
+            "loop { it.s += \"0123456789\"; }",
+            "larger things are artifacts",
+        ),
+        ("", "loop { timer(5); }", "more than 500 effects"),
+        ("", "loop { progress(0.5); }", "more than 500 effects"),
+        ("", "loop { request(\"a/b\", #{}); }", "more than 500 effects"),
+        ("", "loop { complete(#{}); }", "more than 500 effects"),
+        ("", "loop { print(\"x\"); }", "too many operations"),
+        ("", "try { loop { } } catch { it.n = 1; }", "too many operations"),
+        (
+            "",
+            "switch it.n { 0 => loop { }, _ => () }",
+            "too many operations",
+        ),
+        (
+            "",
             "it.n += 1;",
             "more than 1000 firings in one turn; the cycle is r",
         ),
     ];
+    let mut said = Vec::new();
     for (functions, action, expected) in cases {
-        let said = run(functions, action);
+        let native = run(functions, action, true);
         assert!(
-            said.contains(expected),
-            "{action}\n  says {said}\n  and not {expected}"
+            native.contains(expected),
+            "{action}\n  says {native}\n  and not {expected}"
+        );
+        assert_eq!(native, run(functions, action, false), "{action}");
+        said.push(native);
+    }
+    assert!(said.len() >= 60, "{} cases", said.len());
+}
+
+#[test]
+fn hostile_sections_that_run_natively_are_stopped_too() {
+    let cases = [
+        "loop { }",
+        "while true { let x = 1; }",
+        "let i = 0; while i >= 0 { i += 1; }",
+        "for i in 0..1000000000000 { }",
+        "for i in 0..1000 { for j in 0..1000 { let k = i * j; } }",
+        "let s = \"x\"; loop { s += s; }",
+        "let s = \"x\"; loop { s = `${s}${s}`; }",
+        "let a = [1]; loop { a = [a, a]; }",
+        "let m = #{}; loop { m = #{ a: m, b: m }; }",
+        "let a = []; loop { a.push(a); }",
+        "let a = []; loop { a.push(\"0123456789\"); }",
+        "loop { insert(\"Go\", #{ any: 1 }); }",
+        "loop { log(\"x\"); }",
+        "loop { it.n += 1; }",
+        "loop { it.s += \"0123456789\"; }",
+    ];
+    for action in cases {
+        let text = format!(
+            "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\nrule \"r\" {{ match {{ it: Go where it.n >= 0; }} action {{ {action} }} }}"
+        );
+        let rules = rules(&text).expect("it compiles");
+        assert!(rules.rules()[0].is_native(Section::Action), "{action}");
+        let said = run("", action, true);
+        assert!(
+            ["too ", "more than", "deeper", "artifacts"]
+                .iter()
+                .any(|word| said.contains(word)),
+            "{action}: {said}"
+        );
+    }
+}
+
+#[test]
+fn hostile_conditions_are_stopped_named_and_false() {
+    let cases = [
+        ("fn f(n) { loop { } }", "f(it.n) == 1", "too many operations"),
+        ("fn f(n) { f(n + 1) }", "f(it.n) == 1", "nest too deep"),
+        (
+            "fn f(n) { let s = \"x\"; loop { s += s; } }",
+            "f(it.n) == 1",
+            "too large",
+        ),
+        (
+            "fn f(n) { let a = [1]; loop { a += a; } }",
+            "f(it.n) == 1",
+            "too large",
+        ),
+        (
+            "fn f(n) { let a = []; a.pad(1000000000, 0); a.len() }",
+            "f(it.n) == 1",
+            "too large",
+        ),
+        ("fn f(n) { throw \"own words\" }", "f(it.n) == 1", "own words"),
+        ("fn f(n) { n / 0 }", "f(it.n) == 1", "ivision by zero"),
+        ("fn f(n) { #{} }", "f(it.n)", "must be true or false"),
+        (
+            "fn f(n) { insert(\"Go\", #{ any: 1 }); true }",
+            "f(it.n)",
+            "in sections only",
+        ),
+        ("fn f(n) { loop { log(n); } }", "f(it.n)", "in sections only"),
+        (
+            "fn g(x) { loop { } }",
+            "[1, 2].map(|x| g(x)).len() == 2",
+            "too many operations",
+        ),
+        ("fn g(x) { loop { } }", "[2, 1].sort_by(|a, b| g(a)) == ()", ""),
+        ("", "it.n / 0 == 1", "ivision by zero"),
+        ("", "it.any.x.y == 1", "no property"),
+        ("", "it.l[5] == 1", "no element"),
+        ("", "9223372036854775807 + it.n + 1 > 0", "too large"),
+        ("", "2 ** (it.n + 64) > 0", "too large"),
+    ];
+    for (functions, condition, expected) in cases {
+        let text = format!(
+            "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\n{functions}\nrule \"r\" {{ match {{ it: Go where {condition}; }} action {{ log(\"fired\"); }} }}"
+        );
+        let rules = match rules(&text) {
+            Ok(rules) => rules,
+            Err(found) => panic!("{condition}: {found}"),
+        };
+        let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
+        let go = Event::Insert {
+            fact_type: "Go".into(),
+            value: Value::map([("any", Value::Null)]),
+        };
+        let outcome = memory.turn(Turn {
+            seq: 1,
+            now_ms: 0,
+            events: vec![go],
+        });
+        assert_eq!(outcome.fault, None, "{condition}");
+        assert_eq!(outcome.firings, [], "{condition}");
+        let warned = |effect: &Effect| matches!(effect, Effect::Log { level: "warn", text } if text.contains(expected));
+        assert!(
+            expected.is_empty() || outcome.effects.iter().any(warned),
+            "{condition}: {:?}",
+            outcome.effects
         );
     }
 }
