@@ -175,6 +175,12 @@ impl WorkingMemory {
     /// # Errors
     /// There is no rule of this name.
     pub fn explain(&self, rule: &str) -> Result<Explanation, UnknownRule> {
+        // What a memory at rest has matched is made again from its own snapshot.
+        if self.at_rest
+            && let Ok(awake) = Self::restore(&self.rules, self.run, Some(&self.snapshot()), [])
+        {
+            return awake.explain(rule);
+        }
         let rules = Arc::clone(&self.rules);
         let found = (0_u32..)
             .zip(&rules.rules)
@@ -192,9 +198,26 @@ impl WorkingMemory {
         let mut arriving: Vec<Option<u32>> = vec![None];
         let order = &rules.plan.chains[number as usize].order;
         for (depth, level) in order.iter().enumerate() {
-            let node = &rules.nodes[(rule.first + level) as usize];
             let passing = self.network.tokens_of(self.world(), number, depth);
             let passing: Vec<Option<u32>> = passing.into_iter().map(Some).collect();
+            let Some(node) = rules.nodes.get(rule.first.saturating_add(*level) as usize) else {
+                let join = rules.plan.chains[number as usize].joins[depth];
+                let timed = rules.plan.joins[join as usize].timed.as_ref();
+                clauses.push(ClauseReport {
+                    clause: timed.map_or_else(String::new, |timed| timed.text.clone()),
+                    arrive: arriving.len(),
+                    pass: passing.len(),
+                    near: self.too_early(&passing),
+                    nearest: 0,
+                });
+                if passing.is_empty() {
+                    deepest = self.furthest(number, depth, &arriving);
+                    arriving = passing;
+                    break;
+                }
+                arriving = passing;
+                continue;
+            };
             let (near, nearest) = if passing.is_empty() {
                 self.near(node, number, depth, &arriving)
             } else {
@@ -208,15 +231,7 @@ impl WorkingMemory {
                 nearest,
             });
             if passing.is_empty() {
-                deepest = arriving.iter().flatten().next().map_or_else(Vec::new, |left| {
-                    let levels = self.network.levels(self.world(), *left, number, depth - 1);
-                    (levels.iter())
-                        .filter_map(|held| match held {
-                            Bound::Fact(at) => Some(self.shown(*at)),
-                            _ => None,
-                        })
-                        .collect()
-                });
+                deepest = self.furthest(number, depth, &arriving);
                 arriving = passing;
                 break;
             }
@@ -255,6 +270,22 @@ impl WorkingMemory {
         })
     }
 
+    /// The facts of the first partial match that comes to a clause which nothing passes.
+    fn furthest(&self, rule: u32, depth: usize, arriving: &[Option<u32>]) -> Vec<String> {
+        let Some(left) = arriving.iter().flatten().next() else {
+            return Vec::new();
+        };
+        let levels = self
+            .network
+            .levels(self.world(), *left, rule, depth.wrapping_sub(1));
+        (levels.iter())
+            .filter_map(|held| match held {
+                Bound::Fact(at) => Some(self.shown(*at)),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The full matches of all rules, fired or not: the rule and its facts, in the order of the file.
     pub(crate) fn activations(&self) -> Vec<(String, Vec<FactId>)> {
         let mut found = Vec::new();
@@ -273,6 +304,23 @@ impl WorkingMemory {
             }
         }
         found
+    }
+
+    /// When the time comes, for a condition on it that nothing passes.
+    fn too_early(&self, passing: &[Option<u32>]) -> Vec<NearMiss> {
+        let due = if passing.is_empty() {
+            self.network.next_wake_ms()
+        } else {
+            None
+        };
+        due.map(|due| NearMiss {
+            fact: None,
+            why: format!("the next of these instants is {due}"),
+            change: None,
+            parts: 1,
+        })
+        .into_iter()
+        .collect()
     }
 
     fn shown(&self, at: u32) -> String {
