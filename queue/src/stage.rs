@@ -300,7 +300,7 @@ fn belongs(message: &NewMessage, name: &QueueName, queue: &Queue, shard: usize) 
     message.queue == *name && queue.shard_of(message.id, message.key) == shard
 }
 
-fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {
+pub(crate) fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {
     let id = message.id;
     if settings.enqueue_blocked {
         return Err(EnqueueError::Blocked {
