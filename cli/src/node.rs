@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) tasks: TaskSet,
     /// The committer and the queue's keepers: they outlive those who hand work to them.
     keepers: TaskSet,
+    /// The record of shared queues: its committer ends with the last handle.
+    shared: Option<Store>,
     _lock: DataLock,
 }
 
@@ -99,9 +101,9 @@ impl Node {
         let queues = Queues::open(&store, &clock, &keepers, celesta_queue::Options::default())
             .await
             .map_err(|error| failed("the queues", &error))?;
-        let open_to_all = match &options.queues {
+        let (open_to_all, shared) = match &options.queues {
             Some(url) => shared_queues(url, &clock, &keepers).await?,
-            None => AnyQueues::from(queues.clone()),
+            None => (AnyQueues::from(queues.clone()), None),
         };
         let parts = Parts {
             store: store.clone(),
@@ -179,6 +181,7 @@ impl Node {
             clock,
             tasks,
             keepers,
+            shared,
             _lock: lock,
         })
     }
@@ -210,7 +213,7 @@ impl Node {
         }
         // From here on the committer may end: it does so when the last handle on the store is dropped.
         self.keepers.shutdown().request();
-        drop(self.runtime);
+        drop((self.runtime, self.shared));
         if !self.keepers.stop(STORE_DRAIN).await {
             tracing::warn!("the store has not ended in time");
         }
@@ -218,7 +221,11 @@ impl Node {
 }
 
 /// Queues in a database that nodes share.
-async fn shared_queues(url: &str, clock: &Clock, keepers: &TaskSet) -> Result<AnyQueues, Failure> {
+async fn shared_queues(
+    url: &str,
+    clock: &Clock,
+    keepers: &TaskSet,
+) -> Result<(AnyQueues, Option<Store>), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(
             Exit::Unreachable,
@@ -234,9 +241,10 @@ async fn shared_queues(url: &str, clock: &Clock, keepers: &TaskSet) -> Result<An
     )
     .await
     .map_err(|error| failed(&error))?;
-    AnyQueues::open(&store, clock, keepers, celesta_queue::Options::default())
+    let queues = AnyQueues::open(&store, clock, keepers, celesta_queue::Options::default())
         .await
-        .map_err(|error| failed(&error))
+        .map_err(|error| failed(&error))?;
+    Ok((queues, Some(store)))
 }
 
 /// How far a function says it is. Rules say it of a run with `progress`; this is for who looks closely.
