@@ -16,6 +16,7 @@
 
 mod admin;
 mod any;
+pub mod check;
 mod consume;
 mod core;
 mod entry;

@@ -61,6 +61,8 @@ struct Entry {
 }
 
 struct Core {
+    /// Held so that the committer goes on as long as there are queues.
+    _store: Store,
     database: Postgres,
     clock: Clock,
     shutdown: Shutdown,
@@ -103,6 +105,7 @@ impl SharedQueues {
         let (leases, to_lease) = gather::gather();
         let (completions, to_complete) = gather::gather();
         let core = Arc::new(Core {
+            _store: store.clone(),
             database,
             clock: clock.clone(),
             shutdown: tasks.shutdown().clone(),
