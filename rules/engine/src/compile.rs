@@ -29,6 +29,7 @@ use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
 use analysis::{Analyzer, Names, Place, Type, all_fields, bodies};
+pub use library::{script_functions, section_functions};
 use native::{Converter, Meaning};
 use uses::{ClauseUse, RuleUses, Write};
 
