@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use celesta_engine::{
-    CallId, Effect, Environment, Event, FactId, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
+    CallId, Effect, Environment, Event, FactId, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory,
+    compile,
 };
 use proptest::prelude::*;
 
@@ -25,6 +26,10 @@ enum Clause {
     Max(Test),
     Collect(Test),
     AtLeast(i64),
+    /// So many seconds after the field of an earlier fact.
+    After(usize, usize, i64),
+    /// Every so many seconds.
+    Every(i64),
 }
 
 /// A test of the clause's own fact: field, operator, and a number or the field of an earlier fact.
@@ -35,10 +40,15 @@ struct Test(Vec<(usize, usize, Side)>);
 enum Side {
     Number(i64),
     Earlier(usize, usize),
+    /// The field of an earlier fact and one more.
+    Above(usize, usize),
 }
 
+/// The instant of a run's first turn.
+const BORN_MS: i64 = 700;
+
 const FIELDS: [&str; 3] = ["x", "y", "z"];
-const OPERATORS: [&str; 4] = ["==", "!=", "<", ">="];
+const OPERATORS: [&str; 6] = ["==", "!=", "<", ">=", "<=", ">"];
 
 impl Test {
     fn text(&self, own: &str, earlier: &[String]) -> String {
@@ -47,8 +57,11 @@ impl Test {
                 Side::Earlier(at, field) if !earlier.is_empty() => {
                     format!("{}.{}", earlier[at % earlier.len()], FIELDS[*field])
                 }
+                Side::Above(at, field) if !earlier.is_empty() => {
+                    format!("{}.{} + 1", earlier[at % earlier.len()], FIELDS[*field])
+                }
                 Side::Number(number) => number.to_string(),
-                Side::Earlier(..) => "1".into(),
+                Side::Earlier(..) | Side::Above(..) => "1".into(),
             };
             format!("{own}.{} {} {side}", FIELDS[*field], OPERATORS[*operator])
         };
@@ -67,14 +80,19 @@ impl Test {
             let left = own.fields[*field];
             let right = match side {
                 Side::Earlier(at, field) if !earlier.is_empty() => earlier[at % earlier.len()].fields[*field],
+                Side::Above(at, field) if !earlier.is_empty() => {
+                    earlier[at % earlier.len()].fields[*field] + 1
+                }
                 Side::Number(number) => *number,
-                Side::Earlier(..) => 1,
+                Side::Earlier(..) | Side::Above(..) => 1,
             };
             match operator {
                 0 => left == right,
                 1 => left != right,
                 2 => left < right,
-                _ => left >= right,
+                3 => left >= right,
+                4 => left <= right,
+                _ => left > right,
             }
         })
     }
@@ -116,6 +134,11 @@ fn program(rules: &[(i32, Vec<Clause>)]) -> String {
                     Some((value, false)) => format!("if {value} != () && {value} >= {number}"),
                     None => format!("if {number} >= 0"),
                 },
+                Clause::After(fact, field, seconds) => {
+                    let fact = &names[fact % names.len()];
+                    format!("if after({fact}.{}, \"{seconds}s\")", FIELDS[*field])
+                }
+                Clause::Every(seconds) => format!("if every(\"{seconds}s\")"),
             };
             match &clauses[at] {
                 Clause::Collect(_) => last_value = Some((format!("v{at}"), true)),
@@ -170,6 +193,7 @@ struct Naive {
     rules: Vec<(i32, Vec<Clause>)>,
     facts: Vec<(Fact, u64)>,
     clock: u64,
+    now_ms: i64,
     next: u64,
     fired: BTreeSet<(usize, Vec<u64>, String)>,
 }
@@ -212,7 +236,12 @@ impl Naive {
             found.push(Match {
                 facts: bound.iter().map(|(fact, _)| fact.id).collect(),
                 saw,
-                identity: format!("{}/{}", written.join(","), identities.join("/")),
+                identity: format!(
+                    "{}/{}/{:?}",
+                    written.join(","),
+                    identities.join("/"),
+                    self.periods(rule)
+                ),
                 stamps,
             });
             return;
@@ -261,6 +290,17 @@ impl Naive {
                 }
                 return;
             }
+            Clause::After(fact, field, seconds) => {
+                if earlier[fact % earlier.len()].fields[*field] + seconds * 1_000 <= self.now_ms {
+                    self.extend(rule, at + 1, bound, values, found);
+                }
+                return;
+            }
+            // Nothing that is seen, but another activation in each period.
+            Clause::Every(_) => {
+                self.extend(rule, at + 1, bound, values, found);
+                return;
+            }
             Clause::Count(test) => Some(i64::try_from(matching(test).len()).expect("few facts")),
             Clause::Sum(test) => Some(z(test).iter().sum()),
             Clause::Min(test) => z(test).into_iter().min(),
@@ -289,6 +329,15 @@ impl Naive {
         values.push((value, format!("{value:?}"), false));
         self.extend(rule, at + 1, bound, values, found);
         values.pop();
+    }
+
+    /// Which periods of the rule it is.
+    fn periods(&self, rule: usize) -> Vec<i64> {
+        let period = |clause: &Clause| match clause {
+            Clause::Every(seconds) => Some((self.now_ms - BORN_MS) / (seconds * 1_000)),
+            _ => None,
+        };
+        self.rules[rule].1.iter().filter_map(period).collect()
     }
 
     /// After every change: activations that match no more lose their mark.
@@ -340,10 +389,11 @@ enum Action {
 fn test() -> impl Strategy<Value = Test> {
     let side = prop_oneof![
         (0..3_i64).prop_map(Side::Number),
-        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Earlier(at, field))
+        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Earlier(at, field)),
+        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Above(at, field))
     ];
     prop::collection::vec(
-        (0..3_usize, prop_oneof![3 => Just(0_usize), 1 => 0..4_usize], side),
+        (0..3_usize, prop_oneof![3 => Just(0_usize), 1 => 0..6_usize], side),
         0..3,
     )
     .prop_map(Test)
@@ -360,6 +410,8 @@ fn clause() -> impl Strategy<Value = Clause> {
         1 => test().prop_map(Clause::Max),
         1 => test().prop_map(Clause::Collect),
         1 => (0..3_i64).prop_map(Clause::AtLeast),
+        1 => (0..3_usize, 0..3_usize, 1..6_i64).prop_map(|(fact, field, seconds)| Clause::After(fact, field, seconds)),
+        1 => (1..6_i64).prop_map(Clause::Every),
     ]
 }
 
@@ -372,11 +424,19 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn compiled(text: &str) -> Arc<RuleSet> {
+    compiled_with(text, Limits::default())
+}
+
+fn compiled_with(text: &str, limits: Limits) -> Arc<RuleSet> {
     let source = Source {
         path: "random.rules".into(),
         text: text.into(),
     };
-    match compile(&source, &Environment::default()) {
+    let environment = Environment {
+        limits,
+        ..Environment::default()
+    };
+    match compile(&source, &environment) {
         Ok(compiled) => compiled.rules,
         Err(found) => panic!("{found}"),
     }
@@ -442,7 +502,7 @@ proptest! {
     #[test]
     fn the_engine_fires_what_a_naive_one_fires(
         rules in prop::collection::vec((-1..2_i32, prop::collection::vec(clause(), 1..4)), 1..4),
-        turns in prop::collection::vec(prop::collection::vec(action(), 1..5), 1..12),
+        turns in prop::collection::vec((prop::collection::vec(action(), 0..5), 0..4_i64), 1..12),
         restores in any::<u16>(),
     ) {
         // Every rule binds a fact first, so that its fields are read and every change of a bound fact counts.
@@ -451,15 +511,21 @@ proptest! {
             .map(|(salience, mut clauses)| { clauses.insert(0, Clause::Bind(Test(Vec::new()))); (salience, clauses) })
             .collect();
         let text = program(&rules);
-        let set = compiled(&text);
-        let mut naive = Naive { rules, facts: Vec::new(), clock: 0, next: 1, fired: BTreeSet::new() };
+        // Without rest the matches are those that many turns have changed, with it they are made anew.
+        let rest_facts = if restores & 1 == 1 { 64 } else { 0 };
+        let set = compiled_with(&text, Limits { rest_facts, ..Limits::default() });
+        let mut naive = Naive { rules, facts: Vec::new(), clock: 0, now_ms: BORN_MS, next: 1, fired: BTreeSet::new() };
         let mut memory = WorkingMemory::new(&set, RUN);
         let mut deltas: Vec<Vec<u8>> = Vec::new();
-        for (turn, actions) in turns.iter().enumerate() {
+        for (turn, (actions, halves)) in turns.iter().enumerate() {
+            if turn > 0 {
+                naive.now_ms += halves * 500;
+            }
+            naive.prune();
             let events = events(&mut naive, actions);
             let expected = naive.fire();
             let seq = u64::try_from(turn).expect("few turns") + 1;
-            let outcome = memory.turn(Turn { seq, now_ms: 0, events });
+            let outcome = memory.turn(Turn { seq, now_ms: naive.now_ms, events });
             let said = outcome.effects.iter().map(|effect| match effect {
                 Effect::Emit { data_json, .. } => data_json.to_string(),
                 other => format!("{other:?}"),
