@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Check(commands::check::CheckArgs),
     /// Lay out rules files
     Fmt(commands::fmt::FmtArgs),
+    /// Serve an editor: diagnostics, completion, hover, rename, formatting
+    Lsp(commands::lsp::LspArgs),
     /// Run a bundle's scenarios
     Test(commands::test::TestArgs),
     /// Push a bundle to the server

@@ -9,6 +9,7 @@ pub(crate) mod dev;
 pub(crate) mod fmt;
 mod guard;
 pub(crate) mod help;
+pub(crate) mod lsp;
 pub(crate) mod new;
 pub(crate) mod push;
 pub(crate) mod queue;
@@ -109,6 +110,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::New(args) => new::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Fmt(args) => fmt::run(context, &args),
+        Command::Lsp(args) => lsp::run(&args),
         Command::Test(args) => test::run(context, &args),
         Command::Push(args) => client(push::run(context, &args)),
         Command::Call(args) => client(call::run(context, args)),

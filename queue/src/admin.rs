@@ -29,6 +29,10 @@ impl Queues {
     ///
     /// # Errors
     /// When a setting is out of range, or the kind or the shards of a queue that holds messages would change.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a queue that is made takes them whole"
+    )]
     pub fn configure(&self, queue: &QueueName, settings: Settings) -> Result<(), ConfigureError> {
         settings.validate()?;
         let queue = match self.core.find(queue) {
@@ -36,7 +40,7 @@ impl Queues {
             None => self.core.make(queue, settings.clone())?,
         };
         let wanted = settings.kind;
-        let changed = queue.configure(settings).map_err(|(kind, shards)| {
+        let changed = queue.configure(&settings).map_err(|(kind, shards)| {
             let queue = queue.name.clone();
             if kind == wanted {
                 ConfigureError::ShardsInUse { queue, shards }

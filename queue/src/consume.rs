@@ -200,7 +200,7 @@ impl Queues {
 }
 
 impl LeaseRef {
-    fn stale(&self) -> StaleToken {
+    pub(crate) fn stale(&self) -> StaleToken {
         StaleToken {
             queue: self.queue.clone(),
             id: self.id,
@@ -236,7 +236,7 @@ const fn within_batch(given: usize) -> Result<(), Error> {
     }
 }
 
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     let end = (0..=ERROR_BYTES_MAX.min(text.len()))
         .rev()
         .find(|&end| text.is_char_boundary(end));

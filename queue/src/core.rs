@@ -251,6 +251,9 @@ impl Core {
             self.resident.fetch_add(resident, Ordering::Relaxed);
         }
         metrics.add(&tally);
+        if tally.missed_deadlines > 0 {
+            tracing::debug!(queue = %queue.name, messages = tally.missed_deadlines, "leased after the deadline");
+        }
         if let Some(at) = arm {
             self.timers.arm(at, queue.index, number);
         }

@@ -155,8 +155,8 @@ pub enum LeaseError {
         /// The most allowed.
         max: usize,
     },
-    /// The record could not be read; the messages can be leased again.
-    #[error("the payloads cannot be read: {reason}")]
+    /// The record does not answer; what was to be leased can be leased again.
+    #[error("the record cannot be read: {reason}")]
     Unreadable {
         /// The record's own words.
         reason: String,

@@ -15,6 +15,8 @@
 //! above the store.
 
 mod admin;
+mod any;
+pub mod check;
 mod consume;
 mod core;
 mod entry;
@@ -34,6 +36,7 @@ mod open;
 mod pairs;
 mod past;
 mod payloads;
+mod postgres;
 mod rows;
 mod schedule;
 mod schema;
@@ -47,12 +50,14 @@ mod watch;
 use std::fmt;
 use std::sync::Arc;
 
+pub use any::AnyQueues;
 pub use error::{EnqueueError, Error, ExtendError, LeaseError, MessageError, Refused, StaleToken};
 pub use message::{
     Enqueued, Failed, Failure, Filter, HandOver, Happened, History, LeaseKeys, LeaseRef, LeaseRequest,
     Leased, LeasedKey, MessageView, NewMessage, Page, Payload, Stats, TimelineEvent,
 };
 pub use name::{Key, NameError, QueueName, Token};
+pub use postgres::SharedQueues;
 pub use schema::MIGRATIONS;
 pub use settings::{ConfigureError, Kind, Options, Settings};
 pub use watch::{Ready, Watch};

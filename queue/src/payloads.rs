@@ -18,8 +18,10 @@ use crate::state::Room;
 
 /// Messages whose payloads are read ahead at first: a few reads' time at full speed.
 const AHEAD: usize = 16_384;
-/// Messages looked at under the lock at once.
-const LOOK: usize = 1_024;
+/// Messages looked at under the lock at once: some tens of microseconds.
+const LOOK: usize = 256;
+/// Payloads put in their places under the lock at once, for the same reason.
+const INSTALL: usize = 128;
 /// Rows of one read; a power of two, as the shorter ones are, so that few texts stay prepared.
 const ROWS: usize = 256;
 
@@ -89,15 +91,17 @@ impl Core {
             }
             let seqs: Vec<i64> = part.iter().map(|(_, seq)| *seq).collect();
             let mut payloads = self.payloads(seqs).await?;
-            let mut state = shard.state.lock();
-            for (at, seq) in part {
-                if let Some(payload) = payloads.remove(seq) {
-                    state.install(*at, payload);
+            for few in part.chunks(INSTALL) {
+                let mut state = shard.state.lock();
+                for (at, seq) in few {
+                    if let Some(payload) = payloads.remove(seq) {
+                        state.install(*at, payload);
+                    }
                 }
+                let change = std::mem::take(&mut state.resident_change);
+                drop(state);
+                self.resident.fetch_add(change, Ordering::Relaxed);
             }
-            let change = std::mem::take(&mut state.resident_change);
-            drop(state);
-            self.resident.fetch_add(change, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ CREATE TABLE queue_messages (
   error TEXT,
   extra TEXT
 ) STRICT;",
-    postgres: "",
+    postgres: crate::postgres::SCHEMA,
 },
 Migration {
     subsystem: "queue",

@@ -189,7 +189,7 @@ impl Queue {
     }
 
     /// Takes over settings for all shards. A queue that holds messages keeps its kind and its shards; gives those then.
-    pub(crate) fn configure(&self, settings: Settings) -> Result<bool, (Kind, u32)> {
+    pub(crate) fn configure(&self, settings: &Settings) -> Result<bool, (Kind, u32)> {
         let used = self.shards().max(settings.shards as usize);
         // Made before the locks are taken: making one looks at the first.
         for shard in 0..used {
@@ -199,7 +199,7 @@ impl Queue {
         let Some(now) = states.first().map(|state| state.settings.clone()) else {
             return Ok(false);
         };
-        if now == settings {
+        if now == *settings {
             return Ok(false);
         }
         let in_use = states.iter().any(|state| state.slots.len() > 0);
@@ -212,7 +212,6 @@ impl Queue {
         self.exclusive
             .store(settings.kind == Kind::Exclusive, Ordering::Relaxed);
         self.shards.store(settings.shards, Ordering::Release);
-        drop(settings);
         Ok(true)
     }
 

@@ -47,7 +47,7 @@ impl Queues {
         // The rows go to a unit of their own first, so that an error leaves the caller's as it was.
         let mut rows = Unit::new();
         let mut staged = Settlement::new(Arc::clone(core), Vec::new());
-        let mut messages = messages.into_iter().peekable();
+        let mut messages = core.by_shard(messages, |message| message).into_iter().peekable();
         while let Some(first) = messages.next() {
             let queue = core.queue_for(&first.queue)?;
             let name = first.queue.clone();
@@ -169,18 +169,22 @@ impl Queues {
                 max: BATCH_MAX,
             });
         }
-        let mut outcomes = Vec::with_capacity(messages.len());
+        let room = core.has_room(messages.len());
+        let mut outcomes: Vec<_> = messages.iter().map(|_| Ok(Enqueued::New)).collect();
         let mut in_flight: Vec<(usize, QueueName, usize, celesta_types::MessageId)> = Vec::new();
         let mut unit = Unit::new();
         let mut staged = Settlement::new(Arc::clone(core), Vec::new());
-        let mut messages = messages.into_iter().peekable();
-        let room = core.has_room(messages.len());
-        while let Some(first) = messages.next() {
+        let messages = messages.into_iter().enumerate().collect();
+        let mut messages = core
+            .by_shard(messages, |(_, message)| message)
+            .into_iter()
+            .peekable();
+        while let Some((at, first)) = messages.next() {
             let name = first.queue.clone();
             let queue = match room.clone().and_then(|()| core.queue_for(&name)) {
                 Ok(queue) => queue,
                 Err(error) => {
-                    outcomes.push(Err(error));
+                    outcomes[at] = Err(error);
                     continue;
                 }
             };
@@ -188,22 +192,19 @@ impl Queues {
             let shard = queue.shard_of(first.id, first.key);
             let mut marks = Vec::new();
             core.with(&queue, shard, |state, now, _| {
-                let mut next = Some(first);
-                while let Some(message) = next {
+                let mut next = Some((at, first));
+                while let Some((at, message)) = next {
                     let id = message.id;
                     match core.admit(state, message, now, &mut unit) {
-                        Ok(Admitted::New(mark)) => {
-                            marks.push(mark);
-                            outcomes.push(Ok(Enqueued::New));
-                        }
-                        Ok(Admitted::Existing) => outcomes.push(Ok(Enqueued::Existing)),
+                        Ok(Admitted::New(mark)) => marks.push(mark),
+                        Ok(Admitted::Existing) => outcomes[at] = Ok(Enqueued::Existing),
                         Ok(Admitted::InFlight) => {
-                            in_flight.push((outcomes.len(), name.clone(), shard, id));
-                            outcomes.push(Err(EnqueueError::InFlight { id }));
+                            in_flight.push((at, name.clone(), shard, id));
+                            outcomes[at] = Err(EnqueueError::InFlight { id });
                         }
-                        Err(error) => outcomes.push(Err(error)),
+                        Err(error) => outcomes[at] = Err(error),
                     }
-                    next = messages.next_if(|message| belongs(message, &name, &queue, shard));
+                    next = messages.next_if(|(_, message)| belongs(message, &name, &queue, shard));
                 }
             });
             staged.push(Group { queue, shard, marks });
@@ -230,6 +231,20 @@ impl Queues {
 }
 
 impl Core {
+    /// Brings messages of the same shard together, so that each shard is locked once. Their order within it stays.
+    fn by_shard<T>(&self, mut messages: Vec<T>, message: impl Fn(&T) -> &NewMessage) -> Vec<T> {
+        let shard_of = |given: &T| {
+            let given = message(given);
+            let queue = self.find(&given.queue)?;
+            (queue.shards() > 1).then(|| (queue.index, queue.shard_of(given.id, given.key)))
+        };
+        // Batches are nearly always for one queue: the first one tells.
+        if messages.first().is_some_and(|first| shard_of(first).is_some()) {
+            messages.sort_by_cached_key(shard_of);
+        }
+        messages
+    }
+
     fn has_room(&self, count: usize) -> Result<(), EnqueueError> {
         let max = self.options.messages_max;
         let held = usize::try_from(self.messages.load(Ordering::Relaxed)).unwrap_or(0);
@@ -300,7 +315,7 @@ fn belongs(message: &NewMessage, name: &QueueName, queue: &Queue, shard: usize) 
     message.queue == *name && queue.shard_of(message.id, message.key) == shard
 }
 
-fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {
+pub(crate) fn validate(message: &NewMessage, settings: &Settings) -> Result<(), EnqueueError> {
     let id = message.id;
     if settings.enqueue_blocked {
         return Err(EnqueueError::Blocked {

@@ -82,7 +82,15 @@ impl Postgres {
             .statement_cache_capacity(PREPARED_MAX)
             .application_name("celesta")
             // A notice of every CREATE IF NOT EXISTS is no news.
-            .options([("client_min_messages", "warning"), ("synchronous_commit", "on")])
+            .options([("client_min_messages", "warning"), ("synchronous_commit", "on"), ("jit", "off")])
+            // Every statement here goes by an index, whatever the statistics of a table that grew a moment ago say.
+            .options([
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+                ("enable_sort", "off"),
+            ])
             .disable_statement_logging();
         Ok(Self {
             shared: Arc::new(Shared {

@@ -4,9 +4,12 @@
 
 mod bed;
 mod history;
+mod metadata;
+mod offloaded;
 mod order;
 mod record;
 mod refusals;
+mod storm;
 mod unstored;
 mod waiting;
 

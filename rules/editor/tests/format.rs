@@ -129,6 +129,19 @@ fn a_file_with_mistakes_is_left_alone() {
 }
 
 #[test]
+fn what_nests_too_deep_is_a_mistake_and_no_crash() {
+    for depth in [20, 60, 120, 5_000] {
+        let (open, close) = ("(".repeat(depth), ")".repeat(depth));
+        let text =
+            format!("workflow a;\nrule \"r\" {{ match {{ f: F; }} action {{ f.x = {open}1{close}; }} }}");
+        match format("rules/a.rules", &text) {
+            Ok(laid_out) => assert_eq!(laid_out, formatted(&laid_out)),
+            Err(error) => assert!(matches!(error, FormatError::Mistakes(_)), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn names_that_do_not_exist_are_no_hindrance() {
     let text = "workflow a;\nrule \"r\" {match{f:Gone where f.x==1}action{call(\"gone\",#{})}}";
     assert!(formatted(text).contains("match  { f: Gone where f.x == 1 }\n"));
@@ -139,7 +152,6 @@ fn a_formatted_file_compiles_to_the_same_rules() {
     for (path, text) in corpus() {
         let environment = Environment {
             functions: words(&text)
-                .into_iter()
                 .map(|word| text[word.span].trim_matches('"').to_owned())
                 .collect(),
             ..Environment::default()

@@ -7,6 +7,7 @@ mod library;
 mod lints;
 mod native;
 mod plan;
+mod timed;
 pub(crate) mod uses;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
 use analysis::{Analyzer, Names, Place, Type, all_fields, bodies};
+pub use library::{script_functions, section_functions};
 use native::{Converter, Meaning};
 use uses::{ClauseUse, RuleUses, Write};
 
@@ -530,6 +532,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             reads: 0,
             measure: None,
             order: None,
+            timed: Vec::new(),
             last: false,
             text: self.places.text[clause.span.clone()]
                 .split_whitespace()
@@ -539,6 +542,18 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
         let mut reads = vec![0; level + 1];
         if let Some(filter) = &clause.filter {
             for part in self.conjuncts(filter) {
+                if let Some(word) = timed::word(&self.places.text[part.clone()], self.names.functions) {
+                    if !matches!(node.kind, NodeKind::Bind | NodeKind::If) {
+                        let message = format!("`{word}` stands beside a bound fact or in `if`, not here");
+                        self.report
+                            .error("timed-here", &part, message, "here")
+                            .hint("bind the fact, or write it into a slot when its time has come");
+                        continue;
+                    }
+                    let timed = self.timed(&part, word, scope, meanings, &mut reads);
+                    node.timed.extend(timed);
+                    continue;
+                }
                 if let Some((expr, _)) = self.condition(&part, true, scope, meanings, &mut reads) {
                     let text = self.places.text[part]
                         .split_whitespace()

@@ -46,7 +46,7 @@ mod turn;
 mod value;
 
 pub use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
-pub use compile::{Compiled, Environment, Source, compile};
+pub use compile::{Compiled, Environment, Source, compile, script_functions, section_functions};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use facts::{FactsError, read_facts, write_facts};
 pub use limits::Limits;

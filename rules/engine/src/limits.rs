@@ -29,6 +29,9 @@ pub struct Limits {
     pub retries: u32,
     /// Milliseconds of one section, when the host gives a clock.
     pub section_ms: u64,
+    /// Facts up to which a memory at rest keeps its facts only: what they determine is matched again in some
+    /// microseconds when the run goes on, and idle runs are many. Not where conditions need the script engine.
+    pub rest_facts: usize,
     /// A monotonic clock in milliseconds: the engine reads none of its own.
     pub clock: Option<fn() -> u64>,
     /// Whether sections run in native form where they have one; without it all run as scripts, for comparison.
@@ -52,6 +55,7 @@ impl Default for Limits {
             effect_bytes: 4 << 20,
             retries: 100,
             section_ms: 1_000,
+            rest_facts: 64,
             clock: None,
             native_sections: true,
         }

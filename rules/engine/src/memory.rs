@@ -52,6 +52,8 @@ pub struct WorkingMemory {
     context: Option<Box<Context>>,
     port: Port,
     network: Network,
+    /// The network has been dropped; see `rest`.
+    at_rest: bool,
     batch: Batch,
     /// What the section that commits has written; kept for their memory.
     updates: Vec<Update>,
@@ -132,6 +134,7 @@ impl WorkingMemory {
             context: Some(context),
             port: Port::default(),
             network: Network::new(),
+            at_rest: false,
             batch: Batch::default(),
             updates: Vec::new(),
             retracted: Vec::new(),
@@ -248,6 +251,14 @@ impl WorkingMemory {
         context.now_ms = turn.now_ms;
         context.draws = 0;
         self.resting = false;
+        self.wake();
+        if let Some(context) = &self.context {
+            let world = World {
+                rules: &self.rules,
+                store: &context.store,
+            };
+            self.network.tell(world, turn.now_ms);
+        }
         let mut rejected = Vec::new();
         for (at, event) in turn.events.into_iter().enumerate() {
             if let Err(why) = self.apply(event) {
@@ -268,18 +279,33 @@ impl WorkingMemory {
         self.warn_of_failed_conditions();
         let delta = self.delta();
         let effects = std::mem::take(&mut self.context_mut().effects);
-        self.network.shrink();
+        let next_wake_ms = self.network.next_wake_ms();
+        let quiescent = fault.is_none() && self.network.waiting() == 0;
+        self.rest();
         self.batch.shrink();
         self.updates = Vec::new();
         self.retracted = Vec::new();
+        self.journal.trace = Vec::new();
+        let context = self.context_mut();
+        context.store.shrink();
+        context.writes = Vec::new();
+        context.inserted = Vec::new();
+        context.updated = Vec::new();
+        context.made = Vec::new();
+        context.updated_at = FxHashMap::default();
         Outcome {
             delta,
             effects,
             firings: std::mem::take(&mut self.journal.firings),
             changes: std::mem::take(&mut self.journal.changes),
             rejected,
-            quiescent: fault.is_none() && self.network.waiting() == 0,
+            quiescent,
             outstanding: self.outstanding,
+            next_wake_ms: if self.halted.is_none() && fault.is_none() {
+                next_wake_ms
+            } else {
+                None
+            },
             fault,
         }
     }
@@ -496,7 +522,7 @@ impl WorkingMemory {
             let fact = context.store.get_mut(update.place);
             for (slot, value) in update.slots {
                 fact.slots[slot] = value;
-                fact.stamps[slot] = update.stamp;
+                fact.mark(slot, update.stamp);
             }
         }
         for (id, place) in self.retracted.drain(..) {
@@ -526,14 +552,14 @@ impl WorkingMemory {
         let slots = std::mem::take(&mut inserted.slots);
         let (id, kind) = (inserted.id, inserted.kind);
         let stamp = context.store.clock;
-        let stamps = vec![stamp; slots.len() + 1].into();
         let fact = Fact {
             id,
             kind,
             version: 1,
             writer,
             slots,
-            stamps,
+            inserted: stamp,
+            later: Box::default(),
             live: true,
             dirty: 0,
             fresh: true,

@@ -190,6 +190,8 @@ pub(crate) struct Node {
     pub reads: u64,
     pub measure: Option<Expr>,
     pub order: Option<Expr>,
+    /// Conditions on the time.
+    pub timed: Vec<Timed>,
     pub last: bool,
     /// The clause as written.
     pub text: String,
@@ -212,6 +214,15 @@ pub(crate) enum NodeKind {
 #[derive(Debug, Clone)]
 pub(crate) struct Test {
     pub expr: Expr,
+    pub text: String,
+}
+
+/// A condition on the time.
+#[derive(Debug, Clone)]
+pub(crate) struct Timed {
+    /// The instant it counts from; without one it is true, and new again after every span.
+    pub since: Option<Expr>,
+    pub span_ms: i64,
     pub text: String,
 }
 

@@ -206,6 +206,9 @@ pub struct Outcome {
     pub quiescent: bool,
     /// Open calls, requests and timers.
     pub outstanding: u64,
+    /// When the host is to call next even if nothing has happened: a condition on the time changes then. None after a
+    /// failure or cancellation.
+    pub next_wake_ms: Option<i64>,
     /// Why the turn does not count.
     pub fault: Option<Fault>,
 }

@@ -1,4 +1,4 @@
-//! The fuzz targets with fixed bytes: texts, random programs, and sections in native form against the script engine.
+//! Fuzzing with fixed bytes: texts for the compiler, and sections in native form against the script engine.
 
 mod fuzzing;
 

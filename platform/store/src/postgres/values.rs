@@ -20,6 +20,10 @@ pub enum Arg {
     Id([u8; 16]),
     /// A `bigint[]`.
     Ints(Vec<i64>),
+    /// No `bigint[]` at all.
+    NoInts,
+    /// No `text[]` at all.
+    NoTexts,
     /// A `bigint[]` with NULLs.
     OptionalInts(Vec<Option<i64>>),
     /// A `text[]`.
@@ -63,6 +67,8 @@ pub(super) fn bind(arguments: &mut PgArguments, arg: &Arg) {
         Arg::Int(value) => arguments.add(*value),
         Arg::Text(value) => arguments.add(value.as_deref()),
         Arg::Id(value) => arguments.add(Uuid(*value)),
+        Arg::NoInts => arguments.add(None::<&[i64]>),
+        Arg::NoTexts => arguments.add(None::<&[&str]>),
         Arg::Ints(values) => arguments.add(values.as_slice()),
         Arg::OptionalInts(values) => arguments.add(values.as_slice()),
         Arg::Texts(values) => arguments.add(values.iter().map(Option::as_deref).collect::<Vec<_>>()),

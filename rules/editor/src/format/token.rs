@@ -1,6 +1,6 @@
 //! Words with their signs joined to operators, as the script language reads them, and the space before each.
 
-use celesta_engine::{WordKind, words};
+use celesta_engine::{Word, WordKind, words};
 
 /// What a token is to the layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ const SIGNS: [&str; 28] = [
 /// The tokens of a text that can be read.
 pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens: Vec<Token<'_>> = Vec::new();
-    let words = words(text);
+    let words: Vec<Word> = words(text).collect();
     let mut at = 0;
     let mut end = 0;
     while let Some(word) = words.get(at) {

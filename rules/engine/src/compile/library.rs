@@ -20,6 +20,16 @@ pub(crate) const SECTION_FUNCTIONS: &[(&str, &[usize])] = &[
     ("exists", &[1]),
 ];
 
+/// The names of the functions that sections may call.
+pub fn section_functions() -> impl Iterator<Item = &'static str> {
+    SECTION_FUNCTIONS.iter().map(|(name, _)| *name)
+}
+
+/// The names of the script language's own functions; many are called as methods.
+pub fn script_functions() -> impl Iterator<Item = &'static str> {
+    FUNCTIONS.iter().copied()
+}
+
 /// The script language's own functions (rhai's standard packages).
 pub(crate) const FUNCTIONS: &[&str] = &[
     "print",

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::expression::{Binary, Expr};
 use crate::ruleset::plan::{Alpha, Chain, Dispatch, Index, Join, LEAF, NONE, Plan, Range};
-use crate::ruleset::{FactType, Node, NodeKind, Test};
+use crate::ruleset::{FactType, Node, NodeKind, Test, Timed};
 use crate::value::hash_of;
 
 /// What a fact type is taken to hold when nothing restricts it: only the relations of these figures matter.
@@ -74,19 +74,31 @@ impl Planner {
             }
         }
         let order = order(clauses, &predicates, volatile);
+        let steps = steps(clauses, &order);
         let mut depths = vec![0_usize; clauses.len()];
-        for (depth, level) in order.iter().enumerate() {
-            depths[*level] = depth;
+        for (depth, step) in steps.iter().enumerate() {
+            if let Step::Clause(level) = step {
+                depths[*level] = depth;
+            }
         }
         let mut parent = NONE;
         let mut path = Vec::new();
         let mut used = vec![false; predicates.len()];
-        for (depth, level) in order.iter().enumerate() {
+        let mut placed = Vec::new();
+        for (depth, step) in steps.iter().enumerate() {
+            let level = match step {
+                Step::Clause(level) => level,
+                Step::Timed(timed) => {
+                    parent = self.timed(number, timed, parent, depth, &depths);
+                    path.push(parent);
+                    continue;
+                }
+            };
+            placed.push(*level);
             let node = &clauses[*level];
             let mut keys = Vec::new();
             let mut tests = Vec::new();
             if node.kind == NodeKind::Bind {
-                let placed = &order[..=depth];
                 for (at, predicate) in predicates.iter().enumerate() {
                     if !used[at] && predicate.levels.iter().all(|level| placed.contains(level)) {
                         used[at] = true;
@@ -101,24 +113,12 @@ impl Planner {
             path.push(parent);
         }
         let chain = Chain {
-            reads: order
-                .iter()
-                .map(|level| {
-                    if clauses[*level].kind == NodeKind::Bind {
-                        clauses[*level].reads
-                    } else {
-                        0
-                    }
-                })
-                .collect(),
+            reads: steps.iter().map(|step| step.reads(clauses)).collect(),
             binds: (clauses.iter().enumerate())
                 .filter(|(_, node)| node.kind == NodeKind::Bind)
                 .map(|(level, _)| u32::try_from(depths[level]).unwrap_or(0))
                 .collect(),
-            order: order
-                .iter()
-                .map(|level| u32::try_from(*level).unwrap_or(0))
-                .collect(),
+            order: steps.iter().map(Step::level).collect(),
             depths: depths
                 .iter()
                 .map(|depth| u32::try_from(*depth).unwrap_or(0))
@@ -130,6 +130,54 @@ impl Planner {
         }
         self.plan.chains.push(chain);
         self.paths.push(path);
+    }
+
+    /// A condition on the time: a join with no facts.
+    fn timed(&mut self, rule: u32, timed: &Timed, parent: u32, depth: usize, depths: &[usize]) -> u32 {
+        let timed = Timed {
+            since: timed
+                .since
+                .as_ref()
+                .map(|since| since.mapped(&|level| depths[level])),
+            ..timed.clone()
+        };
+        let name = format!("{parent} {:?} {}", timed.since, timed.span_ms);
+        if let Some(known) = self.joins.get(&name) {
+            return *known;
+        }
+        let at = self.add(Join {
+            kind: NodeKind::If,
+            rule,
+            parent,
+            depth,
+            index: NONE,
+            timed: Some(timed),
+            keys: Vec::new(),
+            tests: Vec::new(),
+            range: None,
+            measure: None,
+            order: None,
+            own: 0,
+            below: 0,
+            reads: 0,
+            next: Vec::new(),
+        });
+        self.joins.insert(name, at);
+        at
+    }
+
+    fn add(&mut self, join: Join) -> u32 {
+        let at = u32::try_from(self.plan.joins.len()).expect("rules are bounded far below 2^31 joins");
+        if join.parent != NONE {
+            self.plan.joins[join.parent as usize].next.push(at);
+        } else if join.kind != NodeKind::Bind {
+            self.plan.roots.push(at);
+        }
+        if join.index != NONE {
+            self.plan.indexes[join.index as usize].joins.push(at);
+        }
+        self.plan.joins.push(join);
+        at
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a join")]
@@ -177,13 +225,13 @@ impl Planner {
         if node.kind == NodeKind::Collect {
             own |= node.reads;
         }
-        let at = u32::try_from(self.plan.joins.len()).expect("rules are bounded far below 2^31 joins");
-        self.plan.joins.push(Join {
+        let at = self.add(Join {
             kind: node.kind,
             rule,
             parent,
             depth,
             index,
+            timed: None,
             keys,
             tests,
             range,
@@ -194,16 +242,6 @@ impl Planner {
             reads: 0,
             next: Vec::new(),
         });
-        if parent == NONE {
-            if node.kind != NodeKind::Bind {
-                self.plan.roots.push(at);
-            }
-        } else {
-            self.plan.joins[parent as usize].next.push(at);
-        }
-        if index != NONE {
-            self.plan.indexes[index as usize].joins.push(at);
-        }
         self.joins.insert(name, at);
         at
     }
@@ -268,6 +306,14 @@ impl Planner {
     }
 
     fn finish(mut self) -> Plan {
+        let joins = self.plan.joins.iter().flat_map(|join| {
+            let keys = join.keys.iter().map(|(expr, _)| expr);
+            let tests = join.tests.iter().map(|test| &test.expr);
+            keys.chain(tests).chain(&join.measure).chain(&join.order)
+        });
+        let alphas = self.plan.alphas.iter().flat_map(|alpha| &alpha.tests);
+        let mut all = joins.chain(alphas.map(|test| &test.expr));
+        self.plan.scripted = all.any(|expr| format!("{expr:?}").contains("Script"));
         for at in 0..self.plan.joins.len() {
             let mut up = self.plan.joins[at].parent;
             while up != NONE {
@@ -276,7 +322,8 @@ impl Planner {
                 let exprs = (join.keys.iter().map(|(expr, _)| expr))
                     .chain(join.tests.iter().map(|test| &test.expr))
                     .chain(&join.measure)
-                    .chain(&join.order);
+                    .chain(&join.order)
+                    .chain(join.timed.iter().flat_map(|timed| &timed.since));
                 let below = exprs.fold(0, |all, expr| all | expr.reads(depth));
                 let above = &mut self.plan.joins[up as usize];
                 above.below |= below;
@@ -290,6 +337,48 @@ impl Planner {
         }
         self.plan
     }
+}
+
+/// A step of a rule's chain.
+enum Step<'a> {
+    Clause(usize),
+    Timed(&'a Timed),
+}
+
+impl Step<'_> {
+    fn level(&self) -> u32 {
+        match self {
+            Self::Clause(level) => u32::try_from(*level).unwrap_or(NONE),
+            Self::Timed(_) => NONE,
+        }
+    }
+
+    /// The slots of the fact it binds that the rule reads.
+    fn reads(&self, clauses: &[Node]) -> u64 {
+        match self {
+            Self::Clause(level) if clauses[*level].kind == NodeKind::Bind => clauses[*level].reads,
+            Self::Clause(_) | Self::Timed(_) => 0,
+        }
+    }
+}
+
+/// The clauses in their order, with conditions on the time where their facts are known; periods stand last.
+fn steps<'a>(clauses: &'a [Node], order: &[usize]) -> Vec<Step<'a>> {
+    let mut waiting: Vec<&Timed> = clauses.iter().flat_map(|node| &node.timed).collect();
+    let mut steps = Vec::new();
+    for (at, level) in order.iter().enumerate() {
+        steps.push(Step::Clause(*level));
+        waiting.retain(|timed| {
+            let Some(since) = &timed.since else { return true };
+            let known = levels(since).iter().all(|level| order[..=at].contains(level));
+            if known {
+                steps.push(Step::Timed(timed));
+            }
+            !known
+        });
+    }
+    steps.extend(waiting.into_iter().map(Step::Timed));
+    steps
 }
 
 /// What tells a test from another; a script's text stands for its program.

@@ -12,7 +12,7 @@ use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::firing::{CallState, Held, OpenFiring, Stage};
-use super::network::World;
+use super::network::{Network, World};
 use super::section::Made;
 use super::store::{FROM_REQUEST, Fact};
 use super::{Halt, WorkingMemory};
@@ -76,6 +76,7 @@ mod tag {
     pub(super) const CLOSE: u8 = 8;
     pub(super) const PENDING: u8 = 9;
     pub(super) const GHOST: u8 = 10;
+    pub(super) const CLOCK: u8 = 11;
 }
 
 #[derive(Debug, Default)]
@@ -150,11 +151,10 @@ impl Writer {
         self.number(fact.id);
         self.number(u64::from(fact.version));
         self.number(writer(fact.writer));
-        let inserted = fact.stamps.last().copied().unwrap_or(0);
-        self.number(inserted);
-        for (value, stamp) in fact.slots.iter().zip(&fact.stamps) {
+        self.number(fact.inserted);
+        for (slot, value) in fact.slots.iter().enumerate() {
             self.value(value);
-            self.number(stamp.wrapping_sub(inserted));
+            self.number(u64::from(fact.later.get(slot).copied().unwrap_or(0)));
         }
     }
     fn options(&mut self, options: &CallOptions) {
@@ -315,6 +315,13 @@ impl WorkingMemory {
             Some(Halt::Failed) => 1,
             Some(Halt::Canceled) => 2,
         });
+        if self.rules.plan.is_timed()
+            && let Some(born_ms) = self.network.clock.born_ms
+        {
+            out.byte(tag::CLOCK);
+            out.signed(born_ms);
+            out.signed(self.network.clock.now_ms);
+        }
     }
 
     fn write_pending(&self, out: &mut Writer) {
@@ -359,7 +366,7 @@ impl WorkingMemory {
                 for (slot, value) in fact.slots.iter().enumerate() {
                     if fact.dirty >> slot & 1 == 1 {
                         out.value(value);
-                        out.number(fact.stamps[slot]);
+                        out.number(fact.stamp(1 << slot));
                     }
                 }
             }
@@ -446,34 +453,34 @@ impl WorkingMemory {
         let context = self.context.as_mut().expect("no script runs");
         context.ghosts.retain(|id, _| pins.contains_key(id));
         let known = |name: &Arc<str>, print: u64| reading.rules.get(&**name) == Some(&print);
-        let quiet: Vec<bool> = rules
-            .rules
-            .iter()
+        let quiet: Vec<bool> = (rules.rules.iter())
             .map(|rule| known(&rule.name, rule.fingerprint))
             .collect();
+        self.match_all(&quiet, &reading.pending);
+        self.journal.schema.clone_from(&reading.schema);
+        self.journal.pending = !reading.pending.is_empty();
+    }
+
+    /// Matches all facts anew: what is pending waits, and so do the matches of rules that are not quiet.
+    fn match_all(&mut self, quiet: &[bool], pending: &[(String, Vec<u64>)]) {
+        let rules = Arc::clone(&self.rules);
         let world = World {
             rules: &rules,
-            store: &context.store,
+            store: &self.context.as_ref().expect("no script runs").store,
         };
         // With activations pending everything is put on the agenda first, and what has fired is taken off.
-        self.network.quiet = reading.pending.is_empty().then(|| quiet.clone());
+        self.network.quiet = pending.is_empty().then(|| quiet.to_vec());
         self.network.start(world);
-        let mut facts: Vec<_> = world
-            .store
-            .live()
-            .map(|(at, fact)| (fact.id, at, fact.kind))
-            .collect();
+        let mut facts: Vec<_> = world.store.live().map(|(at, fact)| (fact.id, at)).collect();
         facts.sort_unstable();
-        for (_, at, _) in facts {
+        for (_, at) in facts {
             self.network.plan_insert(world, &mut self.batch, at);
         }
         self.network.offer(world, &mut self.batch);
         self.network.settle(world);
         self.network.quiet = None;
-        if !reading.pending.is_empty() {
-            let pending: FxHashSet<(&str, &[u64])> = reading
-                .pending
-                .iter()
+        if !pending.is_empty() {
+            let pending: FxHashSet<(&str, &[u64])> = (pending.iter())
                 .map(|(rule, facts)| (rule.as_str(), facts.as_slice()))
                 .collect();
             for waiting in self.network.pending(world) {
@@ -485,8 +492,26 @@ impl WorkingMemory {
         }
         self.network.failures = 0;
         self.network.failure = None;
-        self.journal.schema.clone_from(&reading.schema);
-        self.journal.pending = !reading.pending.is_empty();
+    }
+
+    /// A small memory in which nothing waits to fire keeps its facts only.
+    pub(super) fn rest(&mut self) {
+        let facts = self.context().store.len();
+        if facts > self.rules.limits.rest_facts || self.network.waiting() > 0 || self.rules.plan.scripted {
+            self.network.shrink();
+            return;
+        }
+        let clock = self.network.clock;
+        self.network = Network::new();
+        self.network.clock = clock;
+        self.at_rest = true;
+    }
+
+    /// The matches of a memory at rest: all of them have fired.
+    pub(super) fn wake(&mut self) {
+        if std::mem::take(&mut self.at_rest) {
+            self.match_all(&vec![true; self.rules.rules.len()], &[]);
+        }
     }
 }
 
@@ -677,6 +702,10 @@ impl Reading {
                     _ => Some(Halt::Canceled),
                 };
             }
+            tag::CLOCK => {
+                memory.network.clock.born_ms = Some(bytes.signed()?);
+                memory.network.clock.now_ms = bytes.signed()?;
+            }
             tag::INSERT => {
                 let fact = self.fact(&memory.rules, bytes)?;
                 context.store.add(fact);
@@ -706,7 +735,7 @@ impl Reading {
                     let (value, stamp) = (bytes.value(0)?, bytes.number()?);
                     if let Some(slot) = slot {
                         fact.slots[*slot] = value;
-                        fact.stamps[*slot] = stamp;
+                        fact.mark(*slot, stamp);
                     }
                 }
             }
@@ -790,7 +819,13 @@ impl Reading {
             self.writers.push(now);
             self.rules.insert(name.to_owned(), fingerprint);
         }
-        self.schema = Some(start[..start.len() - bytes.bytes.len()].into());
+        let read = &start[..start.len() - bytes.bytes.len()];
+        // The same as the rules' own as a rule: one copy for all runs.
+        self.schema = Some(if *read == *rules.schema {
+            Arc::clone(&rules.schema)
+        } else {
+            read.into()
+        });
         Ok(())
     }
 
@@ -806,29 +841,32 @@ impl Reading {
         let writer = self.writer(bytes.number()?);
         let inserted = bytes.number()?;
         let fields = &rules.types[kind].fields;
-        let mut slots: Box<[Value]> = fields
+        let slots: Box<[Value]> = fields
             .iter()
             .map(|field| field.default.clone().unwrap_or_default())
             .collect();
-        let mut stamps: Box<[u64]> = vec![inserted; fields.len() + 1].into();
-        for slot in &stored.slots {
-            let (value, later) = (bytes.value(0)?, bytes.number()?);
-            if let Some(slot) = slot {
-                slots[*slot] = value;
-                stamps[*slot] = inserted.wrapping_add(later);
-            }
-        }
-        Ok(Fact {
+        let mut fact = Fact {
             id,
             kind,
             version,
             writer,
             slots,
-            stamps,
+            inserted,
+            later: Box::default(),
             live: true,
             dirty: 0,
             fresh: false,
-        })
+        };
+        for slot in &stored.slots {
+            let (value, later) = (bytes.value(0)?, bytes.number()?);
+            if let Some(slot) = slot {
+                fact.slots[*slot] = value;
+                if later > 0 {
+                    fact.mark(*slot, inserted.wrapping_add(later));
+                }
+            }
+        }
+        Ok(fact)
     }
 
     fn firing(rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<OpenFiring> {

@@ -111,6 +111,12 @@ impl WorkingMemory {
     /// # Errors
     /// There is no rule of this name.
     pub fn explain(&self, rule: &str) -> Result<Explanation, UnknownRule> {
+        // What a memory at rest has matched is made again from its own snapshot.
+        if self.at_rest
+            && let Ok(awake) = Self::restore(&self.rules, self.run, Some(&self.snapshot()), [])
+        {
+            return awake.explain(rule);
+        }
         let rules = Arc::clone(&self.rules);
         let found = (0_u32..)
             .zip(&rules.rules)
@@ -127,9 +133,23 @@ impl WorkingMemory {
         let mut arriving: Vec<Option<u32>> = vec![None];
         let order = &rules.plan.chains[number as usize].order;
         for (depth, level) in order.iter().enumerate() {
-            let node = &rules.nodes[(rule.first + level) as usize];
             let passing = self.network.tokens_of(self.world(), number, depth);
             let passing: Vec<Option<u32>> = passing.into_iter().map(Some).collect();
+            let Some(node) = rules.nodes.get(rule.first.saturating_add(*level) as usize) else {
+                let join = rules.plan.chains[number as usize].joins[depth];
+                let timed = rules.plan.joins[join as usize].timed.as_ref();
+                clauses.push(ClauseReport {
+                    clause: timed.map_or_else(String::new, |timed| timed.text.clone()),
+                    arrive: arriving.len(),
+                    pass: passing.len(),
+                    near: self.too_early(&passing),
+                });
+                arriving = passing;
+                if arriving.is_empty() {
+                    break;
+                }
+                continue;
+            };
             let near = if passing.is_empty() {
                 self.near(node, number, depth, &arriving)
             } else {
@@ -175,6 +195,21 @@ impl WorkingMemory {
             clauses,
             matched,
         })
+    }
+
+    /// When the time comes, for a condition on it that nothing passes.
+    fn too_early(&self, passing: &[Option<u32>]) -> Vec<NearMiss> {
+        let due = if passing.is_empty() {
+            self.network.next_wake_ms()
+        } else {
+            None
+        };
+        due.map(|due| NearMiss {
+            fact: None,
+            why: format!("the next of these instants is {due}"),
+        })
+        .into_iter()
+        .collect()
     }
 
     fn shown(&self, at: u32) -> String {

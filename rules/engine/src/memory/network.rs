@@ -15,6 +15,7 @@ mod agenda;
 mod change;
 mod counters;
 mod tables;
+mod timed;
 
 use std::collections::BTreeSet;
 
@@ -30,6 +31,7 @@ use crate::ruleset::{NodeKind, RuleSet, Test};
 pub(crate) use change::Batch;
 use counters::Sum;
 use tables::Sorted;
+pub(crate) use timed::Clock;
 
 /// A partial match; a full one when `next` is a rule. Then the links of the left index are those of the agenda.
 #[derive(Debug, Clone)]
@@ -47,7 +49,8 @@ pub(crate) struct Token {
     previous_of_entry: u32,
     next_left: u32,
     previous_left: u32,
-    /// The facts of the next join that match, when that join counts.
+    /// The facts of the next join that match, when that join counts; for a full match how much older than its newest
+    /// fact the second newest is.
     matched: u32,
     /// The hash of what the left says to the keys of the next join; the newest stamp of a full match.
     key: u64,
@@ -93,6 +96,9 @@ pub(crate) struct Network {
     values: FxHashMap<u32, Value>,
     sums: FxHashMap<u32, Box<Sum>>,
     touched: Vec<u32>,
+    /// When which tokens are to be looked at again, and the time as far as it is known.
+    timed: BTreeSet<(i64, u32)>,
+    pub clock: Clock,
     /// The activation that fires next.
     top: u32,
     armed: usize,
@@ -180,6 +186,8 @@ impl Network {
             values: FxHashMap::default(),
             sums: FxHashMap::default(),
             touched: Vec::new(),
+            timed: BTreeSet::new(),
+            clock: Clock::default(),
             top: NONE,
             armed: 0,
             quiet: None,
@@ -242,10 +250,12 @@ impl Network {
     /// What the levels of a rule hold for one of its tokens, the last at this depth.
     pub(crate) fn levels(&self, world: World<'_>, mut at: u32, rule: u32, mut depth: usize) -> Levels {
         let chain = world.chain(rule);
-        let mut levels: Levels = smallvec::smallvec![Bound::Nothing; chain.order.len()];
+        let mut levels: Levels = smallvec::smallvec![Bound::Nothing; chain.depths.len()];
         while at != NONE {
             let token = self.token(at);
-            if let Some(level) = chain.order.get(depth) {
+            if let Some(level) = chain.order.get(depth)
+                && *level != NONE
+            {
                 levels[*level as usize] = self.held(world, at);
             }
             at = token.parent;
@@ -399,6 +409,10 @@ impl Network {
     /// Offers a new token to its next join.
     fn enter(&mut self, world: World<'_>, token: u32, at: u32) {
         let join = world.join(at);
+        if let Some(timed) = &join.timed {
+            self.wait(world, token, join, timed);
+            return;
+        }
         if join.kind == NodeKind::If {
             if self.all(world, join.rule, &join.tests, token, join.depth, NONE) {
                 self.extend(world, token, join, NONE, None);
@@ -471,6 +485,9 @@ impl Network {
                 if join.measure.is_some() {
                     self.sums.remove(&at);
                 }
+            } else if join.timed.is_some() {
+                let due = self.token(at).key.cast_signed();
+                self.timed.remove(&(due, at));
             }
         } else {
             self.disarm(world, at);

@@ -15,8 +15,10 @@ pub(crate) struct Fact {
     /// The rule that wrote it last, or [`FROM_REQUEST`].
     pub writer: u32,
     pub slots: Box<[Value]>,
-    /// When each slot was last written, in changes of this run.
-    pub stamps: Box<[u64]>,
+    /// When it came, in steps of this run.
+    pub inserted: u64,
+    /// How much later each slot was last written; empty while none was. A run ends before 2^32 steps.
+    pub later: Box<[u32]>,
     pub live: bool,
     /// The slots written in this turn, for the delta.
     pub dirty: u64,
@@ -26,13 +28,24 @@ pub(crate) struct Fact {
 impl Fact {
     /// When one of these slots was last written.
     pub(crate) fn stamp(&self, reads: u64) -> u64 {
-        let mut newest = self.stamps.last().copied().unwrap_or(0);
-        for (slot, stamp) in self.stamps.iter().enumerate() {
-            if reads >> slot & 1 == 1 && *stamp > newest {
-                newest = *stamp;
+        let mut newest = 0;
+        if !self.later.is_empty() {
+            let mut rest = reads;
+            while rest != 0 {
+                let slot = rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                newest = newest.max(self.later.get(slot).copied().unwrap_or(0));
             }
         }
-        newest
+        self.inserted + u64::from(newest)
+    }
+
+    /// Notes when a slot was written.
+    pub(crate) fn mark(&mut self, slot: usize, stamp: u64) {
+        if self.later.is_empty() {
+            self.later = vec![0; self.slots.len()].into();
+        }
+        self.later[slot] = u32::try_from(stamp.saturating_sub(self.inserted)).unwrap_or(u32::MAX);
     }
 }
 
@@ -41,14 +54,16 @@ impl Fact {
 pub(crate) struct Store {
     facts: Vec<Fact>,
     free: Vec<u32>,
+    /// Where facts lie that do not lie at their own number: a slab without holes needs no map.
     ids: FxHashMap<u64, u32>,
+    count: usize,
     pub next_id: u64,
     pub clock: u64,
 }
 
 impl Store {
     pub(crate) fn len(&self) -> usize {
-        self.ids.len()
+        self.count
     }
 
     pub(crate) fn get(&self, at: u32) -> &Fact {
@@ -60,6 +75,12 @@ impl Store {
     }
 
     pub(crate) fn find(&self, id: u64) -> Option<u32> {
+        if let Some(own) = own_place(id)
+            && let Some(fact) = self.facts.get(own as usize)
+            && fact.id == id
+        {
+            return fact.live.then_some(own);
+        }
         self.ids.get(&id).copied()
     }
 
@@ -72,7 +93,10 @@ impl Store {
             self.facts.push(fact);
             u32::try_from(self.facts.len() - 1).expect("the bound on facts is far below 2^32")
         };
-        self.ids.insert(id, at);
+        if own_place(id) != Some(at) {
+            self.ids.insert(id, at);
+        }
+        self.count += 1;
         at
     }
 
@@ -85,13 +109,17 @@ impl Store {
             version: fact.version,
             writer: fact.writer,
             slots: Box::default(),
-            stamps: Box::default(),
+            inserted: 0,
+            later: Box::default(),
             live: false,
             dirty: 0,
             fresh: false,
         };
         let removed = std::mem::replace(fact, dead);
-        self.ids.remove(&removed.id);
+        if own_place(removed.id) != Some(at) {
+            self.ids.remove(&removed.id);
+        }
+        self.count -= 1;
         self.free.push(at);
         removed
     }
@@ -101,11 +129,28 @@ impl Store {
         (0_u32..).zip(self.facts.iter()).filter(|(_, fact)| fact.live)
     }
 
+    /// Gives spare memory back.
+    pub(crate) fn shrink(&mut self) {
+        if self.facts.len() <= SMALL {
+            self.facts.shrink_to_fit();
+            self.free.shrink_to_fit();
+            self.ids.shrink_to_fit();
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let slots: usize = self
             .live()
-            .map(|(_, fact)| fact.slots.iter().map(Value::weight).sum::<usize>() + fact.stamps.len() * 8)
+            .map(|(_, fact)| fact.slots.iter().map(Value::weight).sum::<usize>() + fact.later.len() * 4 + 32)
             .sum();
         self.facts.capacity() * size_of::<Fact>() + self.ids.capacity() * 17 + slots
     }
+}
+
+/// Up to this many facts memory is given back to the last byte after a turn: small runs are many.
+const SMALL: usize = 256;
+
+/// Where a fact lies in a slab that has never lost one.
+fn own_place(id: u64) -> Option<u32> {
+    u32::try_from(id.checked_sub(1)?).ok()
 }

@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{NodeKind, Test};
+use super::{NodeKind, Test, Timed};
 use crate::expression::Expr;
 
 pub(crate) const NONE: u32 = u32::MAX;
@@ -20,8 +20,17 @@ pub(crate) struct Plan {
     pub joins: Vec<Join>,
     /// Joins that begin a rule and wait for no fact.
     pub roots: Vec<u32>,
+    /// Whether some condition needs the script engine.
+    pub scripted: bool,
     /// By rule.
     pub chains: Vec<Chain>,
+}
+
+impl Plan {
+    /// Whether some rule waits for the time.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.joins.iter().any(|join| join.timed.is_some())
+    }
 }
 
 /// Conditions on one fact alone, shared by all clauses that make them.
@@ -65,8 +74,9 @@ pub(crate) struct Join {
     pub parent: u32,
     /// Its place in the chain; expressions speak of depths where clauses speak of levels.
     pub depth: usize,
-    /// [`NONE`] for `if`.
+    /// [`NONE`] for `if` and conditions on the time.
     pub index: u32,
+    pub timed: Option<Timed>,
     /// Equal parts: what the left says, and the slot of the fact.
     pub keys: Vec<(Expr, usize)>,
     pub tests: Vec<Test>,
@@ -95,7 +105,7 @@ pub(crate) struct Range {
 /// A rule's way through the network.
 #[derive(Debug)]
 pub(crate) struct Chain {
-    /// The clause at each depth.
+    /// The clause at each depth; [`NONE`] for a condition on the time.
     pub order: Vec<u32>,
     /// The depth of each clause.
     pub depths: Vec<u32>,

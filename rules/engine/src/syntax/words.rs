@@ -37,11 +37,10 @@ pub struct Word {
 }
 
 /// The words of `text` in their order; white space is what lies between them.
-#[must_use]
-pub fn words(text: &str) -> Vec<Word> {
-    let mut words = Vec::new();
+pub fn words(text: &str) -> impl Iterator<Item = Word> + '_ {
     let mut at = 0;
-    while let Some((piece, mut span)) = piece(text, at) {
+    std::iter::from_fn(move || {
+        let (piece, mut span) = piece(text, at)?;
         let mut kind = match piece {
             Piece::Token(Kind::Word) => WordKind::Name,
             Piece::Token(Kind::Number) => WordKind::Number,
@@ -58,9 +57,8 @@ pub fn words(text: &str) -> Vec<Word> {
             span.end = span.start + line;
         }
         at = span.end;
-        words.push(Word { kind, span });
-    }
-    words
+        Some(Word { kind, span })
+    })
 }
 
 /// Whether a template holds a line that looks like a declaration: then its closing mark belongs to another one.
@@ -76,10 +74,7 @@ mod tests {
     use super::*;
 
     fn shown(text: &str) -> Vec<(WordKind, &str)> {
-        words(text)
-            .into_iter()
-            .map(|word| (word.kind, &text[word.span]))
-            .collect()
+        words(text).map(|word| (word.kind, &text[word.span])).collect()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/` do with a handful of bytes; ordinary tests run the same bodies with fixed bytes.
+//! The bodies of fuzzing: what is done with a handful of bytes.
 
 pub(crate) mod choices;
 pub(crate) mod parse;

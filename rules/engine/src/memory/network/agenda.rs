@@ -53,18 +53,25 @@ impl Network {
         stamps
     }
 
-    fn newest(&self, world: World<'_>, at: u32) -> u64 {
+    /// The newest of these stamps, and how much older the second is, as far as 32 bits reach.
+    fn freshness(&self, world: World<'_>, at: u32) -> (u64, u32) {
         let chain = world.chain(self.rule_of(at));
-        let mut newest = 0;
+        let (mut newest, mut second) = (0, 0);
         let mut up = at;
         for reads in chain.reads.iter().rev() {
             let token = self.token(up);
             if token.fact != NONE {
-                newest = newest.max(world.store.get(token.fact).stamp(*reads));
+                let stamp = world.store.get(token.fact).stamp(*reads);
+                if stamp >= newest {
+                    second = newest;
+                    newest = stamp;
+                } else if stamp > second {
+                    second = stamp;
+                }
             }
             up = token.parent;
         }
-        newest
+        (newest, u32::try_from(newest - second).unwrap_or(u32::MAX))
     }
 
     /// The facts of a full match by slab place, in the order of the clauses.
@@ -101,13 +108,14 @@ impl Network {
         by_rule
             .then_with(|| other.key.cmp(&one.key))
             .then_with(|| one.next.cmp(&other.next))
+            .then_with(|| one.matched.cmp(&other.matched))
             .then_with(|| self.stamps(world, b).cmp(&self.stamps(world, a)))
             .then_with(|| self.ids(world, a).cmp(&self.ids(world, b)))
     }
 
     /// Puts a full match on the agenda.
     pub(super) fn arm(&mut self, world: World<'_>, at: u32) {
-        let newest = self.newest(world, at);
+        let (newest, lag) = self.freshness(world, at);
         if self.is(at, state::ARMED) {
             if self.token(at).key == newest {
                 return;
@@ -116,6 +124,7 @@ impl Network {
         }
         let token = self.token_mut(at);
         token.key = newest;
+        token.matched = lag;
         token.state |= state::ARMED;
         token.first_child = NONE;
         token.next_left = NONE;

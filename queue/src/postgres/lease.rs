@@ -1,0 +1,399 @@
+//! Leasing: what the consumers of this node want of one queue at the same time is leased by one statement.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use celesta_store::{Arg, QueryError};
+use tokio::sync::oneshot;
+
+use super::rows::{Taken, leased, leased_columns};
+use super::{Core, Entry, SharedQueues, call, text};
+use crate::error::{Error, LeaseError};
+use crate::limits::{BATCH_MAX, LEASE_MS_MAX, LEASE_MS_MIN, STAGED_MAX};
+use crate::message::{LeaseKeys, LeaseRequest, Leased, LeasedKey};
+use crate::name::QueueName;
+use crate::settings::Kind;
+use crate::state::Tally;
+
+/// Messages of one statement.
+const ROWS_MAX: usize = 4_096;
+/// Consumers woken by one change; each that takes all it may wakes the next.
+const WOKEN_AT_ONCE: usize = 4;
+
+const LEASE: &str = concat!(leased_columns!(), "queue_lease($1, $2, $3, $4, $5)");
+const LEASE_MATCHING: &str = concat!(leased_columns!(), "queue_lease_matching($1, $2, $3, $4, $5, $6)");
+const LEASE_KEYS: &str = concat!(leased_columns!(), "queue_lease_keys($1, $2, $3, $4, $5, $6, $7)");
+
+type Answer<T> = Result<Vec<T>, QueryError>;
+
+/// What one consumer wants.
+pub(super) struct Wanted {
+    entry: Arc<Entry>,
+    max: usize,
+    lease_ms: i64,
+    consumer: Arc<str>,
+    answer: oneshot::Sender<Answer<Leased>>,
+}
+
+impl SharedQueues {
+    /// Leases messages; waits up to `wait` when there is none, without polling. Of an exclusive queue it leases one
+    /// message each of up to `max` keys. An empty answer means that the time is over.
+    ///
+    /// # Errors
+    /// When the request is wrong, the queue unknown or blocked, the database away, or the process is stopping.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: what was leased for it then is given back.
+    pub async fn lease(&self, request: &LeaseRequest) -> Result<Vec<Leased>, LeaseError> {
+        let core = &self.core;
+        let entry = core
+            .queue_to_lease(&request.queue, request.max, request.lease_ms)
+            .await?;
+        core.waiting(&entry, request.wait, request.max, || {
+            core.lease_once(&entry, request)
+        })
+        .await
+    }
+
+    /// Leases keys of an exclusive queue, each with its pending messages; waits up to `wait` when no key is free.
+    ///
+    /// # Errors
+    /// When the request is wrong, the queue unknown, blocked or not exclusive, the database away, or the process is stopping.
+    ///
+    /// # Cancel safety
+    /// May be dropped while it waits; dropped while it asks the database, what was leased lapses in its time.
+    pub async fn lease_keys(&self, request: &LeaseKeys) -> Result<Vec<LeasedKey>, LeaseError> {
+        let core = &self.core;
+        let entry = core
+            .queue_to_lease(&request.queue, request.max_keys, request.lease_ms)
+            .await?;
+        let per_key = request.max_messages_per_key;
+        if per_key == 0 || per_key > STAGED_MAX {
+            return Err(LeaseError::BatchOutOfRange {
+                given: per_key,
+                max: STAGED_MAX,
+            });
+        }
+        let kind = entry.settings.read().kind;
+        if kind != Kind::Exclusive {
+            return Err(LeaseError::WrongKind {
+                queue: entry.name.clone(),
+                kind,
+            });
+        }
+        core.waiting(&entry, request.wait, request.max_keys, || async {
+            let taken = core
+                .take_keys(
+                    &entry,
+                    request.max_keys,
+                    per_key,
+                    request.lease_ms,
+                    &request.consumer,
+                    &request.metadata,
+                )
+                .await?;
+            Ok(by_key(taken))
+        })
+        .await
+    }
+}
+
+fn by_key(taken: Vec<Taken>) -> Vec<LeasedKey> {
+    let mut keys: Vec<LeasedKey> = Vec::new();
+    let mut places = hashbrown::HashMap::new();
+    for Taken { leased, .. } in taken {
+        let Some(key) = leased.key else { continue };
+        let place = *places.entry(key.bits()).or_insert_with(|| {
+            keys.push(LeasedKey {
+                key,
+                messages: Vec::new(),
+            });
+            keys.len() - 1
+        });
+        keys[place].messages.push(leased);
+    }
+    keys
+}
+
+impl Core {
+    async fn queue_to_lease(
+        &self,
+        name: &QueueName,
+        max: usize,
+        lease_ms: Option<i64>,
+    ) -> Result<Arc<Entry>, LeaseError> {
+        if max == 0 || max > BATCH_MAX {
+            return Err(LeaseError::BatchOutOfRange {
+                given: max,
+                max: BATCH_MAX,
+            });
+        }
+        if let Some(lease_ms) = lease_ms.filter(|lease_ms| !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(lease_ms))
+        {
+            return Err(LeaseError::LeaseOutOfRange {
+                lease_ms,
+                min: LEASE_MS_MIN,
+                max: LEASE_MS_MAX,
+            });
+        }
+        let entry = self.find(name).await?;
+        entry.ok_or_else(|| LeaseError::UnknownQueue { queue: name.clone() })
+    }
+
+    /// Repeats `attempt` whenever the queue may have something, until it gives something or the time is over.
+    async fn waiting<T, F>(
+        &self,
+        entry: &Entry,
+        wait: Duration,
+        max: usize,
+        attempt: impl Fn() -> F,
+    ) -> Result<Vec<T>, LeaseError>
+    where
+        F: Future<Output = Result<Vec<T>, LeaseError>>,
+    {
+        let give_up = self.clock.sleep(wait);
+        tokio::pin!(give_up);
+        loop {
+            if entry.settings.read().dequeue_blocked {
+                return Err(LeaseError::Blocked {
+                    queue: entry.name.clone(),
+                });
+            }
+            // Registered before it looks: what comes while it looks is not missed.
+            let woken = entry.waiting.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let sweeps = self.sweeps();
+            let mut got = attempt().await?;
+            if got.is_empty() && self.sweep_after(sweeps).await? {
+                got = attempt().await?;
+            }
+            if !got.is_empty() || wait.is_zero() {
+                if got.len() >= max {
+                    entry.waiting.notify_one();
+                }
+                return Ok(got);
+            }
+            entry.waiters.fetch_add(1, Ordering::Relaxed);
+            let _waiter = Waiter(entry);
+            tokio::select! {
+                biased;
+                () = self.shutdown.requested() => return Err(LeaseError::Stopping),
+                () = woken => {}
+                () = &mut give_up => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    async fn lease_once(
+        &self,
+        entry: &Arc<Entry>,
+        request: &LeaseRequest,
+    ) -> Result<Vec<Leased>, LeaseError> {
+        let kind = entry.settings.read().kind;
+        if kind == Kind::Exclusive {
+            let taken = self
+                .take_keys(
+                    entry,
+                    request.max,
+                    1,
+                    request.lease_ms,
+                    &request.consumer,
+                    &request.metadata,
+                )
+                .await?;
+            return Ok(taken.into_iter().map(|taken| taken.leased).collect());
+        }
+        let lease_ms = request.lease_ms.unwrap_or_else(|| entry.settings.read().lease_ms);
+        if let Some(pairs) = text::pairs(&request.metadata) {
+            let (until, event) = self.terms(entry, lease_ms, &request.consumer);
+            let args = vec![
+                Arg::Int(entry.id),
+                Arg::Int(i64::try_from(request.max).unwrap_or(i64::MAX)),
+                Arg::Int(until),
+                Arg::Texts(vec![Some(text::plain(&request.consumer))]),
+                Arg::Text(Some(event)),
+                Arg::Text(Some(pairs)),
+            ];
+            let taken = self
+                .take(entry, call("queue.lease", LEASE_MATCHING, args))
+                .await?;
+            return Ok(taken.into_iter().map(|taken| taken.leased).collect());
+        }
+        let (answer, answered) = oneshot::channel();
+        let wanted = Wanted {
+            entry: Arc::clone(entry),
+            max: request.max,
+            lease_ms,
+            consumer: Arc::clone(&request.consumer),
+            answer,
+        };
+        self.leases.ask(wanted).await;
+        match answered.await {
+            Ok(leased) => Ok(leased?),
+            Err(_) => Err(LeaseError::Stopping),
+        }
+    }
+
+    async fn take_keys(
+        &self,
+        entry: &Entry,
+        max: usize,
+        per_key: usize,
+        lease_ms: Option<i64>,
+        consumer: &Arc<str>,
+        metadata: &[(String, String)],
+    ) -> Result<Vec<Taken>, QueryError> {
+        let lease_ms = lease_ms.unwrap_or_else(|| entry.settings.read().lease_ms);
+        let (until, event) = self.terms(entry, lease_ms, consumer);
+        let args = vec![
+            Arg::Int(entry.id),
+            Arg::Int(i64::try_from(max).unwrap_or(i64::MAX)),
+            Arg::Int(i64::try_from(per_key).unwrap_or(i64::MAX)),
+            Arg::Int(until),
+            Arg::Text(Some(text::plain(consumer))),
+            Arg::Text(Some(event)),
+            Arg::Text(text::pairs(metadata)),
+        ];
+        self.take(entry, call("queue.lease_keys", LEASE_KEYS, args)).await
+    }
+
+    /// Until when a lease that begins now holds, and what the timeline says of it.
+    fn terms(&self, entry: &Entry, lease_ms: i64, consumer: &str) -> (i64, Arc<str>) {
+        let now = self.now();
+        let event = text::event(entry.settings.read().history_ms, now, 'L', consumer);
+        (now.saturating_add(lease_ms), event)
+    }
+
+    async fn take(&self, entry: &Entry, call: celesta_store::Call) -> Result<Vec<Taken>, QueryError> {
+        let answers = self.database.write(std::slice::from_ref(&call)).await?;
+        let mut taken = Vec::new();
+        for mut row in answers.into_iter().flatten() {
+            let read = leased(&mut row, &entry.name).map_err(|error: Error| QueryError {
+                reason: error.to_string(),
+            });
+            taken.push(read?);
+        }
+        taken.sort_unstable_by_key(|taken| taken.order);
+        self.leased(entry, &taken).await;
+        Ok(taken)
+    }
+
+    /// Remembers when the leases lapse, counts them, and moves the queue's virtual time on.
+    async fn leased(&self, entry: &Entry, taken: &[Taken]) {
+        let Some(first) = taken.first() else { return };
+        self.arm(first.leased.leased_until.as_millis());
+        let metrics = self.metrics.of(entry.settings.read().kind);
+        let now = self.clock.now();
+        metrics.leased.inc_by(u64::try_from(taken.len()).unwrap_or(0));
+        metrics
+            .waited
+            .observe(now.since(first.leased.enqueued_at).as_secs_f64());
+        let late = taken
+            .iter()
+            .filter(|taken| taken.order.2 < now.as_millis())
+            .count();
+        metrics.add(&Tally {
+            missed_deadlines: u64::try_from(late).unwrap_or(0),
+            ..Tally::default()
+        });
+        for class in taken.chunk_by(|a, b| a.order.0 >> 16 == b.order.0 >> 16) {
+            if let Some(last) = class
+                .iter()
+                .filter(|taken| taken.fair)
+                .max_by_key(|taken| taken.order.1)
+            {
+                let args = vec![
+                    Arg::Int(entry.id),
+                    Arg::Int(i64::from(last.order.0 >> 16)),
+                    Arg::Int(last.order.1),
+                ];
+                let sql = "SELECT queue_pass_on($1, $2, $3)";
+                if let Err(error) = self.database.ask(&call("queue.pass_on", sql, args)).await {
+                    tracing::debug!(%error, "the virtual time of a queue stays behind");
+                }
+            }
+        }
+    }
+}
+
+struct Waiter<'a>(&'a Entry);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Entry {
+    /// There is something to lease.
+    pub(super) fn wake(&self, count: usize) {
+        for _ in 0..count.min(WOKEN_AT_ONCE) {
+            self.waiting.notify_one();
+        }
+    }
+}
+
+pub(super) async fn serve(core: Arc<Core>, mut wanted: Vec<Wanted>) {
+    // Whoever has gone meanwhile wants nothing.
+    wanted.retain(|wanted| !wanted.answer.is_closed());
+    wanted.sort_by_key(|wanted| (wanted.entry.id, wanted.lease_ms));
+    let mut rest = wanted.into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let same = (first.entry.id, first.lease_ms);
+        let mut rows = first.max;
+        let mut group = vec![first];
+        while let Some(next) =
+            rest.next_if(|next| (next.entry.id, next.lease_ms) == same && rows + next.max <= ROWS_MAX)
+        {
+            rows += next.max;
+            group.push(next);
+        }
+        lease_group(&core, group, rows).await;
+    }
+}
+
+async fn lease_group(core: &Arc<Core>, group: Vec<Wanted>, rows: usize) {
+    let Some(first) = group.first() else { return };
+    let entry = Arc::clone(&first.entry);
+    let one = group.iter().all(|wanted| wanted.consumer == first.consumer);
+    let name = if one { &*first.consumer } else { "" };
+    let (until, mut event) = core.terms(&entry, first.lease_ms, name);
+    if !one && !event.is_empty() {
+        // Who it was stands in the row; the timeline of a group says it of the node's consumers together.
+        event = text::event(1, core.now(), 'L', "several consumers of one node");
+    }
+    let consumers = if one {
+        vec![Some(text::plain(&first.consumer))]
+    } else {
+        let each = |wanted: &Wanted| std::iter::repeat_n(Some(text::plain(&wanted.consumer)), wanted.max);
+        group.iter().flat_map(each).collect()
+    };
+    let args = vec![
+        Arg::Int(entry.id),
+        Arg::Int(i64::try_from(rows).unwrap_or(i64::MAX)),
+        Arg::Int(until),
+        Arg::Texts(consumers),
+        Arg::Text(Some(event)),
+    ];
+    let taken = core.take(&entry, call("queue.lease", LEASE, args)).await;
+    let mut taken = match taken {
+        Ok(taken) => taken.into_iter().map(|taken| taken.leased),
+        Err(error) => {
+            for wanted in group {
+                wanted.answer.send(Err(error.clone())).ok();
+            }
+            return;
+        }
+    };
+    for wanted in group {
+        let part: Vec<_> = taken.by_ref().take(wanted.max).collect();
+        if let Err(Ok(unwanted)) = wanted.answer.send(Ok(part)) {
+            let leases: Vec<_> = unwanted.iter().map(Leased::lease).collect();
+            if let Err(error) = core.release(&leases).await {
+                tracing::debug!(%error, "leases nobody waits for lapse in their time");
+            }
+        }
+    }
+}
