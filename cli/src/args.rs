@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Push(commands::push::PushArgs),
     /// Request an operation of a service
     Call(commands::call::CallArgs),
+    /// Compare rules before they are pushed
+    Rules(commands::rules::RulesArgs),
     /// Look at runs and steer them
     Run(commands::run::RunArgs),
     /// Use queues on their own: send messages, take them, look at them

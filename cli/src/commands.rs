@@ -13,6 +13,7 @@ pub(crate) mod lsp;
 pub(crate) mod new;
 pub(crate) mod push;
 pub(crate) mod queue;
+pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
@@ -114,6 +115,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Test(args) => test::run(context, &args),
         Command::Push(args) => client(push::run(context, &args)),
         Command::Call(args) => client(call::run(context, args)),
+        Command::Rules(args) => rules::run(context, &args),
         Command::Run(args) => client(run::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),

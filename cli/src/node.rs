@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
-use celesta_queue::Queues;
+use celesta_queue::{AnyQueues, Queues};
 use celesta_runs::{Parts, Runtime, RuntimeConfig};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
@@ -42,6 +42,8 @@ pub(crate) struct NodeOptions {
     pub(crate) listen: String,
     /// What clients must show; needed beyond this machine.
     pub(crate) token: Option<String>,
+    /// A PostgreSQL database for the queues of `/v1/queues`; the data folder unless given.
+    pub(crate) queues: Option<String>,
     /// Processor slots for functions; the machine's unless given. Zero runs no functions here.
     pub(crate) workers: Option<u32>,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) tasks: TaskSet,
     /// The committer and the queue's keepers: they outlive those who hand work to them.
     keepers: TaskSet,
+    /// The record of shared queues: its committer ends with the last handle.
+    shared: Option<Store>,
     _lock: DataLock,
 }
 
@@ -97,6 +101,10 @@ impl Node {
         let queues = Queues::open(&store, &clock, &keepers, celesta_queue::Options::default())
             .await
             .map_err(|error| failed("the queues", &error))?;
+        let (open_to_all, shared) = match &options.queues {
+            Some(url) => shared_queues(url, &clock, &keepers).await?,
+            None => (AnyQueues::from(queues.clone()), None),
+        };
         let parts = Parts {
             store: store.clone(),
             queues: queues.clone(),
@@ -154,7 +162,7 @@ impl Node {
             runtime: runtime.clone(),
             store,
             artifacts,
-            queues,
+            queues: open_to_all,
             clock: clock.clone(),
         };
         let server = Server::bind(config, api).await.map_err(|error| {
@@ -173,6 +181,7 @@ impl Node {
             clock,
             tasks,
             keepers,
+            shared,
             _lock: lock,
         })
     }
@@ -204,11 +213,38 @@ impl Node {
         }
         // From here on the committer may end: it does so when the last handle on the store is dropped.
         self.keepers.shutdown().request();
-        drop(self.runtime);
+        drop((self.runtime, self.shared));
         if !self.keepers.stop(STORE_DRAIN).await {
             tracing::warn!("the store has not ended in time");
         }
     }
+}
+
+/// Queues in a database that nodes share.
+async fn shared_queues(
+    url: &str,
+    clock: &Clock,
+    keepers: &TaskSet,
+) -> Result<(AnyQueues, Option<Store>), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            Exit::Unreachable,
+            format!("cannot open the shared queues: {error}"),
+        )
+        .hint("name a PostgreSQL database that is there, as postgres://user@host:port/database")
+    };
+    let store = Store::open(
+        &StoreOptions::postgres(url),
+        celesta_queue::MIGRATIONS,
+        clock,
+        keepers,
+    )
+    .await
+    .map_err(|error| failed(&error))?;
+    let queues = AnyQueues::open(&store, clock, keepers, celesta_queue::Options::default())
+        .await
+        .map_err(|error| failed(&error))?;
+    Ok((queues, Some(store)))
 }
 
 /// How far a function says it is. Rules say it of a run with `progress`; this is for who looks closely.

@@ -3,12 +3,14 @@
 //! The tests themselves are in `tests/`. Nothing here knows the platform's insides: it starts `celesta`, speaks HTTP
 //! with it and reads what it prints. Every server has a folder of its own and a port the system chose.
 
+mod cluster;
 mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+pub use cluster::Cluster;
 pub use server::{Answer, Server};
 
 /// A command that tests complete.

@@ -20,6 +20,7 @@ pub struct Server {
     pub pid: u32,
     http: reqwest::Client,
     folder: TempDir,
+    arguments: Vec<String>,
 }
 
 /// An answer over HTTP.
@@ -50,14 +51,30 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A server on a fresh folder with more arguments to `serve`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (child, url, pid) = launch(&folder.path().join("data"), "127.0.0.1:0", folder.path());
+        let (child, url, pid) = launch(
+            &folder.path().join("data"),
+            "127.0.0.1:0",
+            folder.path(),
+            &arguments,
+        );
         Self {
             child,
             url,
             pid,
             http: reqwest::Client::new(),
             folder,
+            arguments,
         }
     }
 
@@ -88,7 +105,7 @@ impl Server {
     /// When it does not start.
     pub fn restart(&mut self) {
         let listen = self.url.trim_start_matches("http://").to_owned();
-        (self.child, self.url, self.pid) = launch(&self.data(), &listen, self.folder.path());
+        (self.child, self.url, self.pid) = launch(&self.data(), &listen, self.folder.path(), &self.arguments);
         // The connections of the client before lead to the server before.
         self.http = reqwest::Client::new();
     }
@@ -216,7 +233,7 @@ impl Drop for Server {
     }
 }
 
-fn launch(data: &Path, listen: &str, folder: &Path) -> (Child, String, u32) {
+fn launch(data: &Path, listen: &str, folder: &Path, arguments: &[String]) -> (Child, String, u32) {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -225,8 +242,9 @@ fn launch(data: &Path, listen: &str, folder: &Path) -> (Child, String, u32) {
     let mut command = process(binary());
     command
         .args(["serve", "--json", "--listen", listen, "--data"])
-        .arg(data);
-    for variable in ["CELESTA_TOKEN", "CELESTA_DATA"] {
+        .arg(data)
+        .args(arguments);
+    for variable in ["CELESTA_TOKEN", "CELESTA_DATA", "CELESTA_QUEUES"] {
         command.env_remove(variable);
     }
     let mut child = command

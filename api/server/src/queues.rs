@@ -66,17 +66,20 @@ fn open_to_all(queue: &str) -> Answer<QueueName> {
 }
 
 /// The queue in numbers, or that there is none.
-fn found(shared: &State, queue: &QueueName) -> Answer<Stats> {
-    let stats = shared.api.queues.stats(queue);
+async fn found(shared: &State, queue: &QueueName) -> Answer<Stats> {
+    let stats = shared.api.queues.stats(queue).await;
+    let stats = stats.map_err(|error| refuse::whole(&error))?;
     stats.ok_or_else(|| refuse::no_such_queue(queue.as_str()))
 }
 
 /// List queues.
 #[utoipa::path(get, path = "/v1/queues", operation_id = "list_queues", tag = "queues",
     responses((status = 200, description = "All queues by name in `rows`, with settings and counts.", body = serde_json::Value)))]
-pub(crate) async fn list(shared: State) -> Json<Page<Value>> {
-    let rows = shared.api.queues.list_queues().iter().map(view).collect();
-    Json(Page { rows, next: None })
+pub(crate) async fn list(shared: State) -> Answer<Json<Page<Value>>> {
+    let queues = shared.api.queues.list_queues().await;
+    let queues = queues.map_err(|error| refuse::whole(&error))?;
+    let rows = queues.iter().map(view).collect();
+    Ok(Json(Page { rows, next: None }))
 }
 
 /// Show a queue: its settings and how many messages are in which state.
@@ -86,7 +89,9 @@ pub(crate) async fn list(shared: State) -> Json<Page<Value>> {
         (status = 200, description = "The queue.", body = serde_json::Value),
         (status = 404, description = "There is no such queue.", body = crate::openapi::ProblemBody)))]
 pub(crate) async fn show(shared: State, Path(queue): Path<String>) -> Answer<Json<Value>> {
-    found(&shared, &named(&queue)?).map(|stats| Json(view(&stats)))
+    found(&shared, &named(&queue)?)
+        .await
+        .map(|stats| Json(view(&stats)))
 }
 
 /// Configure a queue, whole: what is not given takes its default. Makes the queue when there is none.
@@ -105,8 +110,9 @@ pub(crate) async fn configure(
 ) -> Answer {
     let queue = open_to_all(&queue)?;
     let given: Map<String, Value> = object(&json_body(&shared, &headers, body).await?)?;
-    let is_new = shared.api.queues.stats(&queue).is_none();
-    let stats = apply(&shared, &queue, settings(given)?)?;
+    let there = shared.api.queues.stats(&queue).await;
+    let is_new = there.map_err(|error| refuse::whole(&error))?.is_none();
+    let stats = apply(&shared, &queue, settings(given)?).await?;
     let status = if is_new {
         StatusCode::CREATED
     } else {
@@ -130,13 +136,15 @@ pub(crate) async fn patch(
 ) -> Answer<Json<Value>> {
     let queue = open_to_all(&queue)?;
     let given: Map<String, Value> = object(&json_body(&shared, &headers, body).await?)?;
-    let stats = found(&shared, &queue)?;
+    let stats = found(&shared, &queue).await?;
     let mut merged = match json!(stats.settings) {
         Value::Object(settings) => settings,
         _ => Map::new(),
     };
     merged.extend(given);
-    apply(&shared, &queue, settings(merged)?).map(|stats| Json(view(&stats)))
+    apply(&shared, &queue, settings(merged)?)
+        .await
+        .map(|stats| Json(view(&stats)))
 }
 
 fn object(body: &[u8]) -> Answer<Map<String, Value>> {
@@ -149,10 +157,11 @@ fn settings(given: Map<String, Value>) -> Answer<Settings> {
     })
 }
 
-fn apply(shared: &State, queue: &QueueName, settings: Settings) -> Answer<Stats> {
-    let configured = shared.api.queues.configure(queue, settings);
+async fn apply(shared: &State, queue: &QueueName, settings: Settings) -> Answer<Stats> {
+    let configured = shared.api.queues.configure(queue, settings).await;
+    let configured = configured.map_err(|error| refuse::whole(&error))?;
     configured.map_err(|error| refuse::configure(&error))?;
-    found(shared, queue)
+    found(shared, queue).await
 }
 
 fn view(stats: &Stats) -> Value {

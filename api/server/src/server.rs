@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use celesta_artifacts::Artifacts;
-use celesta_queue::Queues;
+use celesta_queue::AnyQueues;
 use celesta_runs::Runtime;
 use celesta_runtime::{Clock, Fate, Random, Shutdown, TaskSet};
 use celesta_store::Store;
@@ -53,8 +53,8 @@ pub struct Api {
     pub store: Store,
     /// The blobs.
     pub artifacts: Artifacts,
-    /// The queues.
-    pub queues: Queues,
+    /// The queues, wherever their record is.
+    pub queues: AnyQueues,
     /// The time.
     pub clock: Clock,
 }

@@ -42,7 +42,7 @@ const FSYNCS: u32 = 100;
 /// Options of `bench queue`.
 #[derive(Debug, Args)]
 pub(crate) struct QueueArgs {
-    /// Where messages are kept: `memory` or `sqlite`
+    /// Where messages are kept: `memory`, `sqlite` or the `postgres://…` address of a database of its own
     #[arg(long, default_value = "sqlite", value_name = "STORE")]
     store: StoreKind,
     /// Measure an exclusive queue: messages have keys, several messages of a key are leased together
@@ -165,12 +165,12 @@ async fn throughput(target: Target, args: &QueueArgs, figures: &mut Figures) -> 
         args.messages.saturating_mul(2).saturating_add(args.backlog),
     );
     let keys = args.exclusive.then_some(args.keys);
-    let (load, seen) = (load(&target, args, keys)?, Arc::new(Seen::none_of(total)));
+    let (load, seen) = (load(&target, args, keys).await?, Arc::new(Seen::none_of(total)));
     let crowd = Arc::new(crowd(&target, args, &load, &seen));
     let filled = crowd.fill(0..args.messages).await?;
     let drained = crowd.drain(args.messages, args.rate).await?;
     figures.stale = drained.stale;
-    figures.lost = lost(&crowd, args.messages);
+    figures.lost = lost(&crowd, args.messages).await?;
     if args.backlog == 0 {
         figures.take_in(args, filled, drained);
         figures.duplicates = seen.duplicates();
@@ -199,7 +199,7 @@ async fn throughput(target: Target, args: &QueueArgs, figures: &mut Figures) -> 
     let filled = crowd.fill(first..total).await?;
     let drained = crowd.drain(args.messages, args.rate).await?;
     figures.stale += drained.stale;
-    figures.lost = lost(&crowd, total);
+    figures.lost = lost(&crowd, total).await?;
     figures.duplicates = seen.duplicates();
     figures.take_in(args, filled, drained);
     Ok(target)
@@ -214,7 +214,7 @@ async fn idle(
     let count = args.messages.min(TRICKLE);
     let keys = args.exclusive.then_some(args.keys);
     let (load, seen) = (
-        load(&target, args, keys)?,
+        load(&target, args, keys).await?,
         Arc::new(Seen::none_of(count + waiters)),
     );
     let crowd = Arc::new(crowd(&target, args, &load, &seen));
@@ -227,7 +227,7 @@ async fn idle(
 }
 
 async fn hot_key(target: Target, args: &QueueArgs, figures: &mut Figures) -> Result<Target, Failure> {
-    let load = load(&target, args, Some(1))?;
+    let load = load(&target, args, Some(1)).await?;
     let seen = Arc::new(Seen::none_of(args.messages + waiting::OTHERS));
     let crowd = Arc::new(Crowd {
         batch: BACKLOG_BATCH,
@@ -240,15 +240,22 @@ async fn hot_key(target: Target, args: &QueueArgs, figures: &mut Figures) -> Res
 }
 
 /// The messages, and the queue they go to.
-fn load(target: &Target, args: &QueueArgs, keys: Option<u64>) -> Result<Arc<Load>, Failure> {
+async fn load(target: &Target, args: &QueueArgs, keys: Option<u64>) -> Result<Arc<Load>, Failure> {
     let payload = usize::try_from(args.payload).unwrap_or(0);
-    let load = Load::new(QUEUE, payload, keys, &target.clock)?;
+    // A database may hold the queues of benches before.
+    let name = format!("{QUEUE}-{}", target.clock.now().as_millis());
+    let load = Load::new(&name, payload, keys, &target.clock)?;
     let settings = if keys.is_some() {
         Settings::exclusive()
     } else {
         Settings::simple()
     };
-    target.queues.configure(&load.queue, settings).map_err(refused)?;
+    target
+        .queues
+        .configure(&load.queue, settings)
+        .await
+        .map_err(refused)?
+        .map_err(refused)?;
     Ok(Arc::new(load))
 }
 
@@ -266,9 +273,10 @@ fn crowd(target: &Target, args: &QueueArgs, load: &Arc<Load>, seen: &Arc<Seen>) 
 }
 
 /// How many of the `sent` messages were neither delivered nor are still there to be delivered.
-fn lost(crowd: &Crowd, sent: u64) -> u64 {
-    let waiting = u64::try_from(crowd.queues.depth(&crowd.load.queue)).unwrap_or(0);
-    sent.saturating_sub(crowd.seen.delivered() + waiting)
+async fn lost(crowd: &Crowd, sent: u64) -> Result<u64, Failure> {
+    let waiting = crowd.queues.depth(&crowd.load.queue).await.map_err(refused)?;
+    let waiting = u64::try_from(waiting).unwrap_or(0);
+    Ok(sent.saturating_sub(crowd.seen.delivered() + waiting))
 }
 
 fn per_s(count: u64, took: Duration) -> f64 {

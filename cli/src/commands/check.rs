@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use celesta_bundle::{Bundle, Diagnostic, Files, read_folder};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Context;
 use crate::diagnostics::{Counts, shown};
@@ -16,6 +16,21 @@ pub(crate) struct CheckArgs {
     /// The bundle's folder
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// Draw the rules and the facts between them instead
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = "svg")]
+    graph: Option<Picture>,
+    /// The workflow to draw, when there are several
+    #[arg(long, value_name = "NAME", requires = "graph")]
+    workflow: Option<String>,
+}
+
+/// How a graph is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Picture {
+    /// An SVG picture
+    Svg,
+    /// Mermaid text
+    Mermaid,
 }
 
 /// Checks and prints what was found.
@@ -25,6 +40,9 @@ pub(crate) fn run(context: &Context, args: &CheckArgs) -> Outcome {
         Ok(bundle) => bundle.warnings.as_slice(),
         Err(diagnostics) => diagnostics.as_slice(),
     };
+    if let (Some(picture), Ok(bundle)) = (args.graph, &checked) {
+        return draw(context, bundle, picture, args.workflow.as_deref());
+    }
     let counts = Counts::of(diagnostics);
     context.out.json(&serde_json::json!({
         "errors": counts.errors,
@@ -48,6 +66,20 @@ pub(crate) fn run(context: &Context, args: &CheckArgs) -> Outcome {
             Ok(Exit::Failed)
         }
     }
+}
+
+fn draw(context: &Context, bundle: &Bundle, picture: Picture, workflow: Option<&str>) -> Outcome {
+    let (name, rules) = super::rules::chosen(bundle, workflow)?;
+    let graph = rules.graph();
+    let text = match picture {
+        Picture::Svg => graph.svg(),
+        Picture::Mermaid => graph.mermaid(),
+    };
+    context
+        .out
+        .json(&serde_json::json!({ "workflow": name, "graph": text }))?;
+    context.out.line(text.trim_end())?;
+    Ok(Exit::Done)
 }
 
 /// A bundle's files and what the checker says of them.

@@ -44,6 +44,7 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
         data: args.data.folder.clone(),
         listen: args.listen,
         token: context.global.token.clone(),
+        queues: None,
         workers: args.workers,
     };
     let node = Node::start(options).await?;

@@ -20,6 +20,9 @@ pub(crate) struct ServeArgs {
     /// The address to listen on; one beyond this machine needs --token
     #[arg(long, env = "CELESTA_LISTEN", default_value = LISTEN, value_name = "ADDRESS:PORT")]
     listen: String,
+    /// Keep the queues of /v1/queues in this PostgreSQL database, shared by all nodes that name it; in the data folder unless given
+    #[arg(long, env = "CELESTA_QUEUES", hide_env_values = true, value_name = "URL")]
+    queues: Option<String>,
     /// Processor slots for functions; 0 runs none here. The machine's processors unless given
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
@@ -32,6 +35,7 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
         data: args.data.folder.clone(),
         listen: args.listen,
         token: context.global.token.clone(),
+        queues: args.queues,
         workers: args.workers,
     };
     let node = Node::start(options).await?;

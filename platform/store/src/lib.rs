@@ -19,6 +19,7 @@ mod commit;
 mod error;
 mod migrate;
 mod postgres;
+pub mod reference;
 mod sqlite;
 mod statement;
 #[cfg(any(test, feature = "testing"))]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::document::Document;
 use crate::index::{Holds, Index};
 use crate::language::{
-    ACTIONS, AGGREGATES, CLAUSES, DECLARATIONS, ERROR_FIELDS, GIVEN, JOINTS, KINDS, PARTS, SCRIPT,
+    ACTIONS, AGGREGATES, CLAUSES, DECLARATIONS, ERROR_FIELDS, GIVEN, JOINTS, KINDS, PARTS, SCRIPT, TIMED,
 };
 use crate::outline::{Clause, Declared, Part};
 
@@ -241,6 +241,9 @@ impl<'d> Proposals<'d> {
             return;
         }
         self.names();
+        for timed in TIMED {
+            self.add(timed.name, Sort::Function, timed.form, timed.about);
+        }
         self.listed(JOINTS, Sort::Keyword);
     }
 

@@ -93,9 +93,23 @@ pub(crate) const ACTIONS: &[Action] = &[
     ),
 ];
 
-/// What sections can do, by name.
+/// Conditions on time, in `match`.
+pub(crate) const TIMED: &[Action] = &[
+    action(
+        "after",
+        "after(fact.slot, \"2h\")",
+        "From two hours after the instant on; not while the instant is null.",
+    ),
+    action(
+        "every",
+        "every(\"15m\")",
+        "Always; the activation is new again at the end of every period.",
+    ),
+];
+
+/// What sections can do, and conditions on time, by name.
 pub(crate) fn action_of(name: &str) -> Option<&'static Action> {
-    ACTIONS.iter().find(|action| action.name == name)
+    ACTIONS.iter().chain(TIMED).find(|action| action.name == name)
 }
 
 /// Names that are given in sections.

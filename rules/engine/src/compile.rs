@@ -206,6 +206,7 @@ fn build<'p>(
         limits: environment.limits.clone(),
         scripts,
         schema: Arc::new([]),
+        uses,
     };
     rules.schema = crate::memory::schema(&rules);
     Some(rules)

@@ -11,7 +11,7 @@ use crate::{Event, RuleSet, Value, WorkingMemory};
 #[non_exhaustive]
 pub enum FactsError {
     /// The text is not of the form `[[type, {field: value}], …]`.
-    #[error("the facts are not of the form [[type, {{field: value}}], …]: {source}")]
+    #[error("the facts are not JSON of the form [[type, {{field: value}}], …]: {source}")]
     Malformed {
         /// What is wrong, with line and column.
         #[source]
@@ -35,15 +35,14 @@ impl FactsError {
     }
 }
 
-/// Reads facts; each becomes an insertion. Fields that are not given have their defaults.
+/// Reads facts, `[[type, {field: value}], …]` or as `celesta run facts --json` prints them; each becomes an insertion.
+/// Fields that are not given have their defaults.
 ///
 /// # Errors
 /// The text is not such a list, or a fact does not fit its type; the first that does not is named.
 pub fn read_facts(rules: &RuleSet, text: &[u8]) -> Result<Vec<Event>, FactsError> {
-    let listed: Vec<(String, Value)> =
-        serde_json::from_slice(text).map_err(|source| FactsError::Malformed { source })?;
     (1..)
-        .zip(listed)
+        .zip(listed(text)?)
         .map(|(position, (fact_type, value))| {
             let unfit = |why| FactsError::Unfit { position, why };
             let known = (rules.fact_type(&fact_type)).ok_or_else(|| unfit(unknown(rules, &fact_type)))?;
@@ -52,6 +51,33 @@ pub fn read_facts(rules: &RuleSet, text: &[u8]) -> Result<Vec<Event>, FactsError
                 fact_type: fact_type.into(),
                 value,
             })
+        })
+        .collect()
+}
+
+/// Types and fields as they are listed; what the rules say to them is not asked.
+pub(crate) fn listed(text: &[u8]) -> Result<Vec<(String, Value)>, FactsError> {
+    let listed: Vec<Value> =
+        serde_json::from_slice(text).map_err(|source| FactsError::Malformed { source })?;
+    (1..)
+        .zip(listed)
+        .map(|(position, fact)| {
+            let pair = match &fact {
+                Value::List(parts) => match parts.as_slice() {
+                    [Value::Str(fact_type), value] => Some((fact_type.to_string(), value.clone())),
+                    _ => None,
+                },
+                // As `celesta run facts --json` prints them.
+                Value::Map(_) => match (fact.get("type"), fact.get("value")) {
+                    (Some(Value::Str(fact_type)), Some(value)) => {
+                        Some((fact_type.to_string(), value.clone()))
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+            let why = "it is neither [type, {field: value}] nor a fact as `run facts` prints it".to_owned();
+            pair.ok_or(FactsError::Unfit { position, why })
         })
         .collect()
 }

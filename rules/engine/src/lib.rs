@@ -33,8 +33,10 @@
 
 mod compile;
 mod diagnostic;
+mod diff;
 mod expression;
 mod facts;
+mod graph;
 mod limits;
 mod meaning;
 mod memory;
@@ -48,10 +50,14 @@ mod value;
 pub use celesta_types::{CallId, ErrorClass, ErrorKind, RunId};
 pub use compile::{Compiled, Environment, Source, compile, script_functions, section_functions};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use diff::{Activation, RulesDiff, diff};
 pub use facts::{FactsError, read_facts, write_facts};
+pub use graph::Graph;
 pub use limits::Limits;
 pub use meaning::{Meaning, meaning};
-pub use memory::{ClauseReport, Explanation, FactView, NearMiss, RestoreError, UnknownRule, WorkingMemory};
+pub use memory::{
+    ClauseReport, Explanation, FactView, Fired, NearMiss, RestoreError, UnknownRule, WorkingMemory,
+};
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{

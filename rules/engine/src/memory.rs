@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 pub use codec::RestoreError;
 pub(crate) use codec::schema;
-pub use explain::{ClauseReport, Explanation, NearMiss, UnknownRule};
+pub use explain::{ClauseReport, Explanation, Fired, NearMiss, UnknownRule};
 
 use crate::Value;
 use crate::expression::Bound;

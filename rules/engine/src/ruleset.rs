@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::Value;
+use crate::compile::uses::RuleUses;
 use crate::expression::Expr;
 use crate::limits::Limits;
 use crate::scripts::{Script, Scripts};
@@ -302,6 +303,8 @@ pub struct RuleSet {
     pub(crate) scripts: Scripts,
     /// What stored states say they were written with.
     pub(crate) schema: Arc<[u8]>,
+    /// What each rule reads and writes.
+    pub(crate) uses: Vec<RuleUses>,
 }
 
 impl RuleSet {

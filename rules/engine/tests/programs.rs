@@ -129,3 +129,48 @@ fn facts_that_are_written_can_be_read_again() {
     let again = run(program, &write_facts(&ran.memory));
     assert_eq!(write_facts(&again.memory), write_facts(&ran.memory));
 }
+
+/// One fact for each number, as text.
+fn numbers(fact_type: &str, numbers: std::ops::RangeInclusive<i64>) -> String {
+    let facts: Vec<String> = numbers
+        .map(|n| format!(r#"["{fact_type}",{{"n":{n}}}]"#))
+        .collect();
+    format!("[{}]", facts.join(","))
+}
+
+#[test]
+fn the_sieve_leaves_the_primes() {
+    let ran = run(
+        include_str!("../benches/programs/sieve.rules"),
+        &numbers("number", 2..=50),
+    );
+    let primes = [2_i64, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47];
+    assert_eq!(ran.facts("number", &["n"]), primes.map(|n| vec![Value::from(n)]));
+    assert_eq!(ran.firings(), 49 - primes.len());
+}
+
+#[test]
+fn fibonacci_numbers_follow_from_the_two_before() {
+    let facts = r#"[["goal",{"n":50}],["fib",{"n":0,"value":0}],["fib",{"n":1,"value":1}]]"#;
+    let ran = run(include_str!("../benches/programs/fibonacci.rules"), facts);
+    assert_eq!(ran.firings(), 49);
+    let last = ran.facts("fib", &["n", "value"]).pop();
+    assert_eq!(
+        last,
+        Some(vec![Value::from(50_i64), Value::from(12_586_269_025_i64)])
+    );
+}
+
+#[test]
+fn six_queens_stand_in_four_ways() {
+    let ran = run(
+        include_str!("../benches/programs/queens.rules"),
+        &numbers("row", 1..=6),
+    );
+    assert_eq!(ran.firings(), 4);
+    let mut ways: Vec<String> = (ran.facts("board", &["a", "b", "c", "d", "e", "f"]).iter())
+        .map(|way| way.iter().map(ToString::to_string).collect())
+        .collect();
+    ways.sort();
+    assert_eq!(ways, ["246135", "362514", "415263", "531642"]);
+}

@@ -144,7 +144,8 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             | Cause::CancelRequested { .. }
             | Cause::RetryRequested
             | Cause::FactsWritten { .. }
-            | Cause::Resumed { .. } => continue,
+            | Cause::Resumed { .. }
+            | Cause::Woken => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -278,6 +279,7 @@ fn cause_view(cause: Cause) -> CauseView {
             ("facts", None, Some(format!("{writes}{refused}")))
         }
         Cause::Resumed { reason } => ("resume", None, Some(reason)),
+        Cause::Woken => ("time", None, None),
     };
     CauseView {
         kind,

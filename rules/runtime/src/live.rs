@@ -26,6 +26,8 @@ pub(crate) struct Live {
     pub(crate) input: Option<Arc<[u8]>>,
     /// Requests to other services that are not answered.
     pub(crate) requests: BTreeSet<CallId>,
+    /// When the run wakes by itself, as far as is known here: what was sent before it was read is not.
+    pub(crate) wake_at: Option<i64>,
     /// Bytes of deltas since the last snapshot, and how many.
     pub(crate) delta_bytes: usize,
     pub(crate) deltas: usize,

@@ -114,6 +114,7 @@ impl Inner {
             .collect();
         Ok(Some(Box::new(Live {
             requests,
+            wake_at: None,
             head,
             version,
             rules,

@@ -30,6 +30,8 @@ pub(crate) enum HostMessage {
     Pause { reason: String },
     /// Somebody lets it go on.
     Resume { reason: String },
+    /// A condition on the time changes at this instant.
+    Wake,
 }
 
 impl HostMessage {
@@ -80,6 +82,7 @@ impl HostMessage {
                 out.text(reason);
                 8
             }
+            Self::Wake => 9,
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
     }
@@ -136,6 +139,7 @@ impl HostMessage {
             8 => Self::Resume {
                 reason: input.text()?.to_owned(),
             },
+            9 => Self::Wake,
             _ => return Err(input.damaged("a message of this release")),
         })
     }
@@ -164,6 +168,7 @@ mod tests {
             HostMessage::Facts { writes: text() },
             HostMessage::Pause { reason: text() },
             HostMessage::Resume { reason: text() },
+            HostMessage::Wake,
         ] {
             let payload = message.encode();
             let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else {

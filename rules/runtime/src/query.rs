@@ -1,6 +1,6 @@
 //! Reading runs: rows, facts, explanations. Always from what is durable, never from the middle of a turn.
 
-use celesta_engine::{Explanation, Rule};
+use celesta_engine::{Explanation, FactId, Fired, Rule};
 use celesta_store::{Cell, QueryError};
 use celesta_types::RunId;
 
@@ -11,6 +11,11 @@ use crate::view::{FactView, Page, RunFilter, RunView, raw};
 
 /// Rows of one page at most.
 pub const PAGE_ROWS_MAX: usize = 500;
+
+/// The turns that are looked through for a rule's firings: an answer stays within some ten milliseconds.
+const EXPLAINED_TURNS: u64 = 2_000;
+/// The firings that an explanation shows.
+const LATEST_FIRINGS: usize = 5;
 
 /// Why a run cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +153,7 @@ impl Inner {
     /// Why `rule` fired in `run`, or why it did not.
     pub(crate) async fn explain(&self, run: RunId, rule: &str) -> Result<Explanation, ExplainError> {
         let live = self.load(run).await?.ok_or(ExplainError::NoRun { run })?;
-        live.memory.explain(rule).map_err(|_| ExplainError::NoRule {
+        let mut explanation = live.memory.explain(rule).map_err(|_| ExplainError::NoRule {
             rule: rule.to_owned(),
             known: live
                 .rules
@@ -157,7 +162,32 @@ impl Inner {
                 .map(Rule::name)
                 .collect::<Vec<_>>()
                 .join(", "),
-        })
+        })?;
+        let mut after = live.seq.saturating_sub(EXPLAINED_TURNS);
+        let mut fired = Vec::new();
+        loop {
+            let turns = self.turns(run, after, usize::MAX).await?.unwrap_or_default();
+            let Some(last) = turns.last() else { break };
+            after = last.seq;
+            for turn in turns {
+                let own = turn.firings.into_iter().filter(|firing| firing.rule == rule);
+                fired.extend(own.map(|firing| {
+                    Fired {
+                        turn: turn.seq,
+                        section: firing.section,
+                        facts: firing
+                            .facts
+                            .into_iter()
+                            .map(|(fact, version)| (FactId(fact), version))
+                            .collect(),
+                        threw: firing.threw,
+                    }
+                }));
+            }
+        }
+        explanation.ran = fired.len();
+        explanation.latest = fired.into_iter().rev().take(LATEST_FIRINGS).collect();
+        Ok(explanation)
     }
 
     /// The run a client's key names, and the digest of the body it came with.

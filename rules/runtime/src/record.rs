@@ -80,6 +80,8 @@ pub enum Cause {
         /// Why, in their words.
         reason: String,
     },
+    /// The instant of a condition on the time has come.
+    Woken,
 }
 
 /// How a call's last attempt ran.
@@ -376,6 +378,7 @@ impl Cause {
                 out.byte(7);
                 out.text(reason);
             }
+            Self::Woken => out.byte(8),
         }
     }
 
@@ -414,6 +417,7 @@ impl Cause {
             7 => Self::Resumed {
                 reason: input.text()?.to_owned(),
             },
+            8 => Self::Woken,
             _ => return Err(input.damaged("a cause")),
         })
     }
@@ -647,6 +651,7 @@ mod tests {
             Cause::Resumed {
                 reason: "go".to_owned(),
             },
+            Cause::Woken,
         ];
         record.note = Some(Note::Paused {
             reason: "wait".to_owned(),

@@ -31,6 +31,25 @@ pub(crate) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
+    /// Has the run woken at `at` unless it will be woken by then already. A wake that comes too early or twice changes
+    /// nothing.
+    pub(crate) fn wake(&self, live: &mut Live, at: Option<i64>, done: &mut Done) {
+        if live.wake_at.is_some_and(|known| known <= self.now.as_millis()) {
+            live.wake_at = None;
+        }
+        let Some(at) = at else { return };
+        if live.wake_at.is_some_and(|known| known <= at) {
+            return;
+        }
+        live.wake_at = Some(at);
+        let at = Timestamp::from_millis(at).min(TIMER_MAX);
+        // The same instant has the same id: a run that was read again sends what is known already.
+        let id = MessageId::new(at, live.head.run.bits());
+        let message = NewMessage::new(id, self.runs_queue.clone(), HostMessage::Wake.encode());
+        let message = message.with_key(live.head.run).visible_at(at);
+        done.outgoing.push(message.with_priority(live.head.priority));
+    }
+
     /// Adds to `done` what `effect` sends and says how it stands in the journal.
     pub(crate) fn send(&self, live: &mut Live, effect: Effect, done: &mut Done) -> Recorded {
         match effect {

@@ -327,6 +327,7 @@ pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -
         seq: 0,
         input: Some(input),
         requests: BTreeSet::new(),
+        wake_at: None,
         delta_bytes: 0,
         deltas: 0,
         snapshot_bytes: 0,

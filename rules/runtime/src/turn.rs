@@ -59,6 +59,7 @@ struct Asked {
     cancel: Option<String>,
     retry: bool,
     resume: bool,
+    woken: bool,
     writes: Vec<Writes>,
     rejected: Vec<String>,
 }
@@ -294,6 +295,7 @@ impl Asked {
             },
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
+            HostMessage::Wake => self.woken = true,
             HostMessage::Resume { reason } => {
                 self.causes.push(Cause::Resumed { reason });
                 self.resume = true;
@@ -356,12 +358,17 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
     {
         tracing::debug!(run = %live.head.run, seq, message = %rejected, "a message changed nothing");
     }
+    sender.wake(&mut live, outcome.next_wake_ms, &mut done);
     if asked.causes.is_empty()
         && outcome.effects.is_empty()
         && outcome.firings.is_empty()
         && outcome.changes.is_empty()
     {
-        return Done::nothing(live);
+        done.live = Some(live);
+        return done;
+    }
+    if asked.woken {
+        asked.causes.push(Cause::Woken);
     }
     let before = live.head.state;
     let mut changed = live.seq == 0 && before != RunState::Running;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use celesta_tests::Server;
+use celesta_tests::{Cluster, Server};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -19,8 +19,10 @@ use self::clients::Crowd;
 
 /// Clients of each sort.
 const CLIENTS: u64 = 4;
+/// Completed messages are known for longer than a producer repeats a call whose answer it never had.
+const REMEMBERED_MS: u64 = 3_600_000;
 /// All of it ends within this time, or something hangs.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_lose_nothing_of_an_exclusive_queue() {
@@ -33,19 +35,50 @@ async fn kills_lose_nothing_of_a_simple_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn crashes_of_the_database_lose_nothing() {
+    let Some(cluster) = Cluster::start() else {
+        let said =
+            "initdb of PostgreSQL is not installed: queues were not tested through crashes of a database\n";
+        std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes()).expect("standard error");
+        return;
+    };
+    for exclusive in [true, false] {
+        let mut server = Server::start_with(&["--queues", &cluster.url()]);
+        // Leases are rows there: they outlive the database's crash, so no kill excuses anything.
+        carries(&mut server, exclusive, 3, 400, |_, _| cluster.crash()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "the long form: a hundred kills, some minutes"]
 async fn a_hundred_kills_lose_nothing() {
-    withstands(true, 100, 60_000).await;
+    withstands(true, 100, 20_000).await;
 }
 
 /// Sends `messages` through a queue while the server is killed `kills` times at moments spread over the work.
 async fn withstands(exclusive: bool, kills: u64, messages: u64) {
     let mut server = Server::start();
+    carries(&mut server, exclusive, kills, messages, |server, log| {
+        log.lock().expect("nobody panicked").kills.push(Instant::now());
+        server.kill();
+        server.restart();
+    })
+    .await;
+}
+
+/// Sends `messages` through a queue of `server`, with `strikes` strikes spread over the work, and checks what was seen.
+async fn carries(
+    server: &mut Server,
+    exclusive: bool,
+    strikes: u64,
+    messages: u64,
+    strike: impl Fn(&mut Server, &Mutex<Log>),
+) {
     let queue = if exclusive { "accounts" } else { "mail" };
     let kind = if exclusive { "exclusive" } else { "simple" };
     let settings = server
         .request("PUT", &format!("/v1/queues/{queue}"))
-        .json(&json!({ "kind": kind }));
+        .json(&json!({ "kind": kind, "keep_completed_ms": REMEMBERED_MS }));
     assert_eq!(server.send(settings).await.status, 201);
     let crowd = Arc::new(Crowd {
         url: server.url.clone(),
@@ -64,20 +97,13 @@ async fn withstands(exclusive: bool, kills: u64, messages: u64) {
         consumers.spawn(async move { clients::consume(&of_consumer, number).await });
     }
     let worked = tokio::time::timeout(PATIENCE, async {
-        for kill in 1..=kills {
+        for number in 1..=strikes {
             // The moment is where the work happens to be: clients are in the middle of everything.
-            let so_far = kill * messages / (kills + 1);
+            let so_far = number * messages / (strikes + 1);
             while crowd.progress.load(Ordering::Relaxed) < so_far {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            crowd
-                .log
-                .lock()
-                .expect("nobody panicked")
-                .kills
-                .push(Instant::now());
-            server.kill();
-            server.restart();
+            strike(server, &crowd.log);
         }
         while let Some(ended) = producers.join_next().await {
             ended.expect("a producer ends well");

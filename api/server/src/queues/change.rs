@@ -31,7 +31,7 @@ pub(crate) async fn cancel(
 ) -> Answer {
     let queue = open_to_all(&queue)?;
     let choice: Choice = shapes::read(&shared, &headers, body).await?;
-    found(&shared, &queue)?;
+    found(&shared, &queue).await?;
     match chosen(choice)? {
         Chosen::Ids(texts, ids) => {
             let taken = shared.api.queues.cancel(&queue, &ids).await;
@@ -61,7 +61,7 @@ pub(crate) async fn redrive(
 ) -> Answer {
     let queue = open_to_all(&queue)?;
     let choice: Choice = shapes::read(&shared, &headers, body).await?;
-    found(&shared, &queue)?;
+    found(&shared, &queue).await?;
     let (texts, ids) = match chosen(choice)? {
         Chosen::Ids(texts, ids) => (texts, ids),
         Chosen::Matching(filter, max) => dead(&shared, &queue, filter, max).await?,
@@ -89,7 +89,7 @@ pub(crate) async fn reprioritize(
     let queue = open_to_all(&queue)?;
     let Reprioritize { changes } = shapes::read(&shared, &headers, body).await?;
     shapes::batch("messages", changes.len())?;
-    found(&shared, &queue)?;
+    found(&shared, &queue).await?;
     let mut texts = Vec::with_capacity(changes.len());
     let mut moved = Vec::with_capacity(changes.len());
     for change in changes {

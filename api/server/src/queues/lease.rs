@@ -218,9 +218,16 @@ impl Drop for Delivery {
         self.shared
             .tasks
             .spawn("server.give_back", Fate::Expendable, async move {
-                let released = queues.release(&leases);
-                let back = released.iter().filter(|outcome| outcome.is_ok()).count();
-                tracing::debug!(back, "a consumer went away before it had its messages");
+                match queues.release(&leases).await {
+                    Ok(released) => {
+                        let back = released.iter().filter(|outcome| outcome.is_ok()).count();
+                        tracing::debug!(back, "a consumer went away before it had its messages");
+                    }
+                    // They come back when their leases lapse.
+                    Err(error) => {
+                        tracing::warn!(%error, "messages of a consumer that went away were not given back");
+                    }
+                }
             });
     }
 }

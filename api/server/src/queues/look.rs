@@ -44,7 +44,7 @@ pub(crate) async fn list(
     let queue = named(&queue)?;
     let asked = asked(given)?;
     let limit = limit(asked.limit)?;
-    found(&shared, &queue)?;
+    found(&shared, &queue).await?;
     let queues = &shared.api.queues;
     let (messages, next) = if asked.peek {
         let messages = queues.peek(&queue, limit).await;
@@ -106,7 +106,7 @@ fn asked(given: Pairs) -> Answer<Asked> {
         (status = 404, description = "There is no such queue or message.", body = crate::openapi::ProblemBody)))]
 pub(crate) async fn show(shared: State, Path((queue, id)): Path<(String, String)>) -> Answer<Json<Value>> {
     let queue = named(&queue)?;
-    found(&shared, &queue)?;
+    found(&shared, &queue).await?;
     let message = shared.api.queues.view(&queue, envelope::id_of(&id)).await;
     let message = message.map_err(|error| refuse::whole(&error))?;
     let message = message.ok_or_else(|| unknown(&queue, &id))?;
@@ -123,7 +123,7 @@ pub(crate) async fn show(shared: State, Path((queue, id)): Path<(String, String)
         (status = 404, description = "There is no such queue or message.", body = crate::openapi::ProblemBody)))]
 pub(crate) async fn history(shared: State, Path((queue, id)): Path<(String, String)>) -> Answer<Json<Value>> {
     let queue = named(&queue)?;
-    found(&shared, &queue)?;
+    found(&shared, &queue).await?;
     let history = shared.api.queues.history(&queue, envelope::id_of(&id)).await;
     let history = history.map_err(|error| refuse::whole(&error))?;
     let history = history.ok_or_else(|| unknown(&queue, &id))?;

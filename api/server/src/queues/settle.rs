@@ -96,7 +96,8 @@ pub(crate) async fn extend(
 ) -> Answer {
     let queue = open_to_all(&queue)?;
     let Extend { leases, lease_ms } = shapes::read(&shared, &headers, body).await?;
-    let taken = shared.api.queues.extend(&refs(&queue, &leases)?, lease_ms);
+    let taken = shared.api.queues.extend(&refs(&queue, &leases)?, lease_ms).await;
+    let taken = taken.map_err(|error| refuse::whole(&error))?;
     let mut outcomes = Outcomes::default();
     for (held, outcome) in leases.iter().zip(taken) {
         match outcome {
@@ -122,7 +123,8 @@ pub(crate) async fn release(
 ) -> Answer {
     let queue = open_to_all(&queue)?;
     let Settle { leases } = shapes::read(&shared, &headers, body).await?;
-    let taken = shared.api.queues.release(&refs(&queue, &leases)?);
+    let taken = shared.api.queues.release(&refs(&queue, &leases)?).await;
+    let taken = taken.map_err(|error| refuse::whole(&error))?;
     let mut outcomes = Outcomes::default();
     for (held, outcome) in leases.iter().zip(taken) {
         match outcome {

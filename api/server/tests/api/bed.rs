@@ -215,7 +215,7 @@ pub(crate) async fn api(folder: &std::path::Path, tasks: &TaskSet) -> Api {
         runtime,
         store,
         artifacts,
-        queues,
+        queues: queues.into(),
         clock,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use celesta_queue::{LeaseKeys, LeaseRequest, Leased, Queues};
+use celesta_queue::{AnyQueues, LeaseKeys, LeaseRequest, Leased};
 use celesta_runtime::Clock;
 use tokio::task::JoinSet;
 
@@ -23,7 +23,7 @@ const LEASE_MS: i64 = 120_000;
 /// What all producers and consumers share.
 #[derive(Debug, Clone)]
 pub(crate) struct Crowd {
-    pub(crate) queues: Queues,
+    pub(crate) queues: AnyQueues,
     pub(crate) clock: Clock,
     pub(crate) load: Arc<Load>,
     pub(crate) seen: Arc<Seen>,

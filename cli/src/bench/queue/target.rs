@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use celesta_queue::Queues;
+use celesta_queue::{AnyQueues, Queues};
 use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -22,6 +22,8 @@ pub(crate) enum StoreKind {
     Memory,
     /// A file of the bench's own, synced at every commit.
     Sqlite,
+    /// This PostgreSQL database.
+    Postgres(String),
 }
 
 impl StoreKind {
@@ -30,6 +32,7 @@ impl StoreKind {
         match self {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
+            Self::Postgres(_) => "postgres",
         }
     }
 }
@@ -41,7 +44,10 @@ impl FromStr for StoreKind {
         match text {
             "memory" => Ok(Self::Memory),
             "sqlite" => Ok(Self::Sqlite),
-            _ => Err("expected memory or sqlite".to_owned()),
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                Ok(Self::Postgres(url.to_owned()))
+            }
+            _ => Err("expected memory, sqlite or postgres://…".to_owned()),
         }
     }
 }
@@ -49,7 +55,7 @@ impl FromStr for StoreKind {
 /// Queues on a store of their own.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) queues: Queues,
+    pub(crate) queues: AnyQueues,
     pub(crate) clock: Clock,
     kind: StoreKind,
     store: Option<Store>,
@@ -122,7 +128,7 @@ impl Target {
     }
 }
 
-async fn close(queues: Queues, store: Option<Store>, keepers: &TaskSet) -> Result<(), Failure> {
+async fn close(queues: AnyQueues, store: Option<Store>, keepers: &TaskSet) -> Result<(), Failure> {
     keepers.shutdown().request();
     drop((queues, store));
     if keepers.stop(CLOSE_PATIENCE).await {
@@ -136,23 +142,22 @@ async fn opened(
     kind: &StoreKind,
     folder: &Path,
     clock: &Clock,
-) -> Result<(Queues, Option<Store>, TaskSet), Failure> {
+) -> Result<(AnyQueues, Option<Store>, TaskSet), Failure> {
     let keepers = TaskSet::new(Shutdown::new());
     let options = celesta_queue::Options::default();
-    match kind {
+    let at = match kind {
         StoreKind::Memory => {
             let queues = Queues::in_memory(clock, &keepers, options);
-            Ok((queues, None, keepers))
+            return Ok((queues.into(), None, keepers));
         }
-        StoreKind::Sqlite => {
-            let at = StoreOptions::at(folder.join("queue.db"));
-            let store = Store::open(&at, celesta_queue::MIGRATIONS, clock, &keepers)
-                .await
-                .map_err(|error| Failure::internal(format!("cannot open the store: {error}")))?;
-            let queues = Queues::open(&store, clock, &keepers, options)
-                .await
-                .map_err(|error| Failure::internal(format!("cannot open the queues: {error}")))?;
-            Ok((queues, Some(store), keepers))
-        }
-    }
+        StoreKind::Sqlite => StoreOptions::at(folder.join("queue.db")),
+        StoreKind::Postgres(url) => StoreOptions::postgres(url.as_str()),
+    };
+    let store = Store::open(&at, celesta_queue::MIGRATIONS, clock, &keepers)
+        .await
+        .map_err(|error| Failure::internal(format!("cannot open the store: {error}")))?;
+    let queues = AnyQueues::open(&store, clock, &keepers, options)
+        .await
+        .map_err(|error| Failure::internal(format!("cannot open the queues: {error}")))?;
+    Ok((queues, Some(store), keepers))
 }

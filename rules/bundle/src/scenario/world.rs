@@ -23,6 +23,8 @@ const BEGIN_MS: i64 = 1_767_225_600_000;
 const TURNS_MAX: u64 = 100_000;
 /// Ten years of virtual time: beyond that a scenario waits for something that repeats itself.
 const ELAPSED_MS_MAX: i64 = 3_650 * 86_400_000;
+/// Turns for the time's sake alone, one after the other: rules with `every` go on for as long as their run.
+const WAKES_MAX: usize = 100;
 
 /// What will happen at an instant.
 enum Due {
@@ -63,6 +65,8 @@ struct World<'s> {
     calls: BTreeMap<CallId, Call>,
     timers: BTreeSet<CallId>,
     used: Vec<u64>,
+    /// When a condition on the time changes next.
+    wake_at: Option<i64>,
     trace: Trace,
 }
 
@@ -80,6 +84,7 @@ pub(super) fn play(bundle: &Bundle, scenario: &Scenario) -> Trace {
         calls: BTreeMap::new(),
         timers: BTreeSet::new(),
         used: vec![0; scenario.answers.len()],
+        wake_at: None,
         trace: Trace::new(run),
     };
     world.begin();
@@ -161,10 +166,21 @@ impl World<'_> {
         }
     }
 
+    /// When something happens next: something that is due, or a condition on the time.
+    fn next(&self) -> Option<i64> {
+        let due = self.due.first_key_value().map(|(&(at_ms, _), _)| at_ms);
+        due.into_iter().chain(self.wake_at).min()
+    }
+
     /// Turn after turn until nothing is due.
     fn go(&mut self) {
-        while let Some((&(at_ms, _), _)) = self.due.first_key_value() {
+        let mut wakes = 0;
+        while let Some(at_ms) = self.next() {
             if !self.trace.broken.is_empty() {
+                return;
+            }
+            wakes = if self.due.is_empty() { wakes + 1 } else { 0 };
+            if wakes > WAKES_MAX {
                 return;
             }
             if self.trace.turns >= TURNS_MAX || at_ms - BEGIN_MS > ELAPSED_MS_MAX {
@@ -184,7 +200,7 @@ impl World<'_> {
                 let due = entry.remove();
                 self.happen(due, &mut events);
             }
-            if !events.is_empty() {
+            if !events.is_empty() || self.wake_at.is_some_and(|wake_at| wake_at <= at_ms) {
                 self.turn(events);
             }
         }
@@ -198,6 +214,7 @@ impl World<'_> {
         });
         let retried = events.iter().any(|event| matches!(event, Event::RetryFailed));
         if self.trace.state == State::Quarantined || self.trace.state == State::Canceled {
+            self.wake_at = None;
             return;
         }
         if retried && self.trace.state == State::Failed {
@@ -213,12 +230,15 @@ impl World<'_> {
             self.trace.state = State::Quarantined;
             self.trace.error = Some(fault.to_string());
             self.due.clear();
+            self.wake_at = None;
             return;
         }
         self.settle(outcome, cancel);
     }
 
     fn settle(&mut self, outcome: Outcome, cancel: Option<String>) {
+        // Never into the past: the world moves on with each turn.
+        self.wake_at = outcome.next_wake_ms.map(|at| at.max(self.now_ms + 1));
         for (_, message) in &outcome.rejected {
             self.trace.broken.push(format!("a fact was refused: {message}"));
         }

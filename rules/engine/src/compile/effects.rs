@@ -211,7 +211,8 @@ impl Writer<'_> {
             Some(name) => Some(self.declare(name.name.as_str(), Kind::Value, false)?),
             None => None,
         };
-        let element = self.declare(element, kind, false)?;
+        // Whether an element may be assigned to depends, in the script engine, on where it comes from.
+        let element = self.declare(element, kind, true)?;
         let body = self.block(flow.body.statements())?;
         self.names.truncate(outer);
         Some(Act::For(Box::new(For {

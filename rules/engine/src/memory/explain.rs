@@ -6,12 +6,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::WorkingMemory;
-use crate::expression::{Bound, Frame};
+use crate::expression::{Binary, Bound, Expr, Frame};
 use crate::ruleset::{Node, NodeKind};
 use crate::turn::FactId;
 
 /// The partial matches, facts and reasons that are shown: enough to see, few enough to read.
 const SHOWN: usize = 5;
+/// The facts that are compared with each partial match to find the nearest: an answer stays in the milliseconds.
+const LOOKED_AT: usize = 20_000;
 
 /// There is no rule of this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,8 +46,27 @@ pub struct Explanation {
     pub pending: usize,
     /// The clauses as far as they are reached.
     pub clauses: Vec<ClauseReport>,
-    /// Some of the full matches: the facts of each.
+    /// Some of the full matches: the facts of each, with their versions and who wrote them.
     pub matched: Vec<Vec<String>>,
+    /// The facts of a deepest partial match, when there is no full one.
+    pub deepest: Vec<String>,
+    /// How often its sections have run, as far as the host has looked back.
+    pub ran: usize,
+    /// The latest of them, newest first, when the host keeps a history.
+    pub latest: Vec<Fired>,
+}
+
+/// A section of the rule that ran, as a host's history has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fired {
+    /// The turn.
+    pub turn: u64,
+    /// Which section: `action`, `reaction` or `error`.
+    pub section: &'static str,
+    /// The facts and the versions they had.
+    pub facts: Vec<(FactId, u64)>,
+    /// What it threw.
+    pub threw: Option<String>,
 }
 
 /// How far a clause lets matches through.
@@ -57,8 +78,10 @@ pub struct ClauseReport {
     pub arrive: usize,
     /// How many pass it.
     pub pass: usize,
-    /// Facts that would have to be otherwise; only for the first clause that nothing passes.
+    /// Facts that would have to be otherwise, the nearest first; only for the first clause that nothing passes.
     pub near: Vec<NearMiss>,
+    /// How many facts come as near as the nearest.
+    pub nearest: usize,
 }
 
 /// Something that keeps a clause from being true.
@@ -68,6 +91,11 @@ pub struct NearMiss {
     pub fact: Option<FactId>,
     /// What is false, or true and should not be.
     pub why: String,
+    /// The change that would let the clause be true, when one change does.
+    pub change: Option<String>,
+    /// How many parts of the condition are false.
+    #[serde(skip)]
+    parts: usize,
 }
 
 impl fmt::Display for Explanation {
@@ -85,10 +113,46 @@ impl fmt::Display for Explanation {
                     Some(fact) => writeln!(f, "      {fact}: {}", near.why)?,
                     None => writeln!(f, "      {}", near.why)?,
                 }
+                if let Some(change) = &near.change {
+                    writeln!(f, "        → {change}")?;
+                }
+            }
+            if clause.nearest > clause.near.len() {
+                writeln!(f, "      {} facts are as near", clause.nearest)?;
+            }
+        }
+        for (at, facts) in self.deepest.iter().enumerate() {
+            let lead = if at == 0 {
+                "the match that came furthest: "
+            } else {
+                "  "
+            };
+            writeln!(f, "{lead}{facts}")?;
+        }
+        if self.ran > 0 {
+            writeln!(
+                f,
+                "fired before: {} section{} ran",
+                self.ran,
+                if self.ran == 1 { "" } else { "s" }
+            )?;
+            for fired in &self.latest {
+                write!(f, "  turn {}, {}:", fired.turn, fired.section)?;
+                for (fact, version) in &fired.facts {
+                    write!(f, " {fact} v{version}")?;
+                }
+                match &fired.threw {
+                    Some(threw) => writeln!(f, " threw: {threw}")?,
+                    None => writeln!(f)?,
+                }
             }
         }
         if self.matches == 0 {
-            return f.write_str("no match: it has not fired for the facts as they are");
+            return f.write_str(if self.ran > 0 {
+                "no match now: it has fired, and does not match the facts as they are"
+            } else {
+                "no match: it has not fired for the facts as they are"
+            });
         }
         let fired = self.matches - self.pending;
         write!(
@@ -130,6 +194,7 @@ impl WorkingMemory {
             });
         };
         let mut clauses: Vec<ClauseReport> = Vec::new();
+        let mut deepest = Vec::new();
         let mut arriving: Vec<Option<u32>> = vec![None];
         let order = &rules.plan.chains[number as usize].order;
         for (depth, level) in order.iter().enumerate() {
@@ -143,25 +208,30 @@ impl WorkingMemory {
                     arrive: arriving.len(),
                     pass: passing.len(),
                     near: self.too_early(&passing),
+                    nearest: 0,
                 });
-                arriving = passing;
-                if arriving.is_empty() {
+                if passing.is_empty() {
+                    deepest = self.furthest(number, depth, &arriving);
+                    arriving = passing;
                     break;
                 }
+                arriving = passing;
                 continue;
             };
-            let near = if passing.is_empty() {
+            let (near, nearest) = if passing.is_empty() {
                 self.near(node, number, depth, &arriving)
             } else {
-                Vec::new()
+                (Vec::new(), 0)
             };
             clauses.push(ClauseReport {
                 clause: node.text.clone(),
                 arrive: arriving.len(),
                 pass: passing.len(),
                 near,
+                nearest,
             });
             if passing.is_empty() {
+                deepest = self.furthest(number, depth, &arriving);
                 arriving = passing;
                 break;
             }
@@ -194,7 +264,46 @@ impl WorkingMemory {
             pending,
             clauses,
             matched,
+            deepest,
+            ran: 0,
+            latest: Vec::new(),
         })
+    }
+
+    /// The facts of the first partial match that comes to a clause which nothing passes.
+    fn furthest(&self, rule: u32, depth: usize, arriving: &[Option<u32>]) -> Vec<String> {
+        let Some(left) = arriving.iter().flatten().next() else {
+            return Vec::new();
+        };
+        let levels = self
+            .network
+            .levels(self.world(), *left, rule, depth.wrapping_sub(1));
+        (levels.iter())
+            .filter_map(|held| match held {
+                Bound::Fact(at) => Some(self.shown(*at)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The full matches of all rules, fired or not: the rule and its facts, in the order of the file.
+    pub(crate) fn activations(&self) -> Vec<(String, Vec<FactId>)> {
+        let mut found = Vec::new();
+        for (number, rule) in (0_u32..).zip(&self.rules.rules) {
+            let last = self.rules.plan.chains[number as usize]
+                .order
+                .len()
+                .saturating_sub(1);
+            for token in self.network.tokens_of(self.world(), number, last) {
+                let facts = self
+                    .bound_facts(token)
+                    .iter()
+                    .map(|(id, _)| FactId(*id))
+                    .collect();
+                found.push((rule.name.to_string(), facts));
+            }
+        }
+        found
     }
 
     /// When the time comes, for a condition on it that nothing passes.
@@ -207,6 +316,8 @@ impl WorkingMemory {
         due.map(|due| NearMiss {
             fact: None,
             why: format!("the next of these instants is {due}"),
+            change: None,
+            parts: 1,
         })
         .into_iter()
         .collect()
@@ -229,11 +340,12 @@ impl WorkingMemory {
         )
     }
 
-    /// What keeps the clause from being true for the matches that come to it.
-    fn near(&self, node: &Node, rule: u32, depth: usize, arriving: &[Option<u32>]) -> Vec<NearMiss> {
+    /// What keeps the clause from being true for the matches that come to it, the nearest first, and how many facts are
+    /// as near as the nearest.
+    fn near(&self, node: &Node, rule: u32, depth: usize, arriving: &[Option<u32>]) -> (Vec<NearMiss>, usize) {
         let store = &self.context().store;
         let world = self.world();
-        let mut near = Vec::new();
+        let mut near: Vec<NearMiss> = Vec::new();
         let mut facts: Vec<_> = store
             .live()
             .filter(|(_, fact)| Some(fact.kind) == node.fact_type)
@@ -242,9 +354,13 @@ impl WorkingMemory {
         facts.sort_unstable();
         if facts.is_empty() && !matches!(node.kind, NodeKind::If | NodeKind::No) {
             let name = node.fact_type.map_or("", |kind| &*self.rules.types[kind].name);
+            let why = format!("there is no fact `{name}`");
+            let change = Some(format!("insert a `{name}`"));
             near.push(NearMiss {
                 fact: None,
-                why: format!("there is no fact `{name}`"),
+                why,
+                change,
+                parts: 1,
             });
         }
         for left in arriving.iter().take(SHOWN) {
@@ -256,45 +372,75 @@ impl WorkingMemory {
                 near.extend(
                     self.false_tests(node, &levels)
                         .into_iter()
-                        .map(|why| NearMiss { fact: None, why }),
+                        .map(|(why, change)| NearMiss {
+                            fact: None,
+                            why,
+                            change,
+                            parts: 1,
+                        }),
                 );
                 continue;
             }
-            for (id, at) in &facts {
-                if near.len() >= SHOWN {
-                    break;
-                }
+            for (id, at) in facts.iter().take(LOOKED_AT) {
                 levels[node.level as usize] = Bound::Fact(*at);
-                let why = self.false_tests(node, &levels);
-                if node.kind == NodeKind::No && why.is_empty() {
+                let failed = self.false_tests(node, &levels);
+                let fact = Some(FactId(*id));
+                if node.kind == NodeKind::No && failed.is_empty() {
+                    let why = format!("is there: {}", self.shown(*at));
+                    let change = Some(format!(
+                        "retract #{id}, or change a field that the clause asks for"
+                    ));
                     near.push(NearMiss {
-                        fact: Some(FactId(*id)),
-                        why: format!("is there: {}", self.shown(*at)),
+                        fact,
+                        why,
+                        change,
+                        parts: 1,
                     });
-                } else if node.kind != NodeKind::No && !why.is_empty() {
+                } else if node.kind != NodeKind::No && !failed.is_empty() {
+                    let parts = failed.len();
+                    let (why, mut changes): (Vec<String>, Vec<Option<String>>) = failed.into_iter().unzip();
+                    let change = if parts == 1 { changes.pop().flatten() } else { None };
                     near.push(NearMiss {
-                        fact: Some(FactId(*id)),
+                        fact,
                         why: why.join("; "),
+                        change,
+                        parts,
                     });
                 }
             }
         }
+        near.sort_by_key(|near| near.parts);
+        let least = near.first().map_or(0, |near| near.parts);
+        let mut nearest: Vec<_> = near
+            .iter()
+            .filter(|near| near.parts == least)
+            .filter_map(|near| near.fact)
+            .collect();
+        nearest.sort_unstable();
+        nearest.dedup();
         near.truncate(SHOWN);
-        near
+        (near, nearest.len())
     }
 
-    fn false_tests(&self, node: &Node, levels: &[Bound]) -> Vec<String> {
+    /// The parts of the condition that are false, each with the change that would make it true.
+    fn false_tests(&self, node: &Node, levels: &[Bound]) -> Vec<(String, Option<String>)> {
         let frame = Frame {
             rules: &self.rules,
             store: &self.context().store,
             levels,
         };
-        let mut why = Vec::new();
+        let mut found = Vec::new();
         for test in node.alpha.iter().chain(&node.join) {
             match test.expr.holds(&frame) {
                 Ok(true) => {}
-                Ok(false) => why.push(format!("`{}` is false{}", test.text, test.expr.sides(&frame))),
-                Err(error) => why.push(format!("`{}` has no value: {error}", test.text)),
+                Ok(false) => found.push((
+                    format!("`{}` is false{}", test.text, test.expr.sides(&frame)),
+                    Some(
+                        self.change(&test.expr, levels)
+                            .unwrap_or_else(|| format!("make `{}` true", test.text)),
+                    ),
+                )),
+                Err(error) => found.push((format!("`{}` has no value: {error}", test.text), None)),
             }
         }
         if let (Bound::Fact(at), Some(kind)) = (&levels[node.level as usize], node.fact_type) {
@@ -303,15 +449,55 @@ impl WorkingMemory {
                 let value = left.value(&frame);
                 if !value.as_ref().is_ok_and(|value| value.same(&slots[*slot])) {
                     let field = &self.rules.types[kind].fields[*slot].name;
+                    let id = self.context().store.get(*at).id;
+                    let change = (value.as_ref().ok())
+                        .map(|wanted| format!("set `{field}` of #{id} to {}", cut(&wanted.to_json())));
                     let wanted = value.map_or_else(|error| error, |value| cut(&value.to_json()));
-                    why.push(format!(
-                        "`{field}` is {}, not {wanted}",
-                        cut(&slots[*slot].to_json())
+                    found.push((
+                        format!("`{field}` is {}, not {wanted}", cut(&slots[*slot].to_json())),
+                        change,
                     ));
                 }
             }
         }
-        why
+        found
+    }
+
+    /// The change of a field that makes a comparison with a constant true.
+    fn change(&self, expr: &Expr, levels: &[Bound]) -> Option<String> {
+        let field = |level: usize, slot: usize| {
+            let Bound::Fact(at) = levels.get(level)? else {
+                return None;
+            };
+            let fact = self.context().store.get(*at);
+            Some(format!(
+                "`{}` of #{}",
+                self.rules.types[fact.kind].fields[slot].name, fact.id
+            ))
+        };
+        match expr {
+            Expr::Slot(level, slot) => Some(format!("set {} to true", field(*level, *slot)?)),
+            Expr::Not(inner) => match &**inner {
+                Expr::Slot(level, slot) => Some(format!("set {} to false", field(*level, *slot)?)),
+                _ => None,
+            },
+            Expr::Binary(operator, sides) => {
+                let (Expr::Slot(level, slot), Expr::Const(value)) = (&sides.0, &sides.1) else {
+                    return None;
+                };
+                let (field, value) = (field(*level, *slot)?, cut(&value.to_json()));
+                Some(match operator {
+                    Binary::Equal => format!("set {field} to {value}"),
+                    Binary::Differs => format!("set {field} to something else than {value}"),
+                    Binary::Less => format!("bring {field} below {value}"),
+                    Binary::AtMost => format!("bring {field} down to {value}"),
+                    Binary::Greater => format!("bring {field} above {value}"),
+                    Binary::AtLeast => format!("bring {field} up to {value}"),
+                    _ => return None,
+                })
+            }
+            _ => None,
+        }
     }
 }
 

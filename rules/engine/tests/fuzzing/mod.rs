@@ -1,4 +1,5 @@
-//! What the fuzz targets do with a handful of bytes; ordinary tests run the same bodies with fixed bytes.
+//! The bodies of fuzzing: what is done with a handful of bytes.
 
 pub(crate) mod choices;
+pub(crate) mod parse;
 pub(crate) mod sections;

@@ -50,6 +50,17 @@ rule "try" {
 }
 "#;
 
+const LATER: &str = r#"
+workflow later;
+
+fact Wish { at: time }
+
+rule "when it is time" {
+    match  { wish: Wish where after(wish.at, "1s"); }
+    action { complete(#{ at: now() }); }
+}
+"#;
+
 pub(crate) fn files() -> Files {
     let service = r#"
 name = "bench"
@@ -67,6 +78,10 @@ additionalProperties = false
 workflow = "cycle"
 fact = "Flip"
 
+[operations.later]
+workflow = "later"
+fact = "Wish"
+
 [operations.failing]
 workflow = "failing"
 fact = "Thing"
@@ -77,6 +92,7 @@ fact = "Thing"
         ("rules/count.rules", RULES),
         ("rules/cycle.rules", CYCLE),
         ("rules/failing.rules", FAILING),
+        ("rules/later.rules", LATER),
         ("functions/echo/function.toml", function),
     ];
     entries

@@ -184,3 +184,31 @@ async fn a_clone_is_a_new_run_of_the_same_request() {
     );
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_on_the_time_wakes_its_run_even_across_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let first = ready(&folder).await;
+    let asked = celesta_runtime::Clock::system().now().as_millis();
+    let run = first
+        .submit("later", &format!(r#"{{"at":{asked}}}"#), None)
+        .await
+        .expect("accepted");
+    first.until(run, RunState::Idle).await;
+    first.stop().await;
+    let second = node(folder.path()).await;
+    let view = second.ended(run).await;
+    let result: serde_json::Value =
+        serde_json::from_str(view.result.expect("completed").get()).expect("JSON");
+    let at = result["at"].as_i64().expect("an instant");
+    assert!(at >= asked + 1_000, "{at} is not a second after {asked}");
+    let turns = second
+        .runtime
+        .history(run, 0, 10)
+        .await
+        .expect("reads")
+        .expect("there");
+    assert_eq!(turns.len(), 2, "nothing was polled: {turns:?}");
+    assert_eq!(turns[1].causes[0].kind, "time");
+    second.stop().await;
+}
