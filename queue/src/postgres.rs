@@ -30,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::error::Error;
+use crate::message::LeaseRef;
 use crate::metrics::Metrics;
 use crate::name::QueueName;
 use crate::settings::{Options, Settings};
@@ -66,6 +67,7 @@ struct Core {
     database: Postgres,
     clock: Clock,
     shutdown: Shutdown,
+    tasks: TaskSet,
     options: Options,
     metrics: Metrics,
     registry: RwLock<registry::Known>,
@@ -75,6 +77,8 @@ struct Core {
     enqueues: gather::Gather<enqueue::Batch>,
     leases: gather::Gather<lease::Wanted>,
     completions: gather::Gather<settle::Completing>,
+    /// Leases of consumers that have gone.
+    returns: gather::Gather<Vec<LeaseRef>>,
     /// What other nodes have to be told.
     news: Mutex<hear::News>,
     news_changed: Notify,
@@ -104,11 +108,13 @@ impl SharedQueues {
         let (enqueues, to_enqueue) = gather::gather();
         let (leases, to_lease) = gather::gather();
         let (completions, to_complete) = gather::gather();
+        let (returns, to_return) = gather::gather();
         let core = Arc::new(Core {
             _store: store.clone(),
             database,
             clock: clock.clone(),
             shutdown: tasks.shutdown().clone(),
+            tasks: tasks.clone(),
             options,
             metrics: Metrics::new(),
             registry: RwLock::default(),
@@ -117,6 +123,7 @@ impl SharedQueues {
             enqueues,
             leases,
             completions,
+            returns,
             news: Mutex::default(),
             news_changed: Notify::new(),
             node: Random::system().next_u64(),
@@ -128,6 +135,7 @@ impl SharedQueues {
         gather::serve(tasks, "queue.enqueue", &core, &to_enqueue, enqueue::serve);
         gather::serve(tasks, "queue.lease", &core, &to_lease, lease::serve);
         gather::serve(tasks, "queue.complete", &core, &to_complete, settle::serve);
+        gather::serve(tasks, "queue.return", &core, &to_return, lease::serve_returns);
         tasks.spawn("queue.sweep", Fate::Expendable, sweep::run(Arc::clone(&core)));
         tasks.spawn("queue.listen", Fate::Expendable, hear::listen(Arc::clone(&core)));
         tasks.spawn("queue.notify", Fate::Expendable, hear::notify(Arc::clone(&core)));

@@ -33,6 +33,11 @@ impl<R> Gather<R> {
     pub(super) async fn ask(&self, request: R) {
         self.0.send(request).await.ok();
     }
+
+    /// Hands in a request nobody waits for; when there is no room for it, it is dropped.
+    pub(super) fn offer(&self, request: R) {
+        self.0.try_send(request).ok();
+    }
 }
 
 /// Starts the servers of one kind of request.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use celesta_runtime::Fate;
 use celesta_store::{Arg, QueryError};
 use tokio::sync::oneshot;
 
 use super::rows::{Taken, leased, leased_columns};
 use super::{Core, Entry, SharedQueues, call, text};
 use crate::error::{Error, LeaseError};
-use crate::limits::{BATCH_MAX, LEASE_MS_MAX, LEASE_MS_MIN, STAGED_MAX};
-use crate::message::{LeaseKeys, LeaseRequest, Leased, LeasedKey};
+use crate::limits::{BATCH_MAX, LEASE_MS_MAX, LEASE_MS_MIN, METADATA_PAIRS_MAX, STAGED_MAX};
+use crate::message::{LeaseKeys, LeaseRef, LeaseRequest, Leased, LeasedKey};
 use crate::name::QueueName;
 use crate::settings::Kind;
 use crate::state::Tally;
@@ -21,11 +22,11 @@ const ROWS_MAX: usize = 4_096;
 /// Consumers woken by one change; each that takes all it may wakes the next.
 const WOKEN_AT_ONCE: usize = 4;
 
-const LEASE: &str = concat!(leased_columns!(), "queue_lease($1, $2, $3, $4, $5)");
-const LEASE_MATCHING: &str = concat!(leased_columns!(), "queue_lease_matching($1, $2, $3, $4, $5, $6)");
-const LEASE_KEYS: &str = concat!(leased_columns!(), "queue_lease_keys($1, $2, $3, $4, $5, $6, $7)");
+const LEASE: &str = concat!(leased_columns!(), "queue_lease($1, $2, $3, $4, $5, $6)");
+const LEASE_MATCHING: &str = concat!(leased_columns!(), "queue_lease_matching($1, $2, $3, $4, $5, $6, $7)");
+const LEASE_KEYS: &str = concat!(leased_columns!(), "queue_lease_keys($1, $2, $3, $4, $5, $6, $7, $8)");
 
-type Answer<T> = Result<Vec<T>, QueryError>;
+type Answer = Result<Handed, QueryError>;
 
 /// What one consumer wants.
 pub(super) struct Wanted {
@@ -33,7 +34,43 @@ pub(super) struct Wanted {
     max: usize,
     lease_ms: i64,
     consumer: Arc<str>,
-    answer: oneshot::Sender<Answer<Leased>>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Leases on their way to a consumer. When it has gone meanwhile they are given back.
+struct Handed {
+    core: Arc<Core>,
+    leased: Vec<Leased>,
+}
+
+impl Handed {
+    const fn new(core: Arc<Core>, leased: Vec<Leased>) -> Self {
+        Self { core, leased }
+    }
+
+    /// The consumer has them.
+    fn keep(mut self) -> Vec<Leased> {
+        std::mem::take(&mut self.leased)
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if !self.leased.is_empty() {
+            self.core
+                .returns
+                .offer(self.leased.iter().map(Leased::lease).collect());
+        }
+    }
+}
+
+/// Gives back what nobody waits for any more; what cannot be given back lapses in its time.
+pub(super) async fn serve_returns(core: Arc<Core>, returned: Vec<Vec<LeaseRef>>) {
+    for leases in returned.concat().chunks(BATCH_MAX) {
+        if let Err(error) = core.release(leases).await {
+            tracing::debug!(%error, "leases nobody waits for lapse in their time");
+        }
+    }
 }
 
 impl SharedQueues {
@@ -48,7 +85,7 @@ impl SharedQueues {
     pub async fn lease(&self, request: &LeaseRequest) -> Result<Vec<Leased>, LeaseError> {
         let core = &self.core;
         let entry = core
-            .queue_to_lease(&request.queue, request.max, request.lease_ms)
+            .queue_to_lease(&request.queue, request.max, request.lease_ms, &request.metadata)
             .await?;
         core.waiting(&entry, request.wait, request.max, || {
             core.lease_once(&entry, request)
@@ -62,11 +99,11 @@ impl SharedQueues {
     /// When the request is wrong, the queue unknown, blocked or not exclusive, the database away, or the process is stopping.
     ///
     /// # Cancel safety
-    /// May be dropped while it waits; dropped while it asks the database, what was leased lapses in its time.
+    /// May be dropped at any time: what was leased for it then is given back.
     pub async fn lease_keys(&self, request: &LeaseKeys) -> Result<Vec<LeasedKey>, LeaseError> {
         let core = &self.core;
         let entry = core
-            .queue_to_lease(&request.queue, request.max_keys, request.lease_ms)
+            .queue_to_lease(&request.queue, request.max_keys, request.lease_ms, &request.metadata)
             .await?;
         let per_key = request.max_messages_per_key;
         if per_key == 0 || per_key > STAGED_MAX {
@@ -99,10 +136,10 @@ impl SharedQueues {
     }
 }
 
-fn by_key(taken: Vec<Taken>) -> Vec<LeasedKey> {
+fn by_key(taken: Vec<Leased>) -> Vec<LeasedKey> {
     let mut keys: Vec<LeasedKey> = Vec::new();
     let mut places = hashbrown::HashMap::new();
-    for Taken { leased, .. } in taken {
+    for leased in taken {
         let Some(key) = leased.key else { continue };
         let place = *places.entry(key.bits()).or_insert_with(|| {
             keys.push(LeasedKey {
@@ -122,7 +159,14 @@ impl Core {
         name: &QueueName,
         max: usize,
         lease_ms: Option<i64>,
+        metadata: &[(String, String)],
     ) -> Result<Arc<Entry>, LeaseError> {
+        if metadata.len() > METADATA_PAIRS_MAX {
+            return Err(LeaseError::FilterTooLarge {
+                given: metadata.len(),
+                max: METADATA_PAIRS_MAX,
+            });
+        }
         if max == 0 || max > BATCH_MAX {
             return Err(LeaseError::BatchOutOfRange {
                 given: max,
@@ -152,7 +196,8 @@ impl Core {
     where
         F: Future<Output = Result<Vec<T>, LeaseError>>,
     {
-        let give_up = self.clock.sleep(wait);
+        // From now on, not from when the database has answered.
+        let give_up = self.clock.sleep_until(self.clock.now().after(wait));
         tokio::pin!(give_up);
         loop {
             if entry.settings.read().dequeue_blocked {
@@ -187,13 +232,13 @@ impl Core {
     }
 
     async fn lease_once(
-        &self,
+        self: &Arc<Self>,
         entry: &Arc<Entry>,
         request: &LeaseRequest,
     ) -> Result<Vec<Leased>, LeaseError> {
         let kind = entry.settings.read().kind;
         if kind == Kind::Exclusive {
-            let taken = self
+            return self
                 .take_keys(
                     entry,
                     request.max,
@@ -202,13 +247,13 @@ impl Core {
                     &request.consumer,
                     &request.metadata,
                 )
-                .await?;
-            return Ok(taken.into_iter().map(|taken| taken.leased).collect());
+                .await;
         }
         let lease_ms = request.lease_ms.unwrap_or_else(|| entry.settings.read().lease_ms);
         if let Some(pairs) = text::pairs(&request.metadata) {
             let (until, event) = self.terms(entry, lease_ms, &request.consumer);
             let args = vec![
+                Arg::Int(self.now()),
                 Arg::Int(entry.id),
                 Arg::Int(i64::try_from(request.max).unwrap_or(i64::MAX)),
                 Arg::Int(until),
@@ -216,10 +261,9 @@ impl Core {
                 Arg::Text(Some(event)),
                 Arg::Text(Some(pairs)),
             ];
-            let taken = self
-                .take(entry, call("queue.lease", LEASE_MATCHING, args))
-                .await?;
-            return Ok(taken.into_iter().map(|taken| taken.leased).collect());
+            return self
+                .take_apart(entry, call("queue.lease", LEASE_MATCHING, args))
+                .await;
         }
         let (answer, answered) = oneshot::channel();
         let wanted = Wanted {
@@ -231,23 +275,24 @@ impl Core {
         };
         self.leases.ask(wanted).await;
         match answered.await {
-            Ok(leased) => Ok(leased?),
+            Ok(handed) => Ok(handed?.keep()),
             Err(_) => Err(LeaseError::Stopping),
         }
     }
 
     async fn take_keys(
-        &self,
-        entry: &Entry,
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
         max: usize,
         per_key: usize,
         lease_ms: Option<i64>,
         consumer: &Arc<str>,
         metadata: &[(String, String)],
-    ) -> Result<Vec<Taken>, QueryError> {
+    ) -> Result<Vec<Leased>, LeaseError> {
         let lease_ms = lease_ms.unwrap_or_else(|| entry.settings.read().lease_ms);
         let (until, event) = self.terms(entry, lease_ms, consumer);
         let args = vec![
+            Arg::Int(self.now()),
             Arg::Int(entry.id),
             Arg::Int(i64::try_from(max).unwrap_or(i64::MAX)),
             Arg::Int(i64::try_from(per_key).unwrap_or(i64::MAX)),
@@ -256,7 +301,26 @@ impl Core {
             Arg::Text(Some(event)),
             Arg::Text(text::pairs(metadata)),
         ];
-        self.take(entry, call("queue.lease_keys", LEASE_KEYS, args)).await
+        self.take_apart(entry, call("queue.lease_keys", LEASE_KEYS, args))
+            .await
+    }
+
+    /// Takes apart from the caller, who may go away: then what was leased is given back.
+    async fn take_apart(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        call: celesta_store::Call,
+    ) -> Result<Vec<Leased>, LeaseError> {
+        let (answer, answered) = oneshot::channel::<Answer>();
+        let (core, entry) = (Arc::clone(self), Arc::clone(entry));
+        self.tasks.spawn("queue.take", Fate::Expendable, async move {
+            let taken = core.take(&entry, call).await;
+            answer.send(taken.map(|taken| Handed::new(core, taken))).ok();
+        });
+        match answered.await {
+            Ok(handed) => Ok(handed?.keep()),
+            Err(_) => Err(LeaseError::Stopping),
+        }
     }
 
     /// Until when a lease that begins now holds, and what the timeline says of it.
@@ -266,7 +330,7 @@ impl Core {
         (now.saturating_add(lease_ms), event)
     }
 
-    async fn take(&self, entry: &Entry, call: celesta_store::Call) -> Result<Vec<Taken>, QueryError> {
+    async fn take(&self, entry: &Entry, call: celesta_store::Call) -> Result<Vec<Leased>, QueryError> {
         let answers = self.database.write(std::slice::from_ref(&call)).await?;
         let mut taken = Vec::new();
         for mut row in answers.into_iter().flatten() {
@@ -277,7 +341,7 @@ impl Core {
         }
         taken.sort_unstable_by_key(|taken| taken.order);
         self.leased(entry, &taken).await;
-        Ok(taken)
+        Ok(taken.into_iter().map(|taken| taken.leased).collect())
     }
 
     /// Remembers when the leases lapse, counts them, and moves the queue's virtual time on.
@@ -371,6 +435,7 @@ async fn lease_group(core: &Arc<Core>, group: Vec<Wanted>, rows: usize) {
         group.iter().flat_map(each).collect()
     };
     let args = vec![
+        Arg::Int(core.now()),
         Arg::Int(entry.id),
         Arg::Int(i64::try_from(rows).unwrap_or(i64::MAX)),
         Arg::Int(until),
@@ -379,7 +444,7 @@ async fn lease_group(core: &Arc<Core>, group: Vec<Wanted>, rows: usize) {
     ];
     let taken = core.take(&entry, call("queue.lease", LEASE, args)).await;
     let mut taken = match taken {
-        Ok(taken) => taken.into_iter().map(|taken| taken.leased),
+        Ok(taken) => taken.into_iter(),
         Err(error) => {
             for wanted in group {
                 wanted.answer.send(Err(error.clone())).ok();
@@ -389,11 +454,7 @@ async fn lease_group(core: &Arc<Core>, group: Vec<Wanted>, rows: usize) {
     };
     for wanted in group {
         let part: Vec<_> = taken.by_ref().take(wanted.max).collect();
-        if let Err(Ok(unwanted)) = wanted.answer.send(Ok(part)) {
-            let leases: Vec<_> = unwanted.iter().map(Leased::lease).collect();
-            if let Err(error) = core.release(&leases).await {
-                tracing::debug!(%error, "leases nobody waits for lapse in their time");
-            }
-        }
+        let handed = Handed::new(Arc::clone(core), part);
+        wanted.answer.send(Ok(handed)).ok();
     }
 }

@@ -81,15 +81,6 @@ impl Core {
         Ok(rows.first().and_then(|row| self.take_row(row)))
     }
 
-    /// The queue of that name; made from its template when there is none.
-    pub(super) async fn find_or_make(&self, name: &QueueName) -> Result<Arc<Entry>, Error> {
-        if let Some(entry) = self.find(name).await? {
-            return Ok(entry);
-        }
-        self.write_settings(name, &self.options.settings_for(name), false)
-            .await
-    }
-
     /// Writes the settings of a queue; an existing one keeps its own unless it is to be changed.
     pub(super) async fn write_settings(
         &self,
@@ -138,7 +129,25 @@ impl Core {
                 source,
             }));
         }
-        Ok(Ok(self.find_or_make(name).await?))
+        if let Some(entry) = self.find(name).await? {
+            return Ok(Ok(entry));
+        }
+        let settings = self.options.settings_for(name);
+        if let Err(source) = no_shards(&settings) {
+            return Ok(Err(EnqueueError::Queue {
+                queue: name.clone(),
+                source,
+            }));
+        }
+        Ok(Ok(self.write_settings(name, &settings, false).await?))
+    }
+}
+
+/// One index orders a queue for all nodes: there is nothing to split it over.
+const fn no_shards(settings: &Settings) -> Result<(), ConfigureError> {
+    match settings.shards {
+        1 => Ok(()),
+        shards => Err(ConfigureError::NoShards { shards }),
     }
 }
 
@@ -147,14 +156,14 @@ impl super::SharedQueues {
     /// the queue keep the attempts and times they were given.
     ///
     /// # Errors
-    /// When a setting is out of range, the kind of a queue that holds messages would change, or the record does not take
+    /// When a setting is out of range, it asks for shards, the kind of a queue that holds messages would change, or the record does not take
     /// it.
     pub async fn configure(
         &self,
         queue: &QueueName,
         settings: Settings,
     ) -> Result<Result<(), ConfigureError>, Error> {
-        if let Err(error) = settings.validate() {
+        if let Err(error) = settings.validate().and_then(|()| no_shards(&settings)) {
             return Ok(Err(error));
         }
         if let Some(entry) = self.core.find(queue).await? {

@@ -211,15 +211,17 @@ CREATE FUNCTION queue_pass_on(p_queue BIGINT, p_rank BIGINT, p_pass BIGINT) RETU
   UPDATE queue_lanes SET pass = p_pass WHERE queue = p_queue AND rank = p_rank AND fairness = '' AND pass < p_pass
 $$;
 
--- Leases messages of a simple queue. The consumers are one for all, or one for each place.
-CREATE FUNCTION queue_lease(p_queue BIGINT, p_max BIGINT, p_until BIGINT, p_consumers TEXT[], p_event TEXT) RETURNS SETOF queue_messages
-LANGUAGE plpgsql AS $$
+-- Leases messages of a simple queue. The consumers are one for all, or one for each place. What has expired and is not yet
+-- swept is passed over, here and below.
+CREATE FUNCTION queue_lease(
+  p_now BIGINT, p_queue BIGINT, p_max BIGINT, p_until BIGINT, p_consumers TEXT[], p_event TEXT
+) RETURNS SETOF queue_messages LANGUAGE plpgsql AS $$
 DECLARE
   v_token BIGINT := nextval('queue_tokens');
   v_tids TID[];
 BEGIN
   v_tids := ARRAY(SELECT m.ctid FROM queue_messages m WHERE m.queue = p_queue AND m.state = 1
-    ORDER BY m.queue, m.rank, m.pass, m.deadline, m.seq LIMIT p_max FOR UPDATE SKIP LOCKED);
+    AND (m.expires_at IS NULL OR m.expires_at > p_now) ORDER BY m.queue, m.rank, m.pass, m.deadline, m.seq LIMIT p_max FOR UPDATE SKIP LOCKED);
   IF cardinality(v_tids) = 0 THEN RETURN; END IF;
   RETURN QUERY UPDATE queue_messages m SET state = 2, attempt = m.attempt + 1, token = v_token, at = p_until,
       consumer = CASE WHEN cardinality(p_consumers) = 1 THEN p_consumers[1] ELSE p_consumers[array_position(v_tids, m.ctid)] END,
@@ -229,14 +231,14 @@ END $$;
 
 -- The same for messages that have all of these pairs.
 CREATE FUNCTION queue_lease_matching(
-  p_queue BIGINT, p_max BIGINT, p_until BIGINT, p_consumers TEXT[], p_event TEXT, p_pairs TEXT
+  p_now BIGINT, p_queue BIGINT, p_max BIGINT, p_until BIGINT, p_consumers TEXT[], p_event TEXT, p_pairs TEXT
 ) RETURNS SETOF queue_messages LANGUAGE plpgsql AS $$
 DECLARE
   v_token BIGINT := nextval('queue_tokens');
   v_tids TID[];
 BEGIN
   v_tids := ARRAY(SELECT m.ctid FROM queue_messages m WHERE m.metadata @> string_to_array(p_pairs, E'\x1e') AND m.metadata IS NOT NULL
-    AND m.queue = p_queue AND m.state = 1 ORDER BY m.rank, m.pass, m.deadline, m.seq LIMIT p_max FOR UPDATE SKIP LOCKED);
+    AND m.queue = p_queue AND m.state = 1 AND (m.expires_at IS NULL OR m.expires_at > p_now) ORDER BY m.rank, m.pass, m.deadline, m.seq LIMIT p_max FOR UPDATE SKIP LOCKED);
   IF cardinality(v_tids) = 0 THEN RETURN; END IF;
   RETURN QUERY UPDATE queue_messages m SET state = 2, attempt = m.attempt + 1, token = v_token, at = p_until, consumer = p_consumers[1],
       timeline = CASE WHEN p_event = '' OR length(m.timeline) > 8192 THEN m.timeline ELSE m.timeline || p_event END
@@ -245,7 +247,7 @@ END $$;
 
 -- Leases free keys of an exclusive queue, each with its first pending messages. A held key is not in the index.
 CREATE FUNCTION queue_lease_keys(
-  p_queue BIGINT, p_max BIGINT, p_per_key BIGINT, p_until BIGINT, p_consumer TEXT, p_event TEXT, p_pairs TEXT
+  p_now BIGINT, p_queue BIGINT, p_max BIGINT, p_per_key BIGINT, p_until BIGINT, p_consumer TEXT, p_event TEXT, p_pairs TEXT
 ) RETURNS SETOF queue_messages LANGUAGE plpgsql AS $$
 DECLARE
   v_token BIGINT := nextval('queue_tokens');
@@ -264,7 +266,7 @@ BEGIN
       timeline = CASE WHEN p_event = '' OR length(m.timeline) > 8192 THEN m.timeline ELSE m.timeline || p_event END
     WHERE m.ctid = ANY (ARRAY(SELECT p.tid FROM unnest(v_keys) AS k(key) CROSS JOIN LATERAL (
       SELECT n.ctid AS tid FROM queue_messages n WHERE n.queue = p_queue AND n.key = k.key AND n.exclusive AND n.state = 1 AND n.state IN (1, 2)
-      ORDER BY n.rank, n.pass, n.deadline, n.seq LIMIT p_per_key FOR UPDATE SKIP LOCKED) p)) AND m.state = 1
+      AND (n.expires_at IS NULL OR n.expires_at > p_now) ORDER BY n.rank, n.pass, n.deadline, n.seq LIMIT p_per_key FOR UPDATE SKIP LOCKED) p)) AND m.state = 1
     RETURNING m.*;
   PERFORM queue_refresh_keys(array_fill(p_queue, ARRAY[cardinality(v_keys)]), v_keys);
 END $$;

@@ -9,9 +9,12 @@ mod offloaded;
 mod order;
 mod record;
 mod refusals;
+mod shards;
 mod storm;
+mod timeline;
 mod unstored;
 mod waiting;
+mod watching;
 
 /// Runs each test once for each store.
 macro_rules! on_every_store {

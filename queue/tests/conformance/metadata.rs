@@ -1,9 +1,9 @@
 //! Messages are leased, counted, listed and called back by any subset of their pairs, and served by their shares.
 
-use celesta_queue::{Filter, Happened, LeaseError, Settings};
+use celesta_queue::{Filter, LeaseError, Settings};
 use celesta_types::{Class, Priority};
 
-use crate::bed::{Bed, id, keyed, message, name, numbers, request, request_keys};
+use crate::bed::{Bed, keyed, message, name, numbers, request, request_keys};
 use crate::on_every_store;
 
 on_every_store!(
@@ -13,11 +13,6 @@ on_every_store!(
     a_list_has_pages,
     a_key_with_many_messages_does_not_starve_one_with_few,
     weights_are_shares_and_can_be_changed,
-    shards_keep_keys_apart_and_lose_nothing,
-    a_shard_never_delays_a_class,
-    a_timeline_tells_what_happened,
-    a_history_outlives_its_message,
-    a_queue_without_histories_writes_none,
 );
 
 fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -166,187 +161,4 @@ async fn weights_are_shares_and_can_be_changed(bed: Bed) {
     assert_eq!(of_b(numbers(&bed.lease("q", 100).await)), 25);
     settings.weights.insert("a".to_owned(), 0);
     assert!(bed.queues.configure(&name("q"), settings).is_err());
-}
-
-async fn shards_keep_keys_apart_and_lose_nothing(bed: Bed) {
-    let settings = Settings {
-        shards: 4,
-        ..Settings::exclusive()
-    };
-    bed.queues
-        .configure(&name("x/s"), settings.clone())
-        .expect("in range");
-    bed.enqueue(
-        (0..1_000)
-            .map(|number| keyed("x/s", number, number % 50))
-            .collect(),
-    )
-    .await;
-    let twice = bed
-        .queues
-        .enqueue(vec![keyed("x/s", 7, 7)])
-        .await
-        .expect("durable");
-    assert_eq!(twice, [Ok(celesta_queue::Enqueued::Existing)]);
-    let other = Settings {
-        shards: 2,
-        ..settings
-    };
-    assert!(bed.queues.configure(&name("x/s"), other).is_err());
-    let mut seen = Vec::new();
-    loop {
-        let keys = bed.lease_keys("x/s", 16).await;
-        if keys.is_empty() {
-            break;
-        }
-        assert!(bed.queues.stats(&name("x/s")).expect("there").ready <= 50 - keys.len());
-        for key in &keys {
-            assert!(
-                numbers(&key.messages).is_sorted(),
-                "of one key the order is exact"
-            );
-            seen.extend(numbers(&key.messages));
-            bed.complete(&key.messages).await;
-        }
-    }
-    seen.sort_unstable();
-    assert_eq!(seen, (0..1_000).collect::<Vec<_>>());
-}
-
-async fn a_shard_never_delays_a_class(bed: Bed) {
-    let settings = Settings {
-        shards: 8,
-        ..Settings::simple()
-    };
-    bed.queues.configure(&name("s"), settings).expect("in range");
-    bed.enqueue((0..500).map(|number| message("s", number)).collect())
-        .await;
-    bed.enqueue(
-        (500..508)
-            .map(|number| message("s", number).with_priority(Priority::of(Class::Critical)))
-            .collect(),
-    )
-    .await;
-    let mut first = Vec::new();
-    for _ in 0..8 {
-        first.extend(numbers(&bed.lease("s", 1).await));
-    }
-    first.sort_unstable();
-    assert_eq!(first, (500..508).collect::<Vec<_>>());
-    let ids: Vec<_> = (0..20).map(id).collect();
-    let canceled = bed.queues.cancel(&name("s"), &ids).await.expect("durable");
-    assert!(canceled.iter().all(Result::is_ok));
-    assert_eq!(bed.lease("s", 1_000).await.len(), 480);
-}
-
-fn happened(history: &celesta_queue::History) -> Vec<&'static str> {
-    let name = |what: &Happened| match what {
-        Happened::Enqueued => "enqueued",
-        Happened::Visible => "visible",
-        Happened::Leased { .. } => "leased",
-        Happened::Extended { .. } => "extended",
-        Happened::Completed => "completed",
-        Happened::Failed { .. } => "failed",
-        Happened::Released => "released",
-        Happened::Lapsed => "lapsed",
-        Happened::Canceled => "canceled",
-        Happened::Expired => "expired",
-        Happened::Redriven => "redriven",
-        Happened::Reprioritized { .. } => "reprioritized",
-    };
-    history.timeline.iter().map(|event| name(&event.what)).collect()
-}
-
-/// A message that has seen everything but its end.
-async fn tried(bed: &Bed) {
-    let later = bed.clock.now().after_millis(10);
-    bed.enqueue(vec![message("q", 1).visible_at(later)]).await;
-    bed.advance(10);
-    let leased = bed.lease("q", 1).await;
-    bed.advance(10);
-    assert!(bed.queues.extend(&[leased[0].lease()], 60_000)[0].is_ok());
-    bed.advance(10);
-    let failure = celesta_queue::Failure {
-        lease: leased[0].lease(),
-        retryable: true,
-        delay_ms: 0,
-        error: "no luck".to_owned(),
-    };
-    bed.queues.fail(vec![failure]).await.expect("durable")[0]
-        .clone()
-        .expect("held");
-    bed.advance(10);
-    let leased = bed.lease("q", 1).await;
-    bed.advance(10);
-    assert_eq!(bed.queues.release(&[leased[0].lease()]), [Ok(())]);
-    bed.advance(10);
-}
-
-async fn a_timeline_tells_what_happened(bed: Bed) {
-    tried(&bed).await;
-    let _leased = bed.lease("q", 1).await;
-    let history = bed.queues.history(&name("q"), id(1)).await.expect("readable");
-    let history = history.expect("known");
-    assert_eq!(
-        happened(&history),
-        [
-            "enqueued", "visible", "leased", "extended", "failed", "leased", "released", "leased"
-        ]
-    );
-    let consumers = history.timeline.iter().filter_map(|event| match &event.what {
-        Happened::Leased { consumer, attempt } => Some((&**consumer, *attempt)),
-        _ => None,
-    });
-    assert_eq!(
-        consumers.collect::<Vec<_>>(),
-        [("test", 1), ("test", 2), ("test", 2)]
-    );
-}
-
-async fn a_history_outlives_its_message(bed: Bed) {
-    tried(&bed).await;
-    bed.complete(&bed.lease("q", 1).await).await;
-    assert!(
-        bed.queues
-            .view(&name("q"), id(1))
-            .await
-            .expect("readable")
-            .is_none()
-    );
-    let history = bed.queues.history(&name("q"), id(1)).await.expect("readable");
-    let history = history.expect("kept for a day");
-    assert_eq!(history.message.state, celesta_queue::machine::State::Completed);
-    assert!(history.message.payload.is_none());
-    assert_eq!(happened(&history)[7..], ["leased", "completed"]);
-    assert!(
-        bed.queues
-            .history(&name("p"), id(1))
-            .await
-            .expect("readable")
-            .is_none()
-    );
-    assert!(
-        bed.queues
-            .history(&name("q"), id(2))
-            .await
-            .expect("readable")
-            .is_none()
-    );
-}
-
-async fn a_queue_without_histories_writes_none(bed: Bed) {
-    let settings = Settings {
-        history_ms: 0,
-        ..Settings::simple()
-    };
-    bed.queues.configure(&name("q"), settings).expect("in range");
-    bed.enqueue(vec![message("q", 1)]).await;
-    bed.complete(&bed.lease("q", 1).await).await;
-    assert!(
-        bed.queues
-            .history(&name("q"), id(1))
-            .await
-            .expect("readable")
-            .is_none()
-    );
 }

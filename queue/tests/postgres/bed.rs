@@ -16,8 +16,10 @@ use tokio::task::block_in_place;
 
 pub(crate) struct Bed {
     pub(crate) queues: Looking,
+    pub(crate) store: Store,
     pub(crate) hand: ManualClock,
-    _tasks: TaskSet,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: TaskSet,
     pub(crate) database: Arc<TestDatabase>,
 }
 
@@ -144,8 +146,10 @@ impl Bed {
             .expect("the queues open");
         Self {
             queues: Looking(queues),
+            store,
             hand,
-            _tasks: tasks,
+            clock,
+            tasks,
             database,
         }
     }

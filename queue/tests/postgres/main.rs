@@ -2,12 +2,19 @@
 //!
 //! The tests are those of `tests/conformance`; only what they stand on differs.
 
+mod apart;
 mod bed;
 mod nodes;
+#[path = "../conformance/metadata.rs"]
+mod metadata;
 #[path = "../conformance/order.rs"]
 mod order;
 #[path = "../conformance/refusals.rs"]
 mod refusals;
+#[path = "../conformance/timeline.rs"]
+mod timeline;
+#[path = "../conformance/waiting.rs"]
+mod waiting;
 
 /// Runs each test on PostgreSQL. The suite also looks without waiting, which here blocks: hence the threads.
 macro_rules! on_every_store {
