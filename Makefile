@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # How long a command of the test suite may take.
 PATIENCE = 2400
 
-.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test packages-demo
+.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test postgres-test broker-test packages-demo
 
 help:
 	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
@@ -31,11 +31,12 @@ clean-demo:
 
 # --- the tests ------------------------------------------------------------------------------------------------------
 
-test: packages-test fmt lint docs unit examples
+test: packages-test postgres-test broker-test fmt lint docs unit examples
+	@tests/postgres.sh stop
 	@echo 'everything passed'
 
 check: fmt lint docs
-	$(CARGO) test --workspace --locked --lib --bins
+	postgres=$$(tests/postgres.sh url) && CELESTA_TEST_POSTGRES=$$postgres $(CARGO) test --workspace --locked --lib --bins
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -54,7 +55,7 @@ docs:
 # The binary comes first: end-to-end tests start it.
 unit:
 	$(CARGO) build --locked --package celesta
-	timeout $(PATIENCE) $(CARGO) test --workspace --locked
+	postgres=$$(tests/postgres.sh url) && CELESTA_TEST_POSTGRES=$$postgres timeout $(PATIENCE) $(CARGO) test --workspace --locked
 
 # Every example must be without mistakes and pass its scenarios.
 examples:
@@ -76,6 +77,18 @@ bench: build
 
 packages-test:
 	@$(NEED); need python3 python3
+
+# Tests of stores and queues want a PostgreSQL; tests/postgres.sh finds one or starts one.
+postgres-test:
+	@$(NEED); ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql; need psql postgresql-client
+
+# Tests of the road want a RabbitMQ on this machine, and stop and start it: `rabbitmqctl` must be allowed.
+broker-test:
+	@$(NEED); need rabbitmqctl rabbitmq-server; \
+	if ! rabbitmqctl --quiet ping >/dev/null 2>&1; then \
+	    echo 'starting RabbitMQ'; rabbitmq-server -detached >/dev/null 2>&1; \
+	fi; \
+	rabbitmqctl --quiet await_startup --timeout 120
 
 packages-demo:
 	@$(NEED); need ffmpeg ffmpeg; need ffprobe ffmpeg; need python3 python3
