@@ -8,13 +8,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # How long a command of the test suite may take.
 PATIENCE = 2400
 
-.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test postgres-test broker-test packages-demo
+.PHONY: help demo build test check fmt lint docs unit examples bench fuzz clean-demo packages-test postgres-test broker-test packages-demo
 
 help:
 	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
 	@echo 'make test                    format, lints, docs, every test, the examples'
 	@echo 'make check                   format, lints, docs, unit tests (the quick loop)'
 	@echo 'make bench                   steps, fan-out, latency and crash, measured on this machine'
+	@echo 'make fuzz [SECONDS=30]       random texts and programs, so long for each fuzz target'
 	@echo 'make build                   the release binary: target/release/celesta'
 	@echo 'make clean-demo              forget what the demo made'
 
@@ -63,6 +64,21 @@ examples:
 	    echo "== $$example"; \
 	    target/debug/celesta check "$$example"; \
 	    target/debug/celesta test "$$example"; \
+	done
+
+# cargo-fuzz wants flags of a nightly compiler; RUSTC_BOOTSTRAP lets the stable one take them. What it finds to be new it
+# keeps in target/fuzz/corpus, what fails in target/fuzz/artifacts. There is no unsafe code here to be watched by a sanitizer.
+FUZZ_TARGETS = parse format sections engine
+SECONDS = 30
+
+fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is not installed: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    echo "== $$target"; \
+	    mkdir -p target/fuzz/corpus/$$target target/fuzz/artifacts/$$target; \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir rules/engine/fuzz --target-dir target/fuzz --sanitizer none $$target \
+	        target/fuzz/corpus/$$target rules/engine/fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -timeout=20 \
+	        -max_len=4096 -artifact_prefix=target/fuzz/artifacts/$$target/; \
 	done
 
 # --- the figures ----------------------------------------------------------------------------------------------------

@@ -82,9 +82,9 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
         })
 }
 
-/// The case that these bytes choose, as a seed of 32 bytes or as the random numbers themselves.
-pub(crate) fn chosen(algorithm: RngAlgorithm, bytes: &[u8]) -> Case {
-    let random = TestRng::from_seed(algorithm, bytes);
+/// The case of this seed.
+pub(crate) fn chosen(seed: &[u8; 32]) -> Case {
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, seed);
     let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), random);
     let chosen = case().new_tree(&mut runner).expect("no case is refused");
     chosen.current()
