@@ -8,13 +8,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # How long a command of the test suite may take.
 PATIENCE = 2400
 
-.PHONY: help demo build test check fmt lint docs unit examples bench clean-demo packages-test broker-test packages-demo
+.PHONY: help demo build test check fmt lint docs unit examples bench fuzz clean-demo packages-test postgres-test broker-test packages-demo
 
 help:
 	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
 	@echo 'make test                    format, lints, docs, every test, the examples'
 	@echo 'make check                   format, lints, docs, unit tests (the quick loop)'
 	@echo 'make bench                   steps, fan-out, latency and crash, measured on this machine'
+	@echo 'make fuzz [SECONDS=30]       random texts and programs, so long for each fuzz target'
 	@echo 'make build                   the release binary: target/release/celesta'
 	@echo 'make clean-demo              forget what the demo made'
 
@@ -31,11 +32,12 @@ clean-demo:
 
 # --- the tests ------------------------------------------------------------------------------------------------------
 
-test: packages-test broker-test fmt lint docs unit examples
+test: packages-test postgres-test broker-test fmt lint docs unit examples
+	@tests/postgres.sh stop
 	@echo 'everything passed'
 
 check: fmt lint docs
-	$(CARGO) test --workspace --locked --lib --bins
+	postgres=$$(tests/postgres.sh url) && CELESTA_TEST_POSTGRES=$$postgres $(CARGO) test --workspace --locked --lib --bins
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -54,7 +56,7 @@ docs:
 # The binary comes first: end-to-end tests start it.
 unit:
 	$(CARGO) build --locked --package celesta
-	timeout $(PATIENCE) $(CARGO) test --workspace --locked
+	postgres=$$(tests/postgres.sh url) && CELESTA_TEST_POSTGRES=$$postgres timeout $(PATIENCE) $(CARGO) test --workspace --locked
 
 # Every example must be without mistakes and pass its scenarios.
 examples:
@@ -62,6 +64,21 @@ examples:
 	    echo "== $$example"; \
 	    target/debug/celesta check "$$example"; \
 	    target/debug/celesta test "$$example"; \
+	done
+
+# cargo-fuzz wants flags of a nightly compiler; RUSTC_BOOTSTRAP lets the stable one take them. What it finds to be new it
+# keeps in target/fuzz/corpus, what fails in target/fuzz/artifacts. There is no unsafe code here to be watched by a sanitizer.
+FUZZ_TARGETS = parse format sections engine
+SECONDS = 30
+
+fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is not installed: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    echo "== $$target"; \
+	    mkdir -p target/fuzz/corpus/$$target target/fuzz/artifacts/$$target; \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir rules/engine/fuzz --target-dir target/fuzz --sanitizer none $$target \
+	        target/fuzz/corpus/$$target rules/engine/fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -timeout=20 \
+	        -max_len=4096 -artifact_prefix=target/fuzz/artifacts/$$target/; \
 	done
 
 # --- the figures ----------------------------------------------------------------------------------------------------
@@ -76,6 +93,10 @@ bench: build
 
 packages-test:
 	@$(NEED); need python3 python3
+
+# Tests of stores and queues want a PostgreSQL; tests/postgres.sh finds one or starts one.
+postgres-test:
+	@$(NEED); ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql; need psql postgresql-client
 
 # Tests of the road want a RabbitMQ on this machine, and stop and start it: `rabbitmqctl` must be allowed.
 broker-test:

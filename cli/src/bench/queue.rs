@@ -100,6 +100,11 @@ struct Figures {
     empty_lease_p99_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backlog_enqueue_per_s: Option<f64>,
+    /// Through a plain table of the same server, measured after the queue: leased and deleted, and inserted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference_enqueue_per_s: Option<f64>,
     /// From opening the store to the first lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     ready_s: Option<f64>,
@@ -145,7 +150,15 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &QueueArgs) -> R
     } else if args.hot_key {
         hot_key(target, args, &mut figures).await?
     } else {
-        throughput(target, args, &mut figures).await?
+        let target = throughput(target, args, &mut figures).await?;
+        if let Some(reference) = target
+            .plain_table(args.messages, args.payload, args.batch, args.consumers)
+            .await?
+        {
+            figures.reference_per_s = Some(reference.settled_per_s.round());
+            figures.reference_enqueue_per_s = Some(reference.inserted_per_s.round());
+        }
+        target
     };
     figures.cpu_s = rounded(Usage::of_self().cpu_s_since(&before));
     figures.peak_rss_mb = Usage::of_tree(std::process::id()).peak_rss_mb();

@@ -271,6 +271,9 @@ BEGIN
   PERFORM queue_refresh_keys(array_fill(p_queue, ARRAY[cardinality(v_keys)]), v_keys);
 END $$;
 
+-- Leases are found by their ids alone: `at + 0` keeps the index of what is due out of the plan, which an empty table's
+-- statistics would prefer and a full one would scan for every lease.
+
 -- Completes leases; gives the places of those that stood. What was completed is gone, or kept until p_now + p_keep.
 CREATE FUNCTION queue_complete(p_now BIGINT, p_keep BIGINT, p_queues BIGINT[], p_ids UUID[], p_tokens BIGINT[], p_event TEXT)
 RETURNS SETOF BIGINT LANGUAGE plpgsql AS $$
@@ -283,14 +286,14 @@ BEGIN
     WITH done AS (
       UPDATE queue_messages m SET state = 3, at = p_now + p_keep, timeline = m.timeline || p_event
       FROM unnest(p_queues, p_ids, p_tokens) WITH ORDINALITY AS g(queue, id, token, place)
-      WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at > p_now
+      WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at + 0 > p_now
       RETURNING g.place, m.queue, m.key, m.exclusive)
     SELECT array_agg(place), array_agg(queue) FILTER (WHERE exclusive), array_agg(key) FILTER (WHERE exclusive)
       INTO v_places, v_queues, v_keys FROM done;
   ELSE
     WITH gone AS (
       DELETE FROM queue_messages m USING unnest(p_queues, p_ids, p_tokens) WITH ORDINALITY AS g(queue, id, token, place)
-      WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at > p_now
+      WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at + 0 > p_now
       RETURNING g.place, m.enqueued_at, m.deadline, m.queue, m.rank, m.attempt, m.attempts_max, m.id, m.key, m.exclusive, m.consumer,
         m.error, m.fairness, m.metadata, m.timeline
     ), kept AS (
@@ -327,7 +330,7 @@ BEGIN
       timeline = CASE WHEN q.history_ms = 0 OR length(m.timeline) > 8192 THEN m.timeline ELSE m.timeline || g.event END
     FROM unnest(p_kinds, p_visible, p_queues, p_ids, p_tokens, p_errors, p_events) WITH ORDINALITY
       AS g(kind, visible, queue, id, token, error, event, place) JOIN queue_queues q ON q.id = g.queue
-    WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at > p_now
+    WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at + 0 > p_now
     RETURNING g.place, m.state, m.queue, m.key, m.exclusive)
   SELECT array_agg(d.place), array_agg(d.state), array_agg(d.queue) FILTER (WHERE d.exclusive), array_agg(d.key) FILTER (WHERE d.exclusive)
     INTO v_places, v_states, v_queues, v_keys FROM done d;
@@ -341,7 +344,7 @@ RETURNS SETOF BIGINT LANGUAGE sql AS $$
   UPDATE queue_messages m SET at = p_until,
     timeline = CASE WHEN q.history_ms = 0 OR length(m.timeline) > 8192 THEN m.timeline ELSE m.timeline || p_event END
   FROM unnest(p_queues, p_ids, p_tokens) WITH ORDINALITY AS g(queue, id, token, place) JOIN queue_queues q ON q.id = g.queue
-  WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at > p_now
+  WHERE m.queue = g.queue AND m.id = g.id AND m.token = g.token AND m.state = 2 AND m.at + 0 > p_now
   RETURNING g.place
 $$;
 

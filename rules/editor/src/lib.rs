@@ -1,6 +1,6 @@
 //! What an author's editor asks about rules files: how they are laid out, and what stands where.
 //!
-//! [`format`] lays out a file without changing what it says. [`serve`] is a language server: it answers an editor while
+//! [`format()`] lays out a file without changing what it says. [`serve`] is a language server: it answers an editor while
 //! somebody types, whatever is wrong with the file.
 //!
 //! This crate knows neither the network nor processes nor the store. It reads the files of a bundle's folder and never

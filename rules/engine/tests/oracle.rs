@@ -1,550 +1,74 @@
-//! The engine against a naive one that recomputes every match after every change: same matches, same order, same state
-//! after every restore. Programs and changes are random.
+//! Random programs and changes, run by the engine and by a naive one: the same trace.
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use celesta_engine::{
-    CallId, Effect, Environment, Event, FactId, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory,
-    compile,
+    CallId, Effect, Environment, Event, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
 };
 use proptest::prelude::*;
 
+#[path = "fuzzing/naive.rs"]
+mod naive;
+#[path = "fuzzing/oracle.rs"]
+mod oracle;
+
 const RUN: RunId = RunId::from_bits(99);
-
-/// A clause on the facts `A { x, y, z }`; the fields hold 0 to 2.
-#[derive(Debug, Clone)]
-enum Clause {
-    Bind(Test),
-    No(Test),
-    Any(Test),
-    Count(Test),
-    Sum(Test),
-    Min(Test),
-    Max(Test),
-    Collect(Test),
-    AtLeast(i64),
-    /// So many seconds after the field of an earlier fact.
-    After(usize, usize, i64),
-    /// Every so many seconds.
-    Every(i64),
-}
-
-/// A test of the clause's own fact: field, operator, and a number or the field of an earlier fact.
-#[derive(Debug, Clone)]
-struct Test(Vec<(usize, usize, Side)>);
-
-#[derive(Debug, Clone)]
-enum Side {
-    Number(i64),
-    Earlier(usize, usize),
-    /// The field of an earlier fact and one more.
-    Above(usize, usize),
-}
-
-/// The instant of a run's first turn.
-const BORN_MS: i64 = 700;
-
-const FIELDS: [&str; 3] = ["x", "y", "z"];
-const OPERATORS: [&str; 6] = ["==", "!=", "<", ">=", "<=", ">"];
-
-impl Test {
-    fn text(&self, own: &str, earlier: &[String]) -> String {
-        let part = |(field, operator, side): &(usize, usize, Side)| {
-            let side = match side {
-                Side::Earlier(at, field) if !earlier.is_empty() => {
-                    format!("{}.{}", earlier[at % earlier.len()], FIELDS[*field])
-                }
-                Side::Above(at, field) if !earlier.is_empty() => {
-                    format!("{}.{} + 1", earlier[at % earlier.len()], FIELDS[*field])
-                }
-                Side::Number(number) => number.to_string(),
-                Side::Earlier(..) | Side::Above(..) => "1".into(),
-            };
-            format!("{own}.{} {} {side}", FIELDS[*field], OPERATORS[*operator])
-        };
-        if self.0.is_empty() {
-            String::new()
-        } else {
-            format!(
-                " where {}",
-                self.0.iter().map(part).collect::<Vec<_>>().join(" && ")
-            )
-        }
-    }
-
-    fn holds(&self, own: &Fact, earlier: &[Fact]) -> bool {
-        self.0.iter().all(|(field, operator, side)| {
-            let left = own.fields[*field];
-            let right = match side {
-                Side::Earlier(at, field) if !earlier.is_empty() => earlier[at % earlier.len()].fields[*field],
-                Side::Above(at, field) if !earlier.is_empty() => {
-                    earlier[at % earlier.len()].fields[*field] + 1
-                }
-                Side::Number(number) => *number,
-                Side::Earlier(..) | Side::Above(..) => 1,
-            };
-            match operator {
-                0 => left == right,
-                1 => left != right,
-                2 => left < right,
-                3 => left >= right,
-                4 => left <= right,
-                _ => left > right,
-            }
-        })
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Fact {
-    id: u64,
-    fields: [i64; 3],
-}
-
-fn program(rules: &[(i32, Vec<Clause>)]) -> String {
-    let mut text = "workflow w;\nfact A { x: int, y: int, z: int }\n".to_owned();
-    for (number, (salience, clauses)) in rules.iter().enumerate() {
-        let mut names: Vec<String> = Vec::new();
-        let mut last_value = None;
-        write!(text, "rule \"r{number}\" salience {salience} {{ match {{ ").expect("writing to a string");
-        for (at, clause) in clauses.iter().enumerate() {
-            let inner = |word: &str, test: &Test| {
-                format!("v{at} = {word} A c{at}{}", test.text(&format!("c{at}"), &names))
-            };
-            let measured = |word: &str, test: &Test| inner(&format!("{word} c{at}.z of"), test);
-            let clause = match clause {
-                Clause::Bind(test) => {
-                    let name = format!("b{at}");
-                    let clause = format!("{name}: A{}", test.text(&name, &names));
-                    names.push(name);
-                    clause
-                }
-                Clause::No(test) => format!("no A c{at}{}", test.text(&format!("c{at}"), &names)),
-                Clause::Any(test) => format!("any A c{at}{}", test.text(&format!("c{at}"), &names)),
-                Clause::Count(test) => inner("count", test),
-                Clause::Collect(test) => inner("collect", test),
-                Clause::Sum(test) => measured("sum", test),
-                Clause::Min(test) => measured("min", test),
-                Clause::Max(test) => measured("max", test),
-                Clause::AtLeast(number) => match &last_value {
-                    Some((value, true)) => format!("if {value}.len() >= {number}"),
-                    Some((value, false)) => format!("if {value} != () && {value} >= {number}"),
-                    None => format!("if {number} >= 0"),
-                },
-                Clause::After(fact, field, seconds) => {
-                    let fact = &names[fact % names.len()];
-                    format!("if after({fact}.{}, \"{seconds}s\")", FIELDS[*field])
-                }
-                Clause::Every(seconds) => format!("if every(\"{seconds}s\")"),
-            };
-            match &clauses[at] {
-                Clause::Collect(_) => last_value = Some((format!("v{at}"), true)),
-                Clause::Count(_) | Clause::Sum(_) | Clause::Min(_) | Clause::Max(_) => {
-                    last_value = Some((format!("v{at}"), false));
-                }
-                _ => {}
-            }
-            text += &clause;
-            text += "; ";
-        }
-        let reads: Vec<String> = names
-            .iter()
-            .map(|name| format!("[{name}.x, {name}.y, {name}.z]"))
-            .collect();
-        let values: Vec<String> = (clauses.iter().enumerate())
-            .filter(|(_, clause)| {
-                matches!(
-                    clause,
-                    Clause::Count(_) | Clause::Sum(_) | Clause::Min(_) | Clause::Max(_)
-                )
-            })
-            .map(|(at, _)| format!("v{at}"))
-            .collect();
-        let lists: Vec<String> = (clauses.iter().enumerate())
-            .filter(|(_, clause)| matches!(clause, Clause::Collect(_)))
-            .map(|(at, _)| format!("v{at}.map(|c| [c.x, c.y, c.z])"))
-            .collect();
-        let all = [reads, values, lists].concat().join(", ");
-        writeln!(
-            text,
-            "}} action {{ emit(\"r{number}\", #{{ saw: [{all}] }}); }} }}"
-        )
-        .expect("writing to a string");
-    }
-    text
-}
-
-/// One match: the facts bound, and what the action would say.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Match {
-    facts: Vec<u64>,
-    /// What the rule sees, and for collections the changes of their facts.
-    saw: String,
-    /// Whatever tells it from the match before; for refraction.
-    identity: String,
-    /// When its facts changed, the newest first.
-    stamps: Vec<u64>,
-}
-
-struct Naive {
-    rules: Vec<(i32, Vec<Clause>)>,
-    facts: Vec<(Fact, u64)>,
-    clock: u64,
-    now_ms: i64,
-    next: u64,
-    fired: BTreeSet<(usize, Vec<u64>, String)>,
-}
-
-impl Naive {
-    fn matches(&self, rule: usize) -> Vec<Match> {
-        let mut found = Vec::new();
-        self.extend(rule, 0, &mut Vec::new(), &mut Vec::new(), &mut found);
-        found
-    }
-
-    fn extend(
-        &self,
-        rule: usize,
-        at: usize,
-        bound: &mut Vec<(Fact, u64)>,
-        values: &mut Vec<(Option<i64>, String, bool)>,
-        found: &mut Vec<Match>,
-    ) {
-        let Some(clause) = self.rules[rule].1.get(at) else {
-            let show = |fact: &Fact| format!("[{},{},{}]", fact.fields[0], fact.fields[1], fact.fields[2]);
-            let text = |value: &Option<i64>| value.map_or("null".to_owned(), |number| number.to_string());
-            let facts = bound.iter().map(|(fact, _)| show(fact));
-            let numbers = values
-                .iter()
-                .filter(|(_, _, list)| !list)
-                .map(|(value, ..)| text(value));
-            let lists = values
-                .iter()
-                .filter(|(_, _, list)| *list)
-                .map(|(_, identity, _)| identity.split('|').next().unwrap_or("").to_owned());
-            let saw = format!(
-                "{{\"saw\":[{}]}}",
-                facts.chain(numbers).chain(lists).collect::<Vec<_>>().join(",")
-            );
-            let mut stamps: Vec<u64> = bound.iter().map(|(_, stamp)| *stamp).collect();
-            let written: Vec<String> = stamps.iter().map(ToString::to_string).collect();
-            stamps.sort_unstable_by(|a, b| b.cmp(a));
-            let identities: Vec<&str> = values.iter().map(|(_, identity, _)| identity.as_str()).collect();
-            found.push(Match {
-                facts: bound.iter().map(|(fact, _)| fact.id).collect(),
-                saw,
-                identity: format!(
-                    "{}/{}/{:?}",
-                    written.join(","),
-                    identities.join("/"),
-                    self.periods(rule)
-                ),
-                stamps,
-            });
-            return;
-        };
-        let earlier: Vec<Fact> = bound.iter().map(|(fact, _)| fact.clone()).collect();
-        let matching = |test: &Test| -> Vec<&(Fact, u64)> {
-            self.facts
-                .iter()
-                .filter(|(fact, _)| test.holds(fact, &earlier))
-                .collect()
-        };
-        let z = |test: &Test| {
-            matching(test)
-                .iter()
-                .map(|(fact, _)| fact.fields[2])
-                .collect::<Vec<i64>>()
-        };
-        let value = match clause {
-            Clause::Bind(test) => {
-                for fact in matching(test) {
-                    bound.push(fact.clone());
-                    self.extend(rule, at + 1, bound, values, found);
-                    bound.pop();
-                }
-                return;
-            }
-            Clause::No(test) => {
-                if matching(test).is_empty() {
-                    self.extend(rule, at + 1, bound, values, found);
-                }
-                return;
-            }
-            Clause::Any(test) => {
-                if !matching(test).is_empty() {
-                    self.extend(rule, at + 1, bound, values, found);
-                }
-                return;
-            }
-            Clause::AtLeast(number) => {
-                let passes = match values.last() {
-                    Some((value, ..)) => value.is_some_and(|value| value >= *number),
-                    None => *number >= 0,
-                };
-                if passes {
-                    self.extend(rule, at + 1, bound, values, found);
-                }
-                return;
-            }
-            Clause::After(fact, field, seconds) => {
-                if earlier[fact % earlier.len()].fields[*field] + seconds * 1_000 <= self.now_ms {
-                    self.extend(rule, at + 1, bound, values, found);
-                }
-                return;
-            }
-            // Nothing that is seen, but another activation in each period.
-            Clause::Every(_) => {
-                self.extend(rule, at + 1, bound, values, found);
-                return;
-            }
-            Clause::Count(test) => Some(i64::try_from(matching(test).len()).expect("few facts")),
-            Clause::Sum(test) => Some(z(test).iter().sum()),
-            Clause::Min(test) => z(test).into_iter().min(),
-            Clause::Max(test) => z(test).into_iter().max(),
-            Clause::Collect(test) => {
-                let facts = matching(test);
-                let shown: Vec<String> = facts
-                    .iter()
-                    .map(|(fact, _)| format!("[{},{},{}]", fact.fields[0], fact.fields[1], fact.fields[2]))
-                    .collect();
-                let stamps: Vec<String> = facts
-                    .iter()
-                    .map(|(fact, stamp)| format!("{}@{stamp}", fact.id))
-                    .collect();
-                let length = i64::try_from(facts.len()).expect("few facts");
-                values.push((
-                    Some(length),
-                    format!("[{}]|{}", shown.join(","), stamps.join(",")),
-                    true,
-                ));
-                self.extend(rule, at + 1, bound, values, found);
-                values.pop();
-                return;
-            }
-        };
-        values.push((value, format!("{value:?}"), false));
-        self.extend(rule, at + 1, bound, values, found);
-        values.pop();
-    }
-
-    /// Which periods of the rule it is.
-    fn periods(&self, rule: usize) -> Vec<i64> {
-        let period = |clause: &Clause| match clause {
-            Clause::Every(seconds) => Some((self.now_ms - BORN_MS) / (seconds * 1_000)),
-            _ => None,
-        };
-        self.rules[rule].1.iter().filter_map(period).collect()
-    }
-
-    /// After every change: activations that match no more lose their mark.
-    fn prune(&mut self) {
-        let mut now = BTreeSet::new();
-        for rule in 0..self.rules.len() {
-            now.extend(
-                self.matches(rule)
-                    .into_iter()
-                    .map(|found| (rule, found.facts, found.identity)),
-            );
-        }
-        self.fired.retain(|fired| now.contains(fired));
-    }
-
-    /// What fires now, in order.
-    fn fire(&mut self) -> Vec<(usize, Vec<u64>, String)> {
-        let mut agenda = Vec::new();
-        for rule in 0..self.rules.len() {
-            for found in self.matches(rule) {
-                let mark = (rule, found.facts.clone(), found.identity.clone());
-                if self.fired.insert(mark) {
-                    let order = (
-                        -self.rules[rule].0,
-                        Reverse(found.stamps.first().copied().unwrap_or(0)),
-                        rule,
-                        Reverse(found.stamps),
-                        found.facts.clone(),
-                    );
-                    agenda.push((order, found.saw));
-                }
-            }
-        }
-        agenda.sort();
-        agenda
-            .into_iter()
-            .map(|((_, _, rule, _, facts), saw)| (rule, facts, saw))
-            .collect()
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    Insert([i64; 3]),
-    Update(usize, usize, i64),
-    Retract(usize),
-}
-
-fn test() -> impl Strategy<Value = Test> {
-    let side = prop_oneof![
-        (0..3_i64).prop_map(Side::Number),
-        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Earlier(at, field)),
-        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Above(at, field))
-    ];
-    prop::collection::vec(
-        (0..3_usize, prop_oneof![3 => Just(0_usize), 1 => 0..6_usize], side),
-        0..3,
-    )
-    .prop_map(Test)
-}
-
-fn clause() -> impl Strategy<Value = Clause> {
-    prop_oneof![
-        5 => test().prop_map(Clause::Bind),
-        2 => test().prop_map(Clause::No),
-        1 => test().prop_map(Clause::Any),
-        1 => test().prop_map(Clause::Count),
-        1 => test().prop_map(Clause::Sum),
-        1 => test().prop_map(Clause::Min),
-        1 => test().prop_map(Clause::Max),
-        1 => test().prop_map(Clause::Collect),
-        1 => (0..3_i64).prop_map(Clause::AtLeast),
-        1 => (0..3_usize, 0..3_usize, 1..6_i64).prop_map(|(fact, field, seconds)| Clause::After(fact, field, seconds)),
-        1 => (1..6_i64).prop_map(Clause::Every),
-    ]
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    prop_oneof![
-        3 => prop::array::uniform3(0..3_i64).prop_map(Action::Insert),
-        4 => (0..64_usize, 0..3_usize, 0..3_i64).prop_map(|(fact, field, value)| Action::Update(fact, field, value)),
-        2 => (0..64_usize).prop_map(Action::Retract),
-    ]
-}
-
-fn compiled(text: &str) -> Arc<RuleSet> {
-    compiled_with(text, Limits::default())
-}
-
-fn compiled_with(text: &str, limits: Limits) -> Arc<RuleSet> {
-    let source = Source {
-        path: "random.rules".into(),
-        text: text.into(),
-    };
-    let environment = Environment {
-        limits,
-        ..Environment::default()
-    };
-    match compile(&source, &environment) {
-        Ok(compiled) => compiled.rules,
-        Err(found) => panic!("{found}"),
-    }
-}
-
-fn events(naive: &mut Naive, actions: &[Action]) -> Vec<Event> {
-    let mut events = Vec::new();
-    for action in actions {
-        match action {
-            Action::Insert(fields) => {
-                naive.clock += 1;
-                naive.facts.push((
-                    Fact {
-                        id: naive.next,
-                        fields: *fields,
-                    },
-                    naive.clock,
-                ));
-                naive.next += 1;
-                let value = Value::map(FIELDS.into_iter().zip(fields.map(Value::from)));
-                events.push(Event::Insert {
-                    fact_type: "A".into(),
-                    value,
-                });
-            }
-            Action::Update(at, field, value) => {
-                if naive.facts.is_empty() {
-                    continue;
-                }
-                let at = at % naive.facts.len();
-                let (fact, stamp) = &mut naive.facts[at];
-                let value_now = Value::map([(FIELDS[*field], Value::from(*value))]);
-                events.push(Event::Update {
-                    fact: FactId(fact.id),
-                    version: None,
-                    value: value_now,
-                });
-                if fact.fields[*field] != *value {
-                    fact.fields[*field] = *value;
-                    naive.clock += 1;
-                    *stamp = naive.clock;
-                }
-            }
-            Action::Retract(at) => {
-                if naive.facts.is_empty() {
-                    continue;
-                }
-                let (fact, _) = naive.facts.remove(at % naive.facts.len());
-                events.push(Event::Retract {
-                    fact: FactId(fact.id),
-                    version: None,
-                });
-            }
-        }
-        naive.prune();
-    }
-    events
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_engine_fires_what_a_naive_one_fires(
-        rules in prop::collection::vec((-1..2_i32, prop::collection::vec(clause(), 1..4)), 1..4),
-        turns in prop::collection::vec((prop::collection::vec(action(), 0..5), 0..4_i64), 1..12),
-        restores in any::<u16>(),
-    ) {
-        // Every rule binds a fact first, so that its fields are read and every change of a bound fact counts.
-        let rules: Vec<_> = rules
-            .into_iter()
-            .map(|(salience, mut clauses)| { clauses.insert(0, Clause::Bind(Test(Vec::new()))); (salience, clauses) })
-            .collect();
-        let text = program(&rules);
-        // Without rest the matches are those that many turns have changed, with it they are made anew.
-        let rest_facts = if restores & 1 == 1 { 64 } else { 0 };
-        let set = compiled_with(&text, Limits { rest_facts, ..Limits::default() });
-        let mut naive = Naive { rules, facts: Vec::new(), clock: 0, now_ms: BORN_MS, next: 1, fired: BTreeSet::new() };
-        let mut memory = WorkingMemory::new(&set, RUN);
-        let mut deltas: Vec<Vec<u8>> = Vec::new();
-        for (turn, (actions, halves)) in turns.iter().enumerate() {
-            if turn > 0 {
-                naive.now_ms += halves * 500;
-            }
-            naive.prune();
-            let events = events(&mut naive, actions);
-            let expected = naive.fire();
-            let seq = u64::try_from(turn).expect("few turns") + 1;
-            let outcome = memory.turn(Turn { seq, now_ms: naive.now_ms, events });
-            let said = outcome.effects.iter().map(|effect| match effect {
-                Effect::Emit { data_json, .. } => data_json.to_string(),
-                other => format!("{other:?}"),
-            });
-            let fired: Vec<(usize, Vec<u64>, String)> = (outcome.firings.iter().zip(said))
-                .map(|(firing, said)| (firing.rule, firing.facts.iter().map(|(id, _)| id.0).collect(), said))
-                .collect();
-            prop_assert_eq!(&fired, &expected, "turn {} of {}", turn, text);
-            prop_assert!(outcome.quiescent);
-            deltas.push(outcome.delta);
-            if restores >> (turn % 16) & 1 == 1 {
-                let restored = WorkingMemory::restore(&set, RUN, None, deltas.iter().map(Vec::as_slice)).expect("it restores");
-                prop_assert_eq!(restored.snapshot(), memory.snapshot());
-                memory = restored;
-            } else if restores >> (turn % 7) & 1 == 1 {
-                let snapshot = memory.snapshot();
-                memory = WorkingMemory::restore(&set, RUN, Some(&snapshot), []).expect("it restores");
+    fn the_engine_fires_what_a_naive_one_fires(case in oracle::case()) {
+        oracle::check(case);
+    }
+}
+
+/// A number that whoever starts the long run may choose.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test run by hand has no configuration file"
+)]
+fn wanted(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+#[test]
+#[ignore = "a minute; run by hand with --release when the matcher changes"]
+#[expect(clippy::print_stderr, reason = "the long run says how far it is")]
+fn a_million_random_changes_make_no_difference() {
+    let wanted_changes = wanted("CELESTA_ORACLE_CHANGES", 1_000_000);
+    let first = wanted("CELESTA_ORACLE_SEED", 0);
+    let (mut changes, mut seed) = (0, first);
+    while changes < wanted_changes {
+        let mut bytes = [0; 32];
+        bytes[..size_of::<usize>()].copy_from_slice(&seed.to_le_bytes());
+        let case = oracle::chosen(&bytes);
+        match catch_unwind(AssertUnwindSafe(|| oracle::check(case))) {
+            Ok(made) => changes += made,
+            Err(panic) => {
+                eprintln!(
+                    "after {changes} changes; again: CELESTA_ORACLE_SEED={seed} CELESTA_ORACLE_CHANGES=1"
+                );
+                resume_unwind(panic);
             }
         }
+        seed += 1;
+        if seed % 10_000 == 0 {
+            eprintln!("{changes} changes, {} programs", seed - first);
+        }
+    }
+    eprintln!("{changes} changes, {} programs, no difference", seed - first);
+}
+
+fn compiled(text: &str) -> Arc<RuleSet> {
+    let source = Source {
+        path: "random.rules".into(),
+        text: text.into(),
+    };
+    match compile(&source, &Environment::default()) {
+        Ok(compiled) => compiled.rules,
+        Err(found) => panic!("{found}"),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use celesta_queue::{AnyQueues, Queues};
 use celesta_runtime::{Clock, Shutdown, TaskSet};
+use celesta_store::reference::{Reference, plain_table};
 use celesta_store::{Store, StoreOptions};
 use tempfile::TempDir;
 
@@ -84,6 +85,28 @@ impl Target {
     /// The folder of its files.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// What a plain table of the same server gives for as many messages; nothing where there is no server.
+    ///
+    /// # Errors
+    /// When the server does not do it.
+    pub(crate) async fn plain_table(
+        &self,
+        messages: u64,
+        payload: u32,
+        batch: u64,
+        connections: u64,
+    ) -> Result<Option<Reference>, Failure> {
+        let Some(database) = self.store.as_ref().and_then(Store::database) else {
+            return Ok(None);
+        };
+        let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let (messages, batch, connections) = (whole(messages), whole(batch), whole(connections));
+        plain_table(database, &self.clock, messages, payload, batch, connections)
+            .await
+            .map(Some)
+            .map_err(|error| Failure::internal(format!("cannot measure a plain table: {error}")))
     }
 
     /// Closes everything, then opens it again; gives how long the opening took. Queues without a record stay open.

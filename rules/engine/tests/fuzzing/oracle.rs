@@ -1,0 +1,235 @@
+//! The engine against the naive one: same matches, same order, same state after every restore.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use celesta_engine::{
+    Effect, Environment, Event, FactId, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
+};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+
+use super::naive::{BORN_MS, Clause, FIELDS, Fact, Naive, Side, Test, program};
+
+const RUN: RunId = RunId::from_bits(99);
+
+/// A change; facts are counted round.
+#[derive(Debug, Clone)]
+enum Action {
+    Insert([i64; 3]),
+    Update(usize, usize, i64),
+    Retract(usize),
+}
+
+fn test() -> impl Strategy<Value = Test> {
+    let side = prop_oneof![
+        (0..3_i64).prop_map(Side::Number),
+        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Earlier(at, field)),
+        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Above(at, field))
+    ];
+    prop::collection::vec(
+        (0..3_usize, prop_oneof![3 => Just(0_usize), 1 => 0..6_usize], side),
+        0..3,
+    )
+    .prop_map(Test)
+}
+
+fn clause() -> impl Strategy<Value = Clause> {
+    prop_oneof![
+        5 => test().prop_map(Clause::Bind),
+        2 => test().prop_map(Clause::No),
+        1 => test().prop_map(Clause::Any),
+        1 => test().prop_map(Clause::Count),
+        1 => test().prop_map(Clause::Sum),
+        1 => test().prop_map(Clause::Min),
+        1 => test().prop_map(Clause::Max),
+        1 => test().prop_map(Clause::Collect),
+        1 => (0..3_i64).prop_map(Clause::AtLeast),
+        1 => (0..3_usize, 0..3_usize, 1..6_i64).prop_map(|(fact, field, seconds)| Clause::After(fact, field, seconds)),
+        1 => (1..6_i64).prop_map(Clause::Every),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => prop::array::uniform3(0..3_i64).prop_map(Action::Insert),
+        4 => (0..64_usize, 0..3_usize, 0..3_i64).prop_map(|(fact, field, value)| Action::Update(fact, field, value)),
+        2 => (0..64_usize).prop_map(Action::Retract),
+    ]
+}
+
+/// A random program, the changes of each turn with the half seconds before it, and after which turns the memory is
+/// restored.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    rules: Vec<(i32, Vec<Clause>)>,
+    turns: Vec<(Vec<Action>, i64)>,
+    restores: u16,
+}
+
+/// Random cases.
+pub(crate) fn case() -> impl Strategy<Value = Case> {
+    (
+        prop::collection::vec((-1..2_i32, prop::collection::vec(clause(), 1..4)), 1..4),
+        prop::collection::vec((prop::collection::vec(action(), 0..5), 0..4_i64), 1..12),
+        any::<u16>(),
+    )
+        .prop_map(|(rules, turns, restores)| Case {
+            rules,
+            turns,
+            restores,
+        })
+}
+
+/// The case of this seed.
+pub(crate) fn chosen(seed: &[u8; 32]) -> Case {
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, seed);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), random);
+    let chosen = case().new_tree(&mut runner).expect("no case is refused");
+    chosen.current()
+}
+
+fn compiled(text: &str, limits: Limits) -> Arc<RuleSet> {
+    let source = Source {
+        path: "random.rules".into(),
+        text: text.into(),
+    };
+    let environment = Environment {
+        limits,
+        ..Environment::default()
+    };
+    match compile(&source, &environment) {
+        Ok(compiled) => compiled.rules,
+        Err(found) => panic!("{found}"),
+    }
+}
+
+fn events(naive: &mut Naive, actions: &[Action]) -> Vec<Event> {
+    let mut events = Vec::new();
+    for action in actions {
+        match action {
+            Action::Insert(fields) => {
+                naive.clock += 1;
+                naive.facts.push((
+                    Fact {
+                        id: naive.next,
+                        fields: *fields,
+                    },
+                    naive.clock,
+                ));
+                naive.next += 1;
+                let value = Value::map(FIELDS.into_iter().zip(fields.map(Value::from)));
+                events.push(Event::Insert {
+                    fact_type: "A".into(),
+                    value,
+                });
+            }
+            Action::Update(at, field, value) => {
+                if naive.facts.is_empty() {
+                    continue;
+                }
+                let at = at % naive.facts.len();
+                let (fact, stamp) = &mut naive.facts[at];
+                let value_now = Value::map([(FIELDS[*field], Value::from(*value))]);
+                events.push(Event::Update {
+                    fact: FactId(fact.id),
+                    version: None,
+                    value: value_now,
+                });
+                if fact.fields[*field] != *value {
+                    fact.fields[*field] = *value;
+                    naive.clock += 1;
+                    *stamp = naive.clock;
+                }
+            }
+            Action::Retract(at) => {
+                if naive.facts.is_empty() {
+                    continue;
+                }
+                let (fact, _) = naive.facts.remove(at % naive.facts.len());
+                events.push(Event::Retract {
+                    fact: FactId(fact.id),
+                    version: None,
+                });
+            }
+        }
+        naive.prune();
+    }
+    events
+}
+
+/// Runs a case through both engines; answers how many changes it made.
+///
+/// # Panics
+/// They differ.
+pub(crate) fn check(case: Case) -> usize {
+    // Every rule binds a fact first, so that its fields are read and every change of a bound fact counts.
+    let rules: Vec<_> = (case.rules.into_iter())
+        .map(|(salience, mut clauses)| {
+            clauses.insert(0, Clause::Bind(Test(Vec::new())));
+            (salience, clauses)
+        })
+        .collect();
+    let text = program(&rules);
+    // Without rest the matches are those that many turns have changed, with it they are made anew.
+    let rest_facts = if case.restores & 1 == 1 { 64 } else { 0 };
+    let limits = Limits {
+        rest_facts,
+        ..Limits::default()
+    };
+    let set = compiled(&text, limits);
+    let mut naive = Naive {
+        rules,
+        facts: Vec::new(),
+        clock: 0,
+        now_ms: BORN_MS,
+        next: 1,
+        fired: BTreeSet::new(),
+    };
+    let mut memory = WorkingMemory::new(&set, RUN);
+    let mut deltas: Vec<Vec<u8>> = Vec::new();
+    let mut changes = 0;
+    for (turn, (actions, halves)) in case.turns.iter().enumerate() {
+        if turn > 0 {
+            naive.now_ms += halves * 500;
+        }
+        naive.prune();
+        let events = events(&mut naive, actions);
+        changes += events.len();
+        let expected = naive.fire();
+        let outcome = memory.turn(Turn {
+            seq: u64::try_from(turn).expect("few turns") + 1,
+            now_ms: naive.now_ms,
+            events,
+        });
+        let said = outcome.effects.iter().map(|effect| match effect {
+            Effect::Emit { data_json, .. } => data_json.to_string(),
+            other => format!("{other:?}"),
+        });
+        let fired: Vec<(usize, Vec<u64>, String)> = (outcome.firings.iter().zip(said))
+            .map(|(firing, said)| {
+                let facts = firing.facts.iter().map(|(id, _)| id.0).collect();
+                (firing.rule, facts, said)
+            })
+            .collect();
+        assert_eq!(fired, expected, "turn {turn} of {text}");
+        assert_eq!(outcome.effects.len(), fired.len(), "turn {turn} of {text}");
+        assert!(outcome.quiescent, "turn {turn} of {text}");
+        deltas.push(outcome.delta);
+        if case.restores >> (turn % 16) & 1 == 1 {
+            let all = deltas.iter().map(Vec::as_slice);
+            let restored = WorkingMemory::restore(&set, RUN, None, all).expect("it restores");
+            assert_eq!(
+                restored.snapshot(),
+                memory.snapshot(),
+                "restored after turn {turn} of {text}"
+            );
+            memory = restored;
+        } else if case.restores >> (turn % 7) & 1 == 1 {
+            let snapshot = memory.snapshot();
+            memory = WorkingMemory::restore(&set, RUN, Some(&snapshot), []).expect("it restores");
+        }
+    }
+    changes
+}
