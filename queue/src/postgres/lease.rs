@@ -23,8 +23,14 @@ const ROWS_MAX: usize = 4_096;
 const WOKEN_AT_ONCE: usize = 4;
 
 const LEASE: &str = concat!(leased_columns!(), "queue_lease($1, $2, $3, $4, $5, $6)");
-const LEASE_MATCHING: &str = concat!(leased_columns!(), "queue_lease_matching($1, $2, $3, $4, $5, $6, $7)");
-const LEASE_KEYS: &str = concat!(leased_columns!(), "queue_lease_keys($1, $2, $3, $4, $5, $6, $7, $8)");
+const LEASE_MATCHING: &str = concat!(
+    leased_columns!(),
+    "queue_lease_matching($1, $2, $3, $4, $5, $6, $7)"
+);
+const LEASE_KEYS: &str = concat!(
+    leased_columns!(),
+    "queue_lease_keys($1, $2, $3, $4, $5, $6, $7, $8)"
+);
 
 type Answer = Result<Handed, QueryError>;
 
@@ -103,7 +109,12 @@ impl SharedQueues {
     pub async fn lease_keys(&self, request: &LeaseKeys) -> Result<Vec<LeasedKey>, LeaseError> {
         let core = &self.core;
         let entry = core
-            .queue_to_lease(&request.queue, request.max_keys, request.lease_ms, &request.metadata)
+            .queue_to_lease(
+                &request.queue,
+                request.max_keys,
+                request.lease_ms,
+                &request.metadata,
+            )
             .await?;
         let per_key = request.max_messages_per_key;
         if per_key == 0 || per_key > STAGED_MAX {

@@ -4,9 +4,9 @@
 
 mod apart;
 mod bed;
-mod nodes;
 #[path = "../conformance/metadata.rs"]
 mod metadata;
+mod nodes;
 #[path = "../conformance/order.rs"]
 mod order;
 #[path = "../conformance/refusals.rs"]
