@@ -24,6 +24,7 @@ mod runtime;
 mod schema;
 mod send;
 mod state;
+mod step;
 mod submit;
 mod turn;
 mod view;
@@ -38,6 +39,7 @@ pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
+pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
