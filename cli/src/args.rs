@@ -107,6 +107,10 @@ pub(crate) enum Command {
     Service(commands::service::ServiceArgs),
     /// Store and fetch artifacts
     Artifact(commands::artifact::ArtifactArgs),
+    /// Copy a node's data to a folder, also while it runs
+    Backup(commands::backup::BackupArgs),
+    /// Make a node's data from a backup
+    Restore(commands::backup::RestoreArgs),
     /// Check every invariant of a node's data, also while it runs
     Doctor(commands::doctor::DoctorArgs),
     /// Encode a video with the example service, from nothing to files

@@ -1,6 +1,7 @@
 //! One file per command, and the way from the command line to the exit code.
 
 pub(crate) mod artifact;
+pub(crate) mod backup;
 mod bench_function;
 pub(crate) mod call;
 pub(crate) mod check;
@@ -121,6 +122,8 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
+        Command::Backup(args) => client(backup::run(context, args)),
+        Command::Restore(args) => client(backup::restore(context, args)),
         Command::Doctor(args) => client(doctor::run(context, args)),
         Command::Demo(args) => client(crate::demo::run(context, args)),
         Command::Bench(args) => node(crate::bench::run(context, args)),

@@ -40,6 +40,15 @@ impl Queues {
             None => self.core.make(queue, settings.clone())?,
         };
         let wanted = settings.kind;
+        let now = queue.settings();
+        if self.core.later.count(queue.id) > 0 && (now.kind != wanted || now.shards != settings.shards) {
+            let (queue, kind, shards) = (queue.name.clone(), now.kind, now.shards);
+            return Err(if kind == wanted {
+                ConfigureError::ShardsInUse { queue, shards }
+            } else {
+                ConfigureError::KindInUse { queue, kind }
+            });
+        }
         let changed = queue.configure(&settings).map_err(|(kind, shards)| {
             let queue = queue.name.clone();
             if kind == wanted {
@@ -164,9 +173,8 @@ impl Queues {
         let mut cursor = after;
         let limit = limit.clamp(1, LIST_MAX);
         for _ in 0..LOOKS_MAX {
-            let (found, next) = look(&queue, filter, cursor, limit - page.messages.len());
-            let mut messages = found.messages;
-            self.core.fill(&mut messages, found.missing).await?;
+            let max = limit - page.messages.len();
+            let (mut messages, next) = self.core.look(&queue, filter, cursor, max).await?;
             page.messages.append(&mut messages);
             (page.next, cursor) = (next, next);
             if next.is_none() || page.messages.len() == limit {
@@ -188,7 +196,7 @@ impl Queues {
             .map(|shard| queue.shard(shard).state.lock().count_at_once(filter))
             .sum();
         if let Some(count) = at_once {
-            return Ok(count);
+            return Ok(count + self.core.far_matching(&queue, filter));
         }
         let (mut count, mut cursor) = (0, None);
         loop {
@@ -225,8 +233,8 @@ impl Queues {
         };
         let (max, mut ids, mut cursor) = (max.min(BATCH_MAX), Vec::new(), None);
         while ids.len() < max {
-            let (found, next) = look(&found, &alive, cursor, max - ids.len());
-            ids.extend(found.messages.iter().map(|message| message.id));
+            let (messages, next) = self.core.look(&found, &alive, cursor, max - ids.len()).await?;
+            ids.extend(messages.iter().map(|message| message.id));
             if next.is_none() {
                 break;
             }
@@ -266,7 +274,8 @@ impl Queues {
 
     /// Calls messages back in the caller's `unit`. From now on nobody leases them; a consumer that has one finds its
     /// lease over once the unit is durable. Messages that are unknown, have ended or are being settled are left alone.
-    /// Gives the ids that will be canceled.
+    /// Gives the ids that will be canceled, as far as they are in memory; those that become visible much later are called
+    /// back with them.
     pub fn stage_cancel(&self, unit: &mut Unit, queue: &QueueName, ids: &[MessageId]) -> Vec<MessageId> {
         let Some(queue) = self.core.find(queue) else {
             return Vec::new();
@@ -278,6 +287,13 @@ impl Queues {
                 state.begin_cancel(slot, now, unit)
             });
         self.core.attach(unit, groups);
+        let far: Vec<MessageId> = ids
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| matches!(outcome, Err(MessageError::Unknown { .. })))
+            .map(|(id, _)| *id)
+            .collect();
+        self.core.cancel_later(queue.id, &far, unit);
         let canceled = ids.iter().zip(outcomes);
         canceled
             .filter_map(|(id, outcome)| outcome.is_ok().then_some(*id))
@@ -397,6 +413,7 @@ impl Core {
                 }
             });
         }
+        stats.counts[Life::Invisible.index()] += self.later.count(queue.id);
         stats
     }
 
@@ -417,7 +434,29 @@ impl Core {
                 return Ok(Some(history));
             }
         }
-        Ok(None)
+        self.far_history(&queue, id).await
+    }
+
+    /// One look at the messages that match, those that become visible much later at the end, and where the next goes on.
+    async fn look(
+        &self,
+        queue: &Queue,
+        filter: &Filter,
+        after: Option<u64>,
+        max: usize,
+    ) -> Result<(Vec<MessageView>, Option<u64>), Error> {
+        let far = (queue.shards() as u64) << CURSOR_BITS;
+        if after.is_none_or(|after| after < far) {
+            let (found, next) = look(queue, filter, after, max);
+            let mut messages = found.messages;
+            self.fill(&mut messages, found.missing).await?;
+            let goes_on = next.is_none() && self.far_matching(queue, filter) > 0;
+            return Ok((messages, if goes_on { Some(far) } else { next }));
+        }
+        let within = after.map_or(0, |after| after & ((1 << CURSOR_BITS) - 1));
+        let within = i64::try_from(within).unwrap_or(i64::MAX);
+        let (messages, last) = self.far_page(queue, within, max).await?;
+        Ok((messages, last.map(|last| far | last.unsigned_abs())))
     }
 
     /// Reads the payloads that are not in memory.
@@ -500,6 +539,7 @@ impl Core {
             };
             return Ok(ids.iter().map(unknown).collect());
         };
+        self.bring_near(&found, ids).await?;
         let mut unit = Unit::new();
         let mut groups = Vec::new();
         let outcomes = self.begin(&found, ids, &mut unit, &mut groups, change);

@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 
+use crate::later::Later;
 use crate::ledger::Ledger;
 use crate::limits::QUEUES_MAX;
 use crate::metrics::Metrics;
@@ -87,6 +88,8 @@ pub(crate) struct Core {
     /// Bytes of payloads in memory.
     pub(crate) resident: AtomicI64,
     pub(crate) ledger: RwLock<Ledger>,
+    /// Messages that become visible much later.
+    pub(crate) later: Arc<Later>,
     /// Shards whose next payloads are to be read.
     pub(crate) read_ahead: OnceLock<mpsc::Sender<(Arc<Queue>, usize)>>,
 }
@@ -95,6 +98,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         // The timer holds no handle: it ends when it is woken and finds nobody.
         self.timers.changed.notify_one();
+        self.later.wake();
     }
 }
 
@@ -115,6 +119,7 @@ impl Core {
             suspect_until: AtomicI64::new(0),
             resident: AtomicI64::new(0),
             ledger: RwLock::new(Ledger::none()),
+            later: Arc::default(),
             read_ahead: OnceLock::new(),
         }
     }

@@ -25,6 +25,7 @@ mod index;
 pub mod inspect;
 mod keys;
 mod lease;
+mod later;
 mod ledger;
 mod legacy;
 pub mod limits;
