@@ -27,7 +27,8 @@ const ROWS: usize = 256;
 /// Rows of one read when they stand side by side: at the largest payload 32 MiB.
 const RUN: usize = 1_024;
 /// Payloads as one run of bytes, and where each is in it: an answer of many rows would cost far more than the reading.
-const RUN_OF: &str = "SELECT group_concat(seq || ' ' || length(payload)), CAST(group_concat(payload, '') AS BLOB) FROM ";
+const RUN_OF: &str =
+    "SELECT group_concat(seq || ' ' || length(payload)), CAST(group_concat(payload, '') AS BLOB) FROM ";
 /// The payloads of neighbors.
 const SELECT_RUN: &str = "SELECT group_concat(seq || ' ' || length(payload)), CAST(group_concat(payload, '') AS BLOB) FROM \
      (SELECT seq, payload FROM queue_rows WHERE seq BETWEEN ? AND ?)";

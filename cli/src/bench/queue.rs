@@ -312,7 +312,11 @@ async fn load(target: &Target, args: &QueueArgs, keys: Option<u64>) -> Result<Ar
     };
     let settings = Settings {
         // What is kept on purpose is not what churn asks about.
-        history_ms: if args.churn.is_some() { 0 } else { settings.history_ms },
+        history_ms: if args.churn.is_some() {
+            0
+        } else {
+            settings.history_ms
+        },
         ..settings
     };
     target

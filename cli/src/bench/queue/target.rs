@@ -122,13 +122,18 @@ impl Target {
         if let Some(store) = &self.store
             && store.database().is_some()
         {
-            let rows = store.fetch(TABLE_BYTES, &[]).await.map_err(|error| untold(&error))?;
+            let rows = store
+                .fetch(TABLE_BYTES, &[])
+                .await
+                .map_err(|error| untold(&error))?;
             let bytes = rows.first().and_then(|row| row.int(0));
             return Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0));
         }
         let mut bytes = 0;
         for file in std::fs::read_dir(self.folder()).map_err(|error| untold(&error))? {
-            let file = file.and_then(|file| file.metadata()).map_err(|error| untold(&error))?;
+            let file = file
+                .and_then(|file| file.metadata())
+                .map_err(|error| untold(&error))?;
             bytes += file.len();
         }
         Ok(bytes)
