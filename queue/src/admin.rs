@@ -281,19 +281,8 @@ impl Queues {
             return Vec::new();
         };
         let mut groups = Vec::new();
-        let outcomes = self
-            .core
-            .begin(&queue, ids, unit, &mut groups, |state, slot, _, now, unit| {
-                state.begin_cancel(slot, now, unit)
-            });
+        let outcomes = self.core.begin_cancels(&queue, ids, unit, &mut groups);
         self.core.attach(unit, groups);
-        let far: Vec<MessageId> = ids
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, outcome)| matches!(outcome, Err(MessageError::Unknown { .. })))
-            .map(|(id, _)| *id)
-            .collect();
-        self.core.cancel_later(queue.id, &far, unit);
         let canceled = ids.iter().zip(outcomes);
         canceled
             .filter_map(|(id, outcome)| outcome.is_ok().then_some(*id))
@@ -310,8 +299,8 @@ impl Queues {
         ids: &[MessageId],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         self.core
-            .change(queue, ids, |state, slot, _, now, unit| {
-                state.begin_cancel(slot, now, unit)
+            .change_with(queue, ids, |queue, unit, groups| {
+                self.core.begin_cancels(queue, ids, unit, groups)
             })
             .await
     }
@@ -518,11 +507,41 @@ impl Core {
         outcomes
     }
 
+    /// Begins to call messages back, wherever they are.
+    fn begin_cancels(
+        self: &Arc<Self>,
+        queue: &Arc<Queue>,
+        ids: &[MessageId],
+        unit: &mut Unit,
+        groups: &mut Vec<Group>,
+    ) -> Vec<Result<(), MessageError>> {
+        let calling = self.begin_calling(queue.id, ids);
+        let outcomes = self.begin(queue, ids, unit, groups, |state, slot, _, now, unit| {
+            state.begin_cancel(slot, now, unit)
+        });
+        if let Some(calling) = calling {
+            calling.stage(unit);
+        }
+        outcomes
+    }
+
     async fn change(
         self: &Arc<Self>,
         queue: &QueueName,
         ids: &[MessageId],
         change: impl Change,
+    ) -> Result<Vec<Result<(), MessageError>>, Error> {
+        self.change_with(queue, ids, |queue, unit, groups| {
+            self.begin(queue, ids, unit, groups, change)
+        })
+        .await
+    }
+
+    async fn change_with(
+        self: &Arc<Self>,
+        queue: &QueueName,
+        ids: &[MessageId],
+        begin: impl FnOnce(&Arc<Queue>, &mut Unit, &mut Vec<Group>) -> Vec<Result<(), MessageError>>,
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         if ids.len() > BATCH_MAX {
             return Err(Error::BatchTooLarge {
@@ -542,7 +561,7 @@ impl Core {
         self.bring_near(&found, ids).await?;
         let mut unit = Unit::new();
         let mut groups = Vec::new();
-        let outcomes = self.begin(&found, ids, &mut unit, &mut groups, change);
+        let outcomes = begin(&found, &mut unit, &mut groups);
         let staged = Settlement::new(Arc::clone(self), groups);
         self.attach(&mut unit, staged.take());
         self.commit(unit).await?;

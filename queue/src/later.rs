@@ -105,6 +105,8 @@ const COLUMNS: &str = "SELECT seq, at, queue, head, payload FROM queue_later";
 pub(crate) struct Later {
     /// No message is due before this.
     next: AtomicI64,
+    /// The first of those that became durable since the last look at the record began.
+    fresh: Mutex<i64>,
     counts: Mutex<Counts>,
     /// All of [`Counts`], readable without its lock.
     total: AtomicI64,
@@ -131,6 +133,7 @@ impl Default for Later {
     fn default() -> Self {
         Self {
             next: AtomicI64::new(NEVER),
+            fresh: Mutex::new(NEVER),
             counts: Mutex::default(),
             total: AtomicI64::new(0),
             uncertain: AtomicBool::new(false),
@@ -179,9 +182,19 @@ impl Later {
     }
 
     fn expect_at(&self, at: i64) {
-        if self.next.fetch_min(at, Ordering::AcqRel) > at {
+        let mut fresh = self.fresh.lock();
+        *fresh = at.min(*fresh);
+        let earlier = self.next.fetch_min(at, Ordering::AcqRel) > at;
+        drop(fresh);
+        if earlier {
             self.changed.notify_one();
         }
+    }
+
+    /// What the record says of the first, and what has become durable since.
+    fn expect_first(&self, at: i64) {
+        let fresh = self.fresh.lock();
+        self.next.store(at.min(*fresh), Ordering::Release);
     }
 
     /// Wakes whoever brings messages near, so that it ends with the queues.
@@ -228,13 +241,13 @@ impl Core {
             ],
         );
         self.later.stage(queue);
-        let mut staged = Staged {
+        let staged = Staged {
             later: Arc::clone(&self.later),
             queue,
             at: entry.at,
             durable: false,
         };
-        unit.on_done(move |outcome| staged.durable = outcome.is_ok());
+        unit.on_done(move |outcome| staged.decide(outcome.is_ok()));
         Ok(None)
     }
 
@@ -257,30 +270,30 @@ impl Core {
         Ok(())
     }
 
-    /// Calls far messages back in the caller's unit: those of `ids` that are not in memory.
-    pub(crate) fn cancel_later(self: &Arc<Self>, queue: i64, ids: &[MessageId], unit: &mut Unit) {
+    /// Begins to call messages back: from now on none of `ids` comes near. `None` when the queue has no far messages.
+    /// Call it before looking for them in memory, so that none slips past in between.
+    pub(crate) fn begin_calling(&self, queue: i64, ids: &[MessageId]) -> Option<Calling> {
         if ids.is_empty() || self.later.count(queue) == 0 {
-            return;
+            return None;
         }
         let mut canceling = self.later.canceling.lock();
-        for &id in ids {
-            unit.add(&CANCEL, [Cell::Int(queue), schema::id_cell(id)]);
-            canceling.insert((queue, id));
-        }
+        canceling.extend(ids.iter().map(|&id| (queue, id)));
         drop(canceling);
-        let calling = Calling {
+        Some(Calling {
             later: Arc::clone(&self.later),
             queue,
             ids: ids.to_vec(),
-        };
-        unit.on_done(move |_| drop(calling));
+        })
     }
 
     /// Reads what is needed at the start; rows of an earlier release are moved by [`Core::recede`] before.
     pub(crate) async fn open_later(&self, store: &Store) -> Result<(), Error> {
         self.recount(store).await?;
         let rows = store
-            .fetch("SELECT (SELECT min(at) FROM queue_later), (SELECT max(seq) FROM queue_later)", &[])
+            .fetch(
+                "SELECT (SELECT min(at) FROM queue_later), (SELECT max(seq) FROM queue_later)",
+                &[],
+            )
             .await?;
         let row = rows.first();
         let next = row.and_then(|row| row.int(0)).unwrap_or(NEVER);
@@ -348,28 +361,24 @@ impl Core {
             Cell::Int(i64::try_from(ROWS).unwrap_or(i64::MAX)),
         ];
         loop {
-            // Whatever becomes durable from here on says so itself.
-            self.later.next.store(NEVER, Ordering::Release);
+            // Somebody else may have brought them near meanwhile.
+            if self.later.next.load(Ordering::Acquire) > until {
+                return Ok(());
+            }
+            *self.later.fresh.lock() = NEVER;
             let step = async {
                 let read = store.fetch(&sql, &cells).await?;
                 let is_last = read.len() < ROWS;
                 let brought = self.bring(read).await?;
                 if !is_last || !brought {
-                    return Ok(None);
+                    return Ok::<_, Error>(None);
                 }
                 let rows = store.fetch("SELECT min(at) FROM queue_later", &[]).await?;
                 Ok(Some(rows.first().and_then(|row| row.int(0)).unwrap_or(NEVER)))
             };
-            match step.await {
-                Ok(None) => {}
-                Ok(Some(next)) => {
-                    self.later.next.fetch_min(next, Ordering::AcqRel);
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.later.next.fetch_min(until, Ordering::AcqRel);
-                    return Err(error);
-                }
+            if let Some(next) = step.await? {
+                self.later.expect_first(next);
+                return Ok(());
             }
         }
     }
@@ -419,7 +428,9 @@ impl Core {
             let payload = row.take_blob(4).unwrap_or_default();
             let (number, mut entry, key) = decode(row)?;
             let (seq, id) = (entry.seq, entry.id());
-            let queue = self.numbered(number).ok_or(Error::Corrupt { seq, what: "queue" })?;
+            let queue = self
+                .numbered(number)
+                .ok_or(Error::Corrupt { seq, what: "queue" })?;
             if self.room(payload.len()).ample {
                 entry.payload = Some(payload.into());
             }
@@ -477,7 +488,9 @@ impl Core {
             return Ok(None);
         }
         let mut rows = self.far(queue, &[id]).await?;
-        let Some(mut row) = rows.pop() else { return Ok(None) };
+        let Some(mut row) = rows.pop() else {
+            return Ok(None);
+        };
         let payload = row.take_blob(4);
         let (queue, entry, key) = decode(row)?;
         let mut history = rows::history(&rows::Row { queue, key, entry });
@@ -552,6 +565,13 @@ struct Staged {
     durable: bool,
 }
 
+impl Staged {
+    /// What the commit says. Takes it whole, so that its end settles the count.
+    fn decide(mut self, durable: bool) {
+        self.durable = durable;
+    }
+}
+
 impl Drop for Staged {
     fn drop(&mut self) {
         self.later.settle(self.queue, self.durable);
@@ -562,10 +582,21 @@ impl Drop for Staged {
 }
 
 /// Far messages that a unit calls back, until it is decided.
-struct Calling {
+pub(crate) struct Calling {
     later: Arc<Later>,
     queue: i64,
     ids: Vec<MessageId>,
+}
+
+impl Calling {
+    /// Adds the deletion of their rows to the unit, also of those that are on their way into memory: their approach may
+    /// fail, and they would come again.
+    pub(crate) fn stage(self, unit: &mut Unit) {
+        for &id in &self.ids {
+            unit.add(&CANCEL, [Cell::Int(self.queue), schema::id_cell(id)]);
+        }
+        unit.on_done(move |_| drop(self));
+    }
 }
 
 impl Drop for Calling {

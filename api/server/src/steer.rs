@@ -223,6 +223,12 @@ fn refused(error: LifecycleError) -> Problem {
             illegal.to_string(),
         )
         .with("state", json!(illegal.state)),
+        LifecycleError::Archived { .. } => Problem::new(
+            StatusCode::CONFLICT,
+            "illegal-state",
+            "the run stands where that means nothing",
+            error.to_string(),
+        ),
         LifecycleError::ReasonTooLong { .. } => Problem::invalid_parameter(error),
         LifecycleError::Load(_) | LifecycleError::Unavailable { .. } => {
             Problem::failure(error.kind(), &error)

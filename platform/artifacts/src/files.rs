@@ -49,7 +49,7 @@ impl Artifacts {
                     for entry in std::fs::read_dir(second)? {
                         let name = entry?.file_name();
                         let digest = name.to_str().filter(|name| name.len() == 64);
-                        found.extend(digest.and_then(|hex| format!("sha256:{hex}").parse().ok()));
+                        found.extend(digest.and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok()));
                     }
                 }
             }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::diagnostic::{BundleErrors, Diagnostic, Severity};
 use crate::files::{Files, check_path, digest};
 use crate::operation::{InputField, Operation};
+use crate::retention::{self, Retention};
 use crate::service::{self, OperationText, SERVICE_FILE, ServiceText};
 use crate::toml_text::{Text, did_you_mean};
 
@@ -30,6 +31,8 @@ pub struct Bundle {
     pub operations: BTreeMap<String, Operation>,
     /// The compiled rules by workflow.
     pub workflows: BTreeMap<String, Arc<RuleSet>>,
+    /// How long runs are kept, for the workflows of which that is said.
+    pub retention: BTreeMap<String, Retention>,
     /// The functions by name.
     pub functions: BTreeMap<String, Manifest>,
     /// The digest of each pure function's folder: what its recorded results belong to, whatever else a version changes.
@@ -65,7 +68,7 @@ impl Bundle {
         let functions = functions(files, &mut found);
         let workflows = workflows(files, &functions, limits, &mut found);
         schemas(files, &mut found);
-        let (service, operations) = service(files, &workflows, &mut found);
+        let (service, operations, retention) = service(files, &workflows, &mut found);
         strays(files, &mut found);
         if found.iter().any(|one| one.severity == Severity::Error) {
             return Err(BundleErrors(found));
@@ -81,6 +84,7 @@ impl Bundle {
             description: service.description,
             digest: digest(files),
             operations,
+            retention,
             workflows: workflows
                 .into_iter()
                 .filter_map(|(name, rules)| Some((name, rules?)))
@@ -221,7 +225,11 @@ fn service(
     files: &Files,
     workflows: &BTreeMap<String, Option<Arc<RuleSet>>>,
     found: &mut Vec<Diagnostic>,
-) -> (ServiceText, BTreeMap<String, Operation>) {
+) -> (
+    ServiceText,
+    BTreeMap<String, Operation>,
+    BTreeMap<String, Retention>,
+) {
     let Some(file) = files.get(SERVICE_FILE) else {
         let message = "a bundle needs a file `service.toml` with its name and operations".to_owned();
         found.push(Diagnostic::of_file("service", SERVICE_FILE, message));
@@ -238,8 +246,10 @@ fn service(
             operations.insert(operation.name.clone(), operation);
         }
     }
+    let retention = std::mem::take(&mut service.retention);
+    let retention = retention::check(retention, &workflows.keys().map(String::as_str), &text);
     found.extend(text.finish());
-    (service, operations)
+    (service, operations, retention)
 }
 
 fn operation(

@@ -12,6 +12,7 @@ mod bundle;
 mod diagnostic;
 mod files;
 mod operation;
+mod retention;
 pub mod scenario;
 mod service;
 mod toml_text;
@@ -25,4 +26,5 @@ pub use files::{
     write_folder,
 };
 pub use operation::{Operation, RequestError};
+pub use retention::Retention;
 pub use service::SERVICE_FILE;

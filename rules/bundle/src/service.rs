@@ -2,6 +2,7 @@
 //!
 //! Only this file is read here; whether workflows, fact types and schemas fit it is decided by the bundle.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use celesta_functions::Schema;
@@ -11,6 +12,7 @@ use toml::de::DeValue;
 
 use crate::diagnostic::Diagnostic;
 use crate::files::Files;
+use crate::retention::{self, Retention};
 use crate::toml_text::{Fields, Text, did_you_mean, to_json, type_name};
 
 /// The file every bundle holds.
@@ -36,6 +38,7 @@ pub(crate) struct ServiceText {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) operations: Vec<OperationText>,
+    pub(crate) retention: BTreeMap<String, (Retention, Range<usize>)>,
 }
 
 /// Reads `service.toml`. Mistakes are reported to `text`, mistakes in schema files go to `others`.
@@ -80,6 +83,7 @@ pub(crate) fn read(text: &Text<'_>, files: &Files, others: &mut Vec<Diagnostic>)
         }
         None => {}
     }
+    service.retention = retention::read(&mut fields, text);
     fields.finish();
     Some(service)
 }

@@ -12,6 +12,7 @@ use celesta_store::Unit;
 use celesta_types::RunId;
 use tokio::runtime::Handle;
 
+use crate::archive;
 use crate::live::Live;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
@@ -90,6 +91,10 @@ impl Inner {
 /// A turn for each key.
 pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
     for key in keys {
+        if let Some(unit) = archive::settle(inner, &key).await {
+            inner.store.submit(unit).await;
+            continue;
+        }
         let run = RunId::from_bits(key.key.bits());
         let live = match inner.cache.take(run) {
             Some(live) => Ok(Some(live)),

@@ -149,6 +149,7 @@ impl RunHead {
             progress: self.progress.clone(),
             parent: self.parent.map(|(run, _)| run),
             trace: self.trace.as_deref().map(str::to_owned),
+            archived: false,
         }
     }
 }

@@ -33,6 +33,14 @@ impl Inner {
         ];
         let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?";
         let rows = self.store.fetch(sql, &cells).await?;
+        if rows.is_empty() {
+            let archived = self
+                .archived(run)
+                .await?
+                .map_or_else(Vec::new, |frame| frame.records);
+            let later = archived.into_iter().filter(|(seq, _)| *seq > after);
+            return Ok(later.take(limit).collect());
+        }
         rows.iter()
             .map(|row| {
                 let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
@@ -374,6 +382,12 @@ fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEv
 /// The names behind the numbers of a record.
 #[derive(Debug)]
 pub(crate) struct Names(Vec<String>);
+
+impl From<Vec<String>> for Names {
+    fn from(names: Vec<String>) -> Self {
+        Self(names)
+    }
+}
 
 impl Names {
     pub(crate) fn of(version: &Version, workflow: &str) -> Self {

@@ -236,6 +236,7 @@ async fn check_rows(
     let mut named = artifacts::Named::default();
     let mut versions = runs::Versions::read(snapshot, blobs.artifacts, &mut named, findings).await?;
     runs::check(snapshot, &waiting, &mut versions, &mut named, findings).await?;
+    runs::check_archived(snapshot, &mut named, findings).await?;
     runs::check_orphans(snapshot, findings).await?;
     messages::check_orphans(snapshot, &waiting, findings).await?;
     artifacts::check(named, blobs, findings).await;

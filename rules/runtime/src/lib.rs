@@ -7,6 +7,7 @@
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
 //! What holds of a store at every instant is in `invariants.rs`.
 
+mod archive;
 mod cache;
 mod evaluate;
 mod facts;

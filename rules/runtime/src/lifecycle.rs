@@ -28,6 +28,12 @@ pub enum LifecycleError {
     /// The run stands where that means nothing.
     #[error(transparent)]
     Illegal(#[from] IllegalStep),
+    /// The run stands in the archive, where nothing moves any more.
+    #[error("run {run} was archived; clone it to run its request again")]
+    Archived {
+        /// The run.
+        run: RunId,
+    },
     /// The reason is too long.
     #[error("the reason has {bytes} bytes, more than {REASON_BYTES_MAX}")]
     ReasonTooLong {
@@ -57,7 +63,7 @@ impl LifecycleError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Illegal(_) => ErrorKind::Conflict,
+            Self::Illegal(_) | Self::Archived { .. } => ErrorKind::Conflict,
             Self::ReasonTooLong { .. } => ErrorKind::Invalid,
             Self::Load(error) => error.kind(),
             Self::Unavailable { .. } => ErrorKind::Unavailable,
@@ -148,8 +154,11 @@ fn bounded(reason: &str) -> Result<String, LifecycleError> {
 impl Inner {
     pub(crate) async fn state_of(&self, run: RunId) -> Result<RunState, LifecycleError> {
         let view = self.view(run).await.map_err(LoadError::from)?;
-        view.map(|view| view.state)
-            .ok_or(LifecycleError::NotFound { run })
+        let view = view.ok_or(LifecycleError::NotFound { run })?;
+        if view.archived {
+            return Err(LifecycleError::Archived { run });
+        }
+        Ok(view.state)
     }
 
     /// Sends `message` to the run when `step` means something where the run stands.

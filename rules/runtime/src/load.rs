@@ -6,6 +6,7 @@ use celesta_engine::WorkingMemory;
 use celesta_store::{Cell, QueryError, Row};
 use celesta_types::{Digest, ErrorKind, RunId};
 
+use crate::archive::Frame;
 use crate::head::{COLUMNS, RunHead};
 use crate::history::Names;
 use crate::live::Live;
@@ -136,7 +137,9 @@ impl Inner {
                 &[Cell::Id(run.to_bytes())],
             )
             .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(row) = rows.first() else {
+            return Ok(self.archived(run).await?.map(Frame::names));
+        };
         let digest = row
             .blob(0)
             .and_then(|bytes| bytes.try_into().ok())

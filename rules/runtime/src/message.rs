@@ -4,6 +4,11 @@ use celesta_functions::{HOST_TAG_FIRST, RunMessage};
 use celesta_types::wire::{Damaged, Reader, Writer};
 use celesta_types::{CallId, ErrorClass};
 
+use crate::archive::Place;
+
+/// The tag of [`HostMessage::Archive`].
+const ARCHIVE: u8 = 40;
+
 /// A message of the runtime to a run. Carried as a tag and bytes in [`celesta_functions::RunMessage::Host`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HostMessage {
@@ -32,6 +37,8 @@ pub(crate) enum HostMessage {
     Resume { reason: String },
     /// A condition on the time changes at this instant.
     Wake,
+    /// The run stands in the archive as it was in that turn: it may go.
+    Archive(Place),
 }
 
 impl HostMessage {
@@ -83,6 +90,10 @@ impl HostMessage {
                 8
             }
             Self::Wake => 9,
+            Self::Archive(place) => {
+                place.write(&mut out);
+                ARCHIVE
+            }
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
     }
@@ -140,6 +151,7 @@ impl HostMessage {
                 reason: input.text()?.to_owned(),
             },
             9 => Self::Wake,
+            ARCHIVE => Self::Archive(Place::read(&mut input)?),
             _ => return Err(input.damaged("a message of this release")),
         })
     }
@@ -169,6 +181,12 @@ mod tests {
             HostMessage::Pause { reason: text() },
             HostMessage::Resume { reason: text() },
             HostMessage::Wake,
+            HostMessage::Archive(Place {
+                seq: 300,
+                artifact: celesta_types::Digest::from_bytes([7; 32]),
+                at: 8,
+                bytes: 1 << 40,
+            }),
         ] {
             let payload = message.encode();
             let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else {

@@ -44,6 +44,12 @@ impl Inner {
     pub(crate) async fn view(&self, run: RunId) -> Result<Option<RunView>, QueryError> {
         let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id = ?");
         let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
+        if rows.is_empty() {
+            let archived = self.archived(run).await.map_err(|error| QueryError {
+                reason: error.to_string(),
+            })?;
+            return Ok(archived.and_then(|frame| frame.view()));
+        }
         Ok(rows.first().and_then(|row| {
             let mut view = RunHead::from_row(row)?.view();
             view.input = row.blob(19).map(|input| raw(String::from_utf8_lossy(input)));
@@ -124,23 +130,29 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<Option<Page<FactView>>, LoadError> {
-        let Some(live) = self.load(run).await? else {
-            return Ok(None);
-        };
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let Some(live) = self.load(run).await? else {
+            let Some(frame) = self.archived(run).await? else {
+                return Ok(None);
+            };
+            let matching =
+                |fact: &FactView| fact.id > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted);
+            let mut rows: Vec<FactView> = frame.facts().filter(matching).take(limit + 1).collect();
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let last = rows.last().map(|last| last.id.to_string());
+            return Ok(Some(Page {
+                rows,
+                next: last.filter(|_| more),
+            }));
+        };
         let mut facts = live
             .memory
             .facts()
             .filter(|fact| fact.id.0 > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted));
         let mut rows = Vec::new();
         for fact in facts.by_ref().take(limit) {
-            rows.push(FactView {
-                id: fact.id.0,
-                fact_type: fact.fact_type.to_owned(),
-                version: fact.version.into(),
-                value: raw(object(&fact.slots)),
-                written_by: fact.written_by.to_owned(),
-            });
+            rows.push(fact_view(&fact));
         }
         let next = if facts.next().is_some() {
             rows.last().map(|last| last.id.to_string())
@@ -201,6 +213,17 @@ impl Inner {
         Ok(rows
             .first()
             .and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
+    }
+}
+
+/// A fact as clients see it.
+pub(crate) fn fact_view(fact: &celesta_engine::FactView<'_>) -> FactView {
+    FactView {
+        id: fact.id.0,
+        fact_type: fact.fact_type.to_owned(),
+        version: fact.version.into(),
+        value: raw(object(&fact.slots)),
+        written_by: fact.written_by.to_owned(),
     }
 }
 

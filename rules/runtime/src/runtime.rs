@@ -12,6 +12,7 @@ use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, RunId};
 
+use crate::archive;
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
 use crate::facts::Writers;
@@ -188,6 +189,8 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        let sweep = archive::run(Arc::clone(&inner));
+        inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
         Ok(Self { inner })
     }
 

@@ -6,7 +6,9 @@
 use celesta_store::{Expect, Migration, Statement};
 
 /// The schema steps of this crate.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[FIRST, crate::archive::MIGRATION];
+
+const FIRST: Migration = Migration {
     subsystem: "runs",
     version: 1,
     sql: "
@@ -124,7 +126,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 );
 ",
-}];
+};
 
 pub(crate) static VERSION_INSERT: Statement = Statement {
     name: "versions.insert",

@@ -297,6 +297,8 @@ impl Asked {
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
+            // The run moves in this very turn, so it is not what the archive holds.
+            HostMessage::Archive(_) => {}
             HostMessage::Resume { reason } => {
                 self.causes.push(Cause::Resumed { reason });
                 self.resume = true;

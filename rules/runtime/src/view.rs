@@ -53,6 +53,9 @@ pub struct RunView {
     /// W3C trace context of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// Whether it is finished for good and stands in the archive.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
 }
 
 /// How far a run is.

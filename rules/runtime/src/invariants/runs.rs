@@ -343,6 +343,37 @@ async fn check_awaited(
     Ok(())
 }
 
+/// The segments that archived runs stand in.
+pub(super) async fn check_archived(
+    snapshot: &mut Snapshot,
+    named: &mut Named,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let sql = "SELECT artifact, count(*) FROM archived GROUP BY artifact";
+    for row in snapshot.fetch(sql, &[]).await? {
+        let runs = row.int(1).unwrap_or(0);
+        match digest(&row, 0) {
+            Some(artifact) => named.add(artifact, || format!("{runs} archived runs")),
+            None => findings.report(
+                Invariant::RunRow,
+                format!("{runs} archived runs"),
+                "the digest of their segment has not 32 bytes",
+            ),
+        }
+    }
+    let sql = "SELECT a.run FROM archived AS a WHERE EXISTS (SELECT 1 FROM runs WHERE id = a.run)";
+    for row in snapshot.fetch(sql, &[]).await? {
+        if let Some(run) = row.blob(0).and_then(RunId::from_bytes) {
+            findings.report(
+                Invariant::RunRow,
+                run,
+                "it stands both among the runs and in the archive",
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Rows that belong to runs which do not exist.
 pub(super) async fn check_orphans(
     snapshot: &mut Snapshot,
@@ -361,12 +392,14 @@ pub(super) async fn check_orphans(
         (
             Invariant::IdempotencyOrphan,
             "SELECT run, 'key `' || key || '` of `' || service || '`' FROM idempotency AS i \
-             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = i.run)",
+             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = i.run) \
+             AND NOT EXISTS (SELECT 1 FROM archived WHERE run = i.run)",
         ),
         (
             Invariant::ChildOrphan,
             "SELECT parent, id FROM runs AS child WHERE parent IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM runs WHERE id = child.parent)",
+             AND NOT EXISTS (SELECT 1 FROM runs WHERE id = child.parent) \
+             AND NOT EXISTS (SELECT 1 FROM archived WHERE run = child.parent)",
         ),
     ];
     for (invariant, sql) in looks {

@@ -85,6 +85,11 @@ fact = "Wish"
 [operations.failing]
 workflow = "failing"
 fact = "Thing"
+
+[retention.count]
+finished = "30d"
+[retention.failing]
+finished = "30d"
 "#;
     let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
     let entries = [
@@ -114,8 +119,12 @@ pub(crate) struct Node {
 }
 
 pub(crate) async fn node(folder: &std::path::Path) -> Node {
+    node_on(folder, Clock::system()).await
+}
+
+/// A node whose time is `clock`.
+pub(crate) async fn node_on(folder: &std::path::Path, clock: Clock) -> Node {
     let tasks = TaskSet::new(Shutdown::new());
-    let clock = Clock::system();
     let store = Store::open(
         &StoreOptions::at(folder.join("celesta.db")),
         &migrations(),

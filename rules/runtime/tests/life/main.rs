@@ -1,5 +1,6 @@
 //! The life of runs on a real store and a real queue, with a test in the place of the workers.
 
+mod archive;
 mod bed;
 mod damage;
 mod steering;
