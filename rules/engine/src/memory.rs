@@ -279,14 +279,10 @@ impl WorkingMemory {
             if self.halted.is_some() || self.resting {
                 return false;
             }
-            let world = World {
-                rules: &self.rules,
-                store: &self.context.as_ref().expect("no script runs").store,
-            };
-            let Some(token) = self.network.next(world) else {
-                return false;
-            };
-            self.fire(token);
+            match self.next_activation() {
+                Some(token) => self.fire(token),
+                None => return false,
+            }
         }
         true
     }
@@ -350,13 +346,17 @@ impl WorkingMemory {
         drop(self.context_mut().effect(Effect::Log { level: "warn", text }));
     }
 
+    fn next_activation(&mut self) -> Option<u32> {
+        let world = World {
+            rules: &self.rules,
+            store: &self.context.as_ref().expect("no script runs").store,
+        };
+        self.network.next(world)
+    }
+
     fn fire_all(&mut self) -> Option<Fault> {
         while self.halted.is_none() && !self.resting {
-            let world = World {
-                rules: &self.rules,
-                store: &self.context.as_ref().expect("no script runs").store,
-            };
-            let Some(token) = self.network.next(world) else {
+            let Some(token) = self.next_activation() else {
                 break;
             };
             if self.journal.fired >= self.rules.limits.firings {
