@@ -5,12 +5,14 @@
 //! sends to the functions' queues; it runs no function and knows no HTTP.
 //!
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
+//! What holds of a store at every instant is in `invariants.rs`.
 
 mod cache;
 mod evaluate;
 mod facts;
 mod head;
 mod history;
+pub mod invariants;
 mod lifecycle;
 mod live;
 mod load;
@@ -22,6 +24,7 @@ mod runtime;
 mod schema;
 mod send;
 mod state;
+mod step;
 mod submit;
 mod turn;
 mod view;
@@ -36,6 +39,7 @@ pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
+pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
