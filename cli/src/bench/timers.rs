@@ -222,11 +222,8 @@ async fn configure(queues: &AnyQueues, queue: &QueueName) -> Result<(), Failure>
         history_ms: 0,
         ..Settings::exclusive()
     };
-    queues
-        .configure(queue, settings)
-        .await
-        .map(drop)
-        .map_err(Failure::internal)
+    let configured = queues.configure(queue, settings).await;
+    configured.map_err(Failure::internal)?.map_err(Failure::internal)
 }
 
 async fn enqueue(queues: &AnyQueues, messages: Vec<NewMessage>) -> Result<(), Failure> {
