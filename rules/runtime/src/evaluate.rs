@@ -109,6 +109,11 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
                     inner.store.submit(unit).await;
                 }
             }
+            // A run's row may travel with its first message, which is not stored yet, while the run has left the cache:
+            // given back, the two are stored.
+            Ok(None) if key.messages.iter().any(|message| message.attempt == 1) => {
+                give_back(inner, &key, 0, "the run is not in the record yet").await;
+            }
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
                 let mut unit = Unit::new();
@@ -117,18 +122,18 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             }
             Err(error) => {
                 tracing::error!(%run, %error, "cannot read a run; its messages are given back");
-                give_back(inner, &key, &error.to_string()).await;
+                give_back(inner, &key, RELOAD_DELAY_MS, &error.to_string()).await;
             }
         }
     }
 }
 
 /// The messages come again after a while: reading may succeed then.
-async fn give_back(inner: &Inner, key: &LeasedKey, error: &str) {
+async fn give_back(inner: &Inner, key: &LeasedKey, delay_ms: i64, error: &str) {
     let failure = |message: &Leased| Failure {
         lease: message.lease(),
         retryable: true,
-        delay_ms: RELOAD_DELAY_MS,
+        delay_ms,
         error: error.to_owned(),
     };
     let failures = key.messages.iter().map(failure).collect();
