@@ -18,6 +18,7 @@ pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
+pub(crate) mod sim;
 pub(crate) mod test;
 pub(crate) mod worker;
 
@@ -122,6 +123,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
         Command::Doctor(args) => client(doctor::run(context, args)),
+        Command::Sim(args) => sim::run(context, &args),
         Command::Demo(args) => client(crate::demo::run(context, args)),
         Command::Bench(args) => node(crate::bench::run(context, args)),
         Command::Completions(args) => completions::run(context, &args),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use celesta_runs::{LifecycleError, RunState, RunView, Runtime, Submit, SubmitError, WriteError, WriteFacts, Written};
+use celesta_runs::{
+    LifecycleError, RunState, RunView, Runtime, Submit, SubmitError, WriteError, WriteFacts, Written,
+};
 use celesta_types::{ErrorKind, RunId};
 
 use crate::node::Waiting;
@@ -133,6 +135,9 @@ impl Model {
     pub(crate) fn write(&mut self, runtime: &Runtime, number: usize) -> (Ask, Waiting<Answer>) {
         let note = &mut self.notes[number];
         note.tries += 1;
+        if note.known == Known::Refused {
+            note.known = Known::Doubtful;
+        }
         let run = note.run;
         let write = WriteFacts {
             writes: format!(r#"[{{"insert":"Note","fields":{{"n":{number}}}}}]"#).into_bytes(),
@@ -194,7 +199,11 @@ impl Model {
     }
 
     const fn refused(&self) -> Known {
-        if self.lied_to { Known::Doubtful } else { Known::Refused }
+        if self.lied_to {
+            Known::Doubtful
+        } else {
+            Known::Refused
+        }
     }
 
     fn heard_of_run(&mut self, tried: usize, answer: Result<RunId, SubmitError>) -> String {
@@ -221,7 +230,8 @@ impl Model {
             Err(error) => {
                 one.known = known;
                 if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict) {
-                    self.violations.push(format!("a good request was refused: {error}"));
+                    self.violations
+                        .push(format!("a good request was refused: {error}"));
                 }
                 format!("try {tried} is refused: {error}")
             }
@@ -276,7 +286,8 @@ impl Model {
             let result = view.result.as_ref().map(|result| result.get().to_owned());
             let before = self.seen.insert(view.id, result.clone());
             if before.is_some_and(|before| before != result) {
-                self.violations.push(format!("two results were seen of {}", view.id));
+                self.violations
+                    .push(format!("two results were seen of {}", view.id));
             }
         }
         format!("{} is seen {}", view.id, view.state)

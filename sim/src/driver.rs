@@ -266,7 +266,10 @@ impl<'a> Sim<'a> {
     /// The journal belongs to the digest: what happened and what is kept of it are the same again.
     fn record_digest(&mut self) -> Result<(), SimError> {
         let sql = "SELECT run, seq, record FROM journal ORDER BY run, seq";
-        let rows = self.record.fetch(sql, &[]).map_err(SimError::of("read the journal"))?;
+        let rows = self
+            .record
+            .fetch(sql, &[])
+            .map_err(SimError::of("read the journal"))?;
         for row in rows {
             self.trace.bytes(row.blob(0).unwrap_or_default());
             self.trace.bytes(row.blob(2).unwrap_or_default());

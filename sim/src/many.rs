@@ -13,6 +13,8 @@ pub struct Summary {
     pub seeds: u64,
     /// Events chosen in all of them, without those that brought them to rest.
     pub events: u64,
+    /// The digests of all of them together, in whatever order they ended.
+    pub digest: u64,
     /// Those with violations, by seed.
     pub violating: Vec<Outcome>,
     /// What happened how often, added up.
@@ -49,7 +51,9 @@ pub fn run_many(
     if let Ok(Some(error)) = failed.into_inner() {
         return Err(error);
     }
-    let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut summary = summary
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     summary.violating.sort_by_key(|outcome| outcome.seed);
     Ok(summary)
 }
@@ -79,6 +83,7 @@ fn work(
         }
         if let Ok(mut summary) = summary.lock() {
             summary.seeds += 1;
+            summary.digest ^= outcome.digest;
             summary.events += outcome.events;
             for (what, count) in &outcome.counts {
                 *summary.counts.entry(what).or_default() += count;

@@ -4,13 +4,13 @@
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use celesta_artifacts::Artifacts;
 use celesta_bundle::Files;
 use celesta_queue::{Leased, QueueName, Queues};
-use celesta_runs::{Parts, Runtime, RuntimeConfig, Turns};
+use celesta_runs::{Parts, Runtime, RuntimeConfig, Turns, Versions};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::Migration;
 use celesta_store::driven::{Did, Ending, Hand, Record};
@@ -43,6 +43,9 @@ impl SimError {
 pub struct Ground {
     folder: TempDir,
     bundles: Vec<(&'static str, Files)>,
+    /// Compiled once for all seeds.
+    versions: Versions,
+    artifacts: OnceLock<Artifacts>,
 }
 
 impl Ground {
@@ -53,8 +56,22 @@ impl Ground {
     pub fn new() -> Result<Self, SimError> {
         Ok(Self {
             folder: tempfile::tempdir().map_err(SimError::of("make a folder"))?,
-            bundles: BUNDLES.iter().map(|bundle| (bundle.service, bundle.files())).collect(),
+            versions: Versions::default(),
+            artifacts: OnceLock::new(),
+            bundles: BUNDLES
+                .iter()
+                .map(|bundle| (bundle.service, bundle.files()))
+                .collect(),
         })
+    }
+
+    async fn artifacts(&self) -> Result<Artifacts, SimError> {
+        if let Some(artifacts) = self.artifacts.get() {
+            return Ok(artifacts.clone());
+        }
+        let opened = Artifacts::open(self.at("artifacts")).await;
+        let opened = opened.map_err(SimError::of("open the artifacts"))?;
+        Ok(self.artifacts.get_or_init(|| opened).clone())
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -142,7 +159,12 @@ impl Node {
                 }
             }
         });
-        let Some(Opened { runtime, queues, feed }) = opened? else {
+        let Some(Opened {
+            runtime,
+            queues,
+            feed,
+        }) = opened?
+        else {
             executor.shutdown_background();
             return Ok(None);
         };
@@ -219,7 +241,10 @@ impl Node {
     pub(crate) fn lease(&self, queue: &QueueName, max: usize, lease_ms: u64) -> Vec<Leased> {
         let lease = std::time::Duration::from_millis(lease_ms);
         let feed = Arc::clone(&self.feed);
-        let leasing = async { feed.lease(queue.clone(), max, lease, std::time::Duration::ZERO).await };
+        let leasing = async {
+            feed.lease(queue.clone(), max, lease, std::time::Duration::ZERO)
+                .await
+        };
         self.executor.block_on(leasing).unwrap_or_default()
     }
 
@@ -270,7 +295,11 @@ impl Node {
     }
 }
 
-fn poll_clients(clients: &mut Vec<Client>, context: &mut Context<'_>, answers: &mut Vec<(Ask, Answer)>) -> bool {
+fn poll_clients(
+    clients: &mut Vec<Client>,
+    context: &mut Context<'_>,
+    answers: &mut Vec<(Ask, Answer)>,
+) -> bool {
     let mut at = 0;
     let before = clients.len();
     while let Some(client) = clients.get_mut(at) {
@@ -294,12 +323,11 @@ async fn open_parts(
     let queues = Queues::open(&store, clock, &tasks, celesta_queue::Options::default())
         .await
         .map_err(SimError::of("open the queues"))?;
-    let artifacts = Artifacts::open(setting.ground.at("artifacts"))
-        .await
-        .map_err(SimError::of("open the artifacts"))?;
+    let artifacts = setting.ground.artifacts().await?;
     let config = RuntimeConfig {
         evaluators: 0,
         cache_bytes: setting.cache_bytes,
+        versions: setting.ground.versions.clone(),
         ..RuntimeConfig::new(setting.ground.at("bundles"))
     };
     let parts = Parts {
@@ -334,7 +362,11 @@ async fn open_parts(
         Arc::new(|_| {}),
     )
     .map_err(SimError::of("start the feed"))?;
-    Ok(Opened { runtime, queues, feed })
+    Ok(Opened {
+        runtime,
+        queues,
+        feed,
+    })
 }
 
 /// The queues of all functions.

@@ -4,10 +4,12 @@
 mod journal;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use celesta_functions::names::RUNS_QUEUE;
-use celesta_queue::QueueName;
+use celesta_queue::{Filter, Key, QueueName};
 use celesta_runs::RunState;
+use celesta_runs::invariants::{Blobs, check};
 use celesta_store::driven::Record;
 use celesta_types::RunId;
 use serde_json::Value;
@@ -54,18 +56,57 @@ pub(crate) fn judge(view: &mut View<'_>) {
     };
     promised_runs(view.model, &rows, &mut broken);
     for row in &rows {
+        let before = broken.len();
         let said = |what: String| format!("{} ({}, {}): {what}", row.run, row.operation, row.state);
         let found = journal::check(view.record, row.run, row.state, view.said);
         broken.extend(found.into_iter().map(said));
         if let Err(what) = run_is_right(view, row) {
             broken.push(said(what));
         }
+        if broken.len() > before {
+            broken.push(journal::told(view.record, row.run));
+            broken.push(messages_of(view, row.run));
+        }
         if broken.len() > VIOLATIONS_MAX {
             break;
         }
     }
+    match view.node.now(invariants(view)) {
+        Ok(found) => broken.extend(found),
+        Err(error) => broken.push(error),
+    }
     broken.truncate(VIOLATIONS_MAX);
     view.model.violations.extend(broken);
+}
+
+/// The messages of a run that are left, whatever became of them.
+fn messages_of(view: &View<'_>, run: RunId) -> String {
+    let mut told = format!("  messages of {run}:");
+    if let Ok(queue) = QueueName::new(RUNS_QUEUE) {
+        let listed = view.node.now(
+            view.node
+                .queues
+                .list(&queue, &Filter::default(), None, usize::MAX),
+        );
+        for message in listed.map(|page| page.messages).unwrap_or_default() {
+            if message.key == Some(Key::from(run)) {
+                write!(told, " {} {} at {:?}", message.id, message.state, message.at)
+                    .expect("writing to a string");
+            }
+        }
+    }
+    told
+}
+
+/// What holds of every store, as `celesta doctor` checks it.
+async fn invariants(view: &View<'_>) -> Result<Vec<String>, String> {
+    let blobs = Blobs {
+        artifacts: view.node.runtime.artifacts(),
+        hash: false,
+    };
+    let findings = check(&mut view.record.snapshot(), blobs).await;
+    let findings = findings.map_err(|error| error.to_string())?;
+    Ok(findings.violations.iter().map(ToString::to_string).collect())
 }
 
 fn rows(record: &Record) -> Result<Vec<Row>, String> {
@@ -80,10 +121,15 @@ fn rows(record: &Record) -> Result<Vec<Row>, String> {
             operation: row.text(1)?.to_owned(),
             state: RunState::from_code(row.int(2)?)?,
             // Children have their parents' labels.
-            tried: labels.get(TRY).filter(|_| !is_child).and_then(|tried| tried.parse().ok()),
+            tried: labels
+                .get(TRY)
+                .filter(|_| !is_child)
+                .and_then(|tried| tried.parse().ok()),
             is_child,
             input: serde_json::from_slice(row.blob(5)?).ok()?,
-            result: row.blob(6).map(|result| String::from_utf8_lossy(result).into_owned()),
+            result: row
+                .blob(6)
+                .map(|result| String::from_utf8_lossy(result).into_owned()),
             error: row.text(7).map(str::to_owned),
         })
     });
@@ -97,7 +143,8 @@ pub(crate) fn queues_are_empty(view: &mut View<'_>) {
     for queue in runs.chain(function_queues().unwrap_or_default()) {
         let depth = view.node.queues.depth(&queue);
         if depth > 0 {
-            let left = format!("after everything came to rest {depth} messages of {queue} are left in the record");
+            let left =
+                format!("after everything came to rest {depth} messages of {queue} are left in the record");
             view.model.violations.push(left);
         }
     }
@@ -147,7 +194,7 @@ fn promised_runs(model: &Model, rows: &[Row], broken: &mut Vec<String>) {
 }
 
 /// What holds of one run beside its journal.
-fn run_is_right(view: &mut View<'_>, row: &Row) -> Result<(), String> {
+fn run_is_right(view: &View<'_>, row: &Row) -> Result<(), String> {
     let differs = view.node.now(view.node.runtime.differs_from_record(row.run));
     if let Some(how) = differs.map_err(|error| error.to_string())? {
         return Err(format!("what is in memory is not what is read again: {how}"));
@@ -167,9 +214,15 @@ fn run_is_right(view: &mut View<'_>, row: &Row) -> Result<(), String> {
     if let Some(seen) = view.model.seen.get(&row.run)
         && (row.state != RunState::Completed || *seen != row.result)
     {
-        return Err(format!("{seen:?} was seen as its result, which is {:?}", row.result));
+        return Err(format!(
+            "{seen:?} was seen as its result, which is {:?}",
+            row.result
+        ));
     }
-    let Some(workload) = WORKLOADS.iter().find(|workload| workload.operation == row.operation) else {
+    let Some(workload) = WORKLOADS
+        .iter()
+        .find(|workload| workload.operation == row.operation)
+    else {
         return Ok(());
     };
     let ended = Ended {
@@ -212,7 +265,12 @@ fn notes_are_right(model: &Model, row: &Row, counts: Option<&str>, ended: &Ended
     for (_, note) in ended.facts.iter().filter(|(of, _)| of == "Note") {
         *there.entry(note["n"].as_i64().unwrap_or(-1)).or_default() += 1;
     }
-    for (number, note) in model.notes.iter().enumerate().filter(|(_, note)| note.run == row.run) {
+    for (number, note) in model
+        .notes
+        .iter()
+        .enumerate()
+        .filter(|(_, note)| note.run == row.run)
+    {
         let times = there.remove(&i64::try_from(number).unwrap_or(-1)).unwrap_or(0);
         let (least, most) = bounds(note);
         if times < least || times > most {

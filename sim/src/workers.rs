@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use celesta_functions::{Invocation, Manifest, Report, ReportOutcome, retry};
 use celesta_queue::Leased;
-use celesta_types::{CallId, ErrorClass, RunId, Timestamp};
-use celesta_worker::{Finish, Finished, Package, PackageError, Packages, Served};
 use celesta_runs::Runtime;
 use celesta_types::Digest;
+use celesta_types::{CallId, ErrorClass, RunId, Timestamp};
+use celesta_worker::{Finish, Finished, Package, PackageError, Packages, Served};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -42,7 +42,12 @@ impl Held {
     /// A success.
     pub(crate) fn succeeded(&self, now: Timestamp) -> Finished {
         let result = answer(&self.function, &self.input).to_string();
-        self.report(now, ReportOutcome::Succeeded { result: result.as_bytes() })
+        self.report(
+            now,
+            ReportOutcome::Succeeded {
+                result: result.as_bytes(),
+            },
+        )
     }
 
     /// A failed attempt, and what the policy of the function makes of it.

@@ -49,7 +49,12 @@ impl BundleText {
 }
 
 /// The functions that workers of the simulation serve, with their services.
-pub const FUNCTIONS: &[(&str, &str)] = &[("main", "square"), ("main", "same"), ("main", "fat"), ("sub", "double")];
+pub const FUNCTIONS: &[(&str, &str)] = &[
+    ("main", "square"),
+    ("main", "same"),
+    ("main", "fat"),
+    ("sub", "double"),
+];
 
 /// What `function` answers to `input`.
 #[must_use]
@@ -127,7 +132,11 @@ pub const WORKLOADS: &[Workload] = &[
         check: |run| {
             let total = run.input["total"].as_i64().unwrap_or(-1);
             let sum: i64 = (0..total).filter(|at| at % 2 == 0).sum();
-            equal("the result", &run.result, &json!({ "at": total, "early": 0, "sum": sum }))
+            equal(
+                "the result",
+                &run.result,
+                &json!({ "at": total, "early": 0, "sum": sum }),
+            )
         },
     },
     Workload {
@@ -144,7 +153,11 @@ pub const WORKLOADS: &[Workload] = &[
         input: |chance| json!({ "calls": chance.between(1, 8) }),
         check: |run| {
             equal("answers", &run.one("Burst")?["answers"], &json!(1))?;
-            equal("the number of results", &run.result["results"], &run.input["calls"])
+            equal(
+                "the number of results",
+                &run.result["results"],
+                &run.input["calls"],
+            )
         },
     },
     Workload {
@@ -165,7 +178,11 @@ pub const WORKLOADS: &[Workload] = &[
                 let text = answer("fat", &json!({ "x": page["index"] }));
                 page["text"] == text["text"]
             });
-            if whole { Ok(()) } else { Err("a page does not hold its text".to_owned()) }
+            if whole {
+                Ok(())
+            } else {
+                Err("a page does not hold its text".to_owned())
+            }
         },
     },
 ];
@@ -188,7 +205,10 @@ fn check_fan(run: &Ended) -> Result<(), String> {
     equal("parts", &json!(parts.len()), &run.input["parts"])?;
     let done: Vec<&&Value> = parts.iter().filter(|part| part["state"] == "done").collect();
     let lost = parts.iter().filter(|part| part["state"] == "lost").count();
-    if let Some(wrong) = done.iter().find(|part| number(&part["got"]) != number(&part["value"]).pow(2)) {
+    if let Some(wrong) = done
+        .iter()
+        .find(|part| number(&part["got"]) != number(&part["value"]).pow(2))
+    {
         return Err(format!("{wrong} got another call's result"));
     }
     let sum: i64 = done.iter().map(|part| number(&part["got"])).sum();
@@ -205,10 +225,16 @@ fn check_parent(run: &Ended) -> Result<(), String> {
     equal("done and lost", &json!(done + lost), &run.input["children"])?;
     let refused = (0..children).filter(|child| child % 5 == 4).count();
     if lost < i64::try_from(refused).unwrap_or(0) {
-        return Err(format!("{refused} requests are always refused, and {lost} were lost"));
+        return Err(format!(
+            "{refused} requests are always refused, and {lost} were lost"
+        ));
     }
     if done == children {
-        equal("the sum", &run.result["sum"], &json!((0..children).map(|x| 2 * x).sum::<i64>()))?;
+        equal(
+            "the sum",
+            &run.result["sum"],
+            &json!((0..children).map(|x| 2 * x).sum::<i64>()),
+        )?;
     }
     Ok(())
 }

@@ -343,7 +343,10 @@ mod tests {
         let first = keys.accept(&service, "key");
         assert!(first.is_some());
         assert!(keys.accept(&service, "key").is_none());
-        assert!(keys.accept(&service, "key").is_none(), "who was refused frees nothing");
+        assert!(
+            keys.accept(&service, "key").is_none(),
+            "who was refused frees nothing"
+        );
         assert!(keys.accept(&service, "other").is_some());
         drop(first);
         assert!(keys.accept(&service, "key").is_some());

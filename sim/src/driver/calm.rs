@@ -40,11 +40,23 @@ impl Sim<'_> {
         }
         let node = self.node()?;
         let clients = node.clients.len();
-        let left = node.queues.list_queues().into_iter().filter(|stats| node.queues.depth(&stats.queue) > 0);
+        let left = node
+            .queues
+            .list_queues()
+            .into_iter()
+            .filter(|stats| node.queues.depth(&stats.queue) > 0);
         let left: Vec<String> = left
-            .map(|stats| format!("{} {:?}, {} ready, {} arriving", stats.queue, stats.counts, stats.ready, stats.arriving))
+            .map(|stats| {
+                format!(
+                    "{} {:?}, {} ready, {} arriving",
+                    stats.queue, stats.counts, stats.ready, stats.arriving
+                )
+            })
             .collect();
-        self.violation(format!("nothing comes to rest: {clients} clients wait, {}", left.join("; ")));
+        self.violation(format!(
+            "nothing comes to rest: {clients} clients wait, {}",
+            left.join("; ")
+        ));
         Ok(())
     }
 

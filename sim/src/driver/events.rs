@@ -188,7 +188,11 @@ impl Sim<'_> {
         if self.depth()? > DEPTH_MAX {
             return self.some_commit(Ending::Durable);
         }
-        let weights: Vec<(usize, usize)> = WORKLOADS.iter().map(|workload| workload.weight).enumerate().collect();
+        let weights: Vec<(usize, usize)> = WORKLOADS
+            .iter()
+            .map(|workload| workload.weight)
+            .enumerate()
+            .collect();
         let workload = *self.chance.weighted(&weights);
         let request = self.model.requests.len();
         let key = self.chance.percent(60).then(|| format!("key-{request}"));
@@ -218,7 +222,9 @@ impl Sim<'_> {
     }
 
     fn write(&mut self) -> Result<bool, SimError> {
-        let Some(run) = self.some_run() else { return Ok(false) };
+        let Some(run) = self.some_run() else {
+            return Ok(false);
+        };
         let workload = self.model.workload_of.get(&run).copied().unwrap_or(0);
         if WORKLOADS[workload].notes.is_none() {
             return Ok(false);
@@ -250,14 +256,18 @@ impl Sim<'_> {
     }
 
     fn steer(&mut self) -> Result<bool, SimError> {
-        let Some(run) = self.some_run() else { return Ok(false) };
+        let Some(run) = self.some_run() else {
+            return Ok(false);
+        };
         let how = *self.chance.weighted(STEERS);
         let runtime = self.node()?.runtime.clone();
         self.start(Model::steer(&runtime, run, how))
     }
 
     fn wait(&mut self) -> Result<bool, SimError> {
-        let Some(run) = self.some_run() else { return Ok(false) };
+        let Some(run) = self.some_run() else {
+            return Ok(false);
+        };
         let runtime = self.node()?.runtime.clone();
         self.start(Model::wait(&runtime, run))
     }
@@ -291,14 +301,20 @@ impl Sim<'_> {
         }
         let now = self.now();
         for run in turns.runs() {
-            let other = self.taken.iter().find(|taken| taken.turns.runs().any(|other| other == run));
+            let other = self
+                .taken
+                .iter()
+                .find(|taken| taken.turns.runs().any(|other| other == run));
             if other.is_some_and(|other| now < other.until) {
                 self.violation(format!("the key of {run} is in two hands"));
             }
         }
         let runs: Vec<String> = turns.runs().map(|run| run.to_string()).collect();
-        self.trace
-            .line(format_args!("take {} messages of {}", turns.messages(), runs.join(" ")));
+        self.trace.line(format_args!(
+            "take {} messages of {}",
+            turns.messages(),
+            runs.join(" ")
+        ));
         self.taken.push(Taken {
             turns,
             until: now.after(TURN_LEASE),
@@ -405,7 +421,9 @@ impl Sim<'_> {
     }
 
     pub(super) fn answer(&mut self) -> Result<bool, SimError> {
-        let Some(held) = self.some_held() else { return Ok(false) };
+        let Some(held) = self.some_held() else {
+            return Ok(false);
+        };
         let end = *self.chance.weighted(ENDS);
         self.answer_with(&held, end)?;
         self.remember_stale(held);
@@ -415,8 +433,10 @@ impl Sim<'_> {
     pub(super) fn answer_with(&mut self, held: &Held, end: Option<ErrorClass>) -> Result<(), SimError> {
         let now = self.now();
         let name = end.map_or("success", ErrorClass::name);
-        self.trace
-            .line(format_args!("answer {} {} of {}: {name}", held.function, held.call, held.run));
+        self.trace.line(format_args!(
+            "answer {} {} of {}: {name}",
+            held.function, held.call, held.run
+        ));
         self.count("answers");
         let finished = match end {
             None => held.succeeded(now),
@@ -424,7 +444,9 @@ impl Sim<'_> {
                 let said = self.said.failed.entry((held.run, held.call)).or_default();
                 said.push(class);
                 let services = self.node()?.runtime.services();
-                let mut manifests = services.iter().filter_map(|of| of.bundle.functions.get(&held.function));
+                let mut manifests = services
+                    .iter()
+                    .filter_map(|of| of.bundle.functions.get(&held.function));
                 held.failed(manifests.next(), class, now)
             }
         };
@@ -447,14 +469,19 @@ impl Sim<'_> {
     }
 
     fn forget(&mut self) -> bool {
-        let Some(held) = self.some_held() else { return false };
-        self.trace.line(format_args!("forget {} of {}", held.call, held.run));
+        let Some(held) = self.some_held() else {
+            return false;
+        };
+        self.trace
+            .line(format_args!("forget {} of {}", held.call, held.run));
         self.remember_stale(held);
         true
     }
 
     fn extend(&mut self) -> Result<bool, SimError> {
-        let Some(mut held) = self.some_held() else { return Ok(false) };
+        let Some(mut held) = self.some_held() else {
+            return Ok(false);
+        };
         let now = self.now();
         let extended = self.node()?.extend(&held.leased, 60_000);
         self.trace
@@ -467,8 +494,11 @@ impl Sim<'_> {
     }
 
     fn give_back(&mut self) -> Result<bool, SimError> {
-        let Some(held) = self.some_held() else { return Ok(false) };
-        self.trace.line(format_args!("give back {} of {}", held.call, held.run));
+        let Some(held) = self.some_held() else {
+            return Ok(false);
+        };
+        self.trace
+            .line(format_args!("give back {} of {}", held.call, held.run));
         self.node()?.finish(vec![held.released()]);
         self.remember_stale(held);
         Ok(true)
@@ -476,8 +506,7 @@ impl Sim<'_> {
 
     pub(super) fn advance(&mut self, by: Duration) -> bool {
         self.time.advance(by);
-        self.trace
-            .line(format_args!("time +{} ms", by.as_millis()));
+        self.trace.line(format_args!("time +{} ms", by.as_millis()));
         true
     }
 

@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::workers::Said;
 use crate::workloads::answer;
 
+/// Characters of a turn that are shown.
+const TOLD_MAX: usize = 600;
+
 /// A call as the journal shows it.
 struct Call {
     what: What,
@@ -42,7 +45,8 @@ pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -
     for (row, expected) in rows.iter().zip(1_u64..) {
         let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
         if seq != expected {
-            walk.broken.push(format!("turn {seq} stands where turn {expected} is expected"));
+            walk.broken
+                .push(format!("turn {seq} stands where turn {expected} is expected"));
             break;
         }
         match Turn::decode(row.blob(1).unwrap_or_default()) {
@@ -54,9 +58,38 @@ pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -
         walk.broken.push("it has taken no turn".to_owned());
     }
     if walk.canceled != (state == RunState::Canceled) {
-        walk.broken.push(format!("its journal ends canceled: {}", walk.canceled));
+        walk.broken
+            .push(format!("its journal ends canceled: {}", walk.canceled));
     }
     walk.broken
+}
+
+/// The journal in short, for whoever looks into a violation.
+pub(super) fn told(record: &Record, run: RunId) -> String {
+    let sql = "SELECT seq, record FROM journal WHERE run = ? ORDER BY seq";
+    let rows = record.fetch(sql, &[Cell::Id(run.to_bytes())]).unwrap_or_default();
+    let mut told = format!("  journal of {run}:");
+    for row in rows {
+        let Ok(turn) = Turn::decode(row.blob(1).unwrap_or_default()) else {
+            continue;
+        };
+        let firings: Vec<_> = turn
+            .firings
+            .iter()
+            .map(|firing| (firing.rule, firing.section))
+            .collect();
+        let note = turn.note.is_some();
+        let Turn {
+            at, causes, effects, ..
+        } = turn;
+        let line = format!(
+            "\n      turn {} at {at}: {causes:?} fired {firings:?} {effects:?}{}",
+            row.int(0).unwrap_or(0),
+            if note { " put aside" } else { "" }
+        );
+        told.push_str(&line.chars().take(TOLD_MAX).collect::<String>());
+    }
+    told
 }
 
 struct Walk<'a> {
@@ -71,7 +104,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn turn(&mut self, seq: u64, turn: Turn) {
         if self.canceled {
-            self.broken.push(format!("turn {seq} comes after the run was canceled"));
+            self.broken
+                .push(format!("turn {seq} comes after the run was canceled"));
         }
         for cause in &turn.causes {
             match cause {
@@ -81,14 +115,12 @@ impl Walk<'_> {
                 Cause::Resumed { .. } => self.paused = false,
                 // A completed run is not canceled any more; the oracle sees it by its state.
                 Cause::CancelRequested { .. } => (self.paused, self.canceled) = (false, true),
-                Cause::Started
-                | Cause::RetryRequested
-                | Cause::FactsWritten { .. }
-                | Cause::Woken => {}
+                Cause::Started | Cause::RetryRequested | Cause::FactsWritten { .. } | Cause::Woken => {}
             }
         }
         if self.paused && !turn.firings.is_empty() {
-            self.broken.push(format!("rules fired in turn {seq} while it was paused"));
+            self.broken
+                .push(format!("rules fired in turn {seq} while it was paused"));
         }
         if matches!(&turn.note, Some(Note::Paused { .. })) {
             self.paused = true;
@@ -103,13 +135,16 @@ impl Walk<'_> {
                 Recorded::Request { .. } => What::Request,
                 _ => continue,
             };
-            self.calls.insert(CallId { seq, index }, Call { what, answers: 0 });
+            self.calls
+                .insert(CallId { seq, index }, Call { what, answers: 0 });
         }
     }
 
     fn call(&mut self, seq: u64, id: CallId) -> Option<&mut Call> {
         if !self.calls.contains_key(&id) {
-            self.broken.push(format!("turn {seq} is given an answer to {id}, which was never called"));
+            self.broken.push(format!(
+                "turn {seq} is given an answer to {id}, which was never called"
+            ));
         }
         self.calls.get_mut(&id)
     }
@@ -133,7 +168,10 @@ impl Walk<'_> {
         if let What::Function { .. } = &call.what {
             let classes = said.failed.get(&(run, id)).map_or(&[][..], Vec::as_slice);
             if !classes.contains(&class) {
-                self.broken.push(format!("turn {seq} is told that {id} failed ({}), which no worker has said", class.name()));
+                self.broken.push(format!(
+                    "turn {seq} is told that {id} failed ({}), which no worker has said",
+                    class.name()
+                ));
             }
         }
     }
@@ -144,7 +182,8 @@ impl Walk<'_> {
         if let What::Timer { at } = call.what
             && now < at
         {
-            self.broken.push(format!("timer {id}, set for {at}, fires in turn {seq} at {now}"));
+            self.broken
+                .push(format!("timer {id}, set for {at}, fires in turn {seq} at {now}"));
         }
     }
 }
