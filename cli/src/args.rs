@@ -113,6 +113,8 @@ pub(crate) enum Command {
     Restore(commands::backup::RestoreArgs),
     /// Check every invariant of a node's data, also while it runs
     Doctor(commands::doctor::DoctorArgs),
+    /// Run the platform in a simulation with faults, and look for promises it breaks
+    Sim(commands::sim::SimArgs),
     /// Encode a video with the example service, from nothing to files
     Demo(crate::demo::DemoArgs),
     /// Measure this machine

@@ -19,6 +19,7 @@ pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
+pub(crate) mod sim;
 pub(crate) mod test;
 pub(crate) mod worker;
 
@@ -125,6 +126,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Backup(args) => client(backup::run(context, args)),
         Command::Restore(args) => client(backup::restore(context, args)),
         Command::Doctor(args) => client(doctor::run(context, args)),
+        Command::Sim(args) => sim::run(context, &args),
         Command::Demo(args) => client(crate::demo::run(context, args)),
         Command::Bench(args) => node(crate::bench::run(context, args)),
         Command::Completions(args) => completions::run(context, &args),

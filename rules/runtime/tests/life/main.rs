@@ -3,6 +3,7 @@
 mod archive;
 mod bed;
 mod damage;
+mod driven;
 mod steering;
 
 use std::collections::BTreeMap;
