@@ -31,4 +31,4 @@ pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
 pub use postgres::{Arg, Call, Heard, Listener, Postgres};
 pub use statement::{Expect, Statement};
-pub use unit::{Cell, Row, Unit};
+pub use unit::{Cell, GroupEnd, Row, Unit};

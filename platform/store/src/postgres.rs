@@ -25,6 +25,7 @@ use crate::unit::{Cell, Row};
 pub(crate) use fault::Fault;
 pub(crate) use groups::Groups;
 pub use listen::{Heard, Listener};
+pub(crate) use translate::expressions;
 pub use values::Arg;
 use values::{bind, bind_cell, read_row};
 

@@ -54,22 +54,26 @@ impl Meters {
 /// Evaluates until shutdown. Runs on a thread that may block.
 pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     let shutdown = inner.tasks.shutdown().clone();
+    let request = LeaseKeys {
+        metadata: Vec::new(),
+        queue: inner.runs_queue.clone(),
+        max_keys: KEYS_PER_LEASE,
+        max_messages_per_key: MESSAGES_PER_TURN,
+        lease_ms: Some(LEASE_MS),
+        wait: WAIT,
+        consumer: inner.node.clone(),
+    };
     while !shutdown.is_requested() {
-        let request = LeaseKeys {
-            metadata: Vec::new(),
-            queue: inner.runs_queue.clone(),
-            max_keys: KEYS_PER_LEASE,
-            max_messages_per_key: MESSAGES_PER_TURN,
-            lease_ms: Some(LEASE_MS),
-            wait: WAIT,
-            consumer: inner.node.clone(),
+        let leased = match inner.queues.try_lease_keys(&request) {
+            // Nothing is there now, or not in memory whole.
+            Ok(keys) if keys.is_empty() => handle.block_on(async {
+                tokio::select! {
+                    leased = inner.queues.lease_keys(&request) => leased,
+                    () = shutdown.requested() => Ok(Vec::new()),
+                }
+            }),
+            leased => leased,
         };
-        let leased = handle.block_on(async {
-            tokio::select! {
-                leased = inner.queues.lease_keys(&request) => leased,
-                () = shutdown.requested() => Ok(Vec::new()),
-            }
-        });
         match leased {
             Ok(keys) => evaluate_keys(inner, handle, keys),
             Err(error) => {
