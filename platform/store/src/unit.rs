@@ -118,7 +118,7 @@ pub(crate) struct After {
 
 impl After {
     /// Tells of all units of a group: first their hooks, then whoever hears of the group, then those who wait.
-    pub(crate) fn tell<'a>(group: impl Iterator<Item = (Self, Result<(), &'a CommitError>)>) {
+    fn tell<'a>(group: impl Iterator<Item = (Self, Result<(), &'a CommitError>)>) {
         let mut answers = Vec::new();
         let mut group_ends: Vec<Arc<dyn GroupEnd>> = Vec::new();
         for (after, outcome) in group {
@@ -136,6 +136,17 @@ impl After {
         for (answer, outcome) in answers {
             // Nobody may be waiting any more: the commit stands all the same.
             answer.send(outcome.map_err(Clone::clone)).ok();
+        }
+    }
+
+    /// As [`After::tell`], with what came of a group whole.
+    pub(crate) fn tell_all(group: Vec<Self>, outcomes: &Result<Vec<Result<(), CommitError>>, CommitError>) {
+        match outcomes {
+            Ok(outcomes) => {
+                let outcomes = outcomes.iter().map(|outcome| outcome.as_ref().map(|&()| ()));
+                Self::tell(group.into_iter().zip(outcomes));
+            }
+            Err(error) => Self::tell(group.into_iter().map(|after| (after, Err(error)))),
         }
     }
 
@@ -240,6 +251,10 @@ impl Unit {
     /// was given up.
     pub fn finish(self, outcome: Result<(), &CommitError>) {
         After::tell(std::iter::once((self.after, outcome)));
+    }
+
+    pub(crate) const fn of_parts(rows: Rows, after: After) -> Self {
+        Self { rows, after }
     }
 
     pub(crate) fn into_parts(self) -> (Rows, After) {
