@@ -145,12 +145,13 @@ impl Server {
             random: Random::system(),
             tasks: tasks.clone(),
         });
-        let router = router(shared);
+        // Made once, not for each connection.
+        let service = router(shared).into_make_service();
         let listener = self.listener;
         tasks.spawn("server", Fate::Essential, async move {
             let asked = shutdown.clone();
             let serving =
-                axum::serve(Bounded::new(listener, clock.clone()), router).with_graceful_shutdown(async move { asked.requested().await });
+                axum::serve(Bounded::new(listener, clock.clone()), service).with_graceful_shutdown(async move { asked.requested().await });
             let late = async {
                 shutdown.requested().await;
                 clock.sleep(DRAIN).await;

@@ -66,7 +66,10 @@ pub(crate) fn sorted(units: &[Rows]) -> Vec<Placed> {
     let mut total = 0;
     for (statement, _) in units.iter().flat_map(|unit| &unit.starts) {
         total += 1;
-        match statements.iter_mut().find(|(known, _)| std::ptr::eq(*known, *statement)) {
+        match statements
+            .iter_mut()
+            .find(|(known, _)| std::ptr::eq(*known, *statement))
+        {
             Some((_, count)) => *count += 1,
             None => statements.push((statement, 1)),
         }
@@ -82,7 +85,9 @@ pub(crate) fn sorted(units: &[Rows]) -> Vec<Placed> {
     let mut rows = vec![(first, 0, 0); total];
     for (at, unit) in units.iter().enumerate() {
         for &(statement, start) in &unit.starts {
-            let known = statements.iter_mut().find(|(known, _)| std::ptr::eq(*known, statement));
+            let known = statements
+                .iter_mut()
+                .find(|(known, _)| std::ptr::eq(*known, statement));
             if let Some((_, place)) = known {
                 rows[*place] = (statement, at, start);
                 *place += 1;

@@ -270,3 +270,45 @@ impl fmt::Debug for Unit {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<&'static str>>);
+
+    impl GroupEnd for Log {
+        fn group_ended(self: Arc<Self>) {
+            self.0.lock().push("end");
+        }
+    }
+
+    #[test]
+    fn a_group_is_told_by_its_hooks_then_once_as_a_whole_then_those_who_wait() {
+        let log = Arc::new(Log::default());
+        let mut receivers = Vec::new();
+        let units = ["first", "second"].map(|name| {
+            let mut unit = Unit::new();
+            let hooked = Arc::clone(&log);
+            unit.on_done(move |_| hooked.0.lock().push(name));
+            unit.at_group_end(&log);
+            let (sender, receiver) = oneshot::channel();
+            unit.answer(sender);
+            receivers.push(receiver);
+            unit.into_parts().1
+        });
+        let waits = |receivers: &mut Vec<oneshot::Receiver<_>>| {
+            receivers.iter_mut().all(|receiver| receiver.try_recv().is_err())
+        };
+        assert!(waits(&mut receivers));
+        let group = Vec::from(units);
+        After::tell_all(group, &Ok(vec![Ok(()), Err(CommitError::Closed)]));
+        assert_eq!(*log.0.lock(), ["first", "second", "end"]);
+        let mut outcomes = receivers.into_iter().map(|mut receiver| receiver.try_recv());
+        assert_eq!(outcomes.next(), Some(Ok(Ok(()))));
+        assert_eq!(outcomes.next(), Some(Ok(Err(CommitError::Closed))));
+    }
+}

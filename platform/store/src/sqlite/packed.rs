@@ -25,8 +25,9 @@ pub(super) const ROWS_MAX: usize = 4_096;
 pub(super) const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Digits of an integer: those of the smallest one with its sign.
 const INT_WIDTH: usize = 20;
-/// Digits of a place or a length within a column.
-const PLACE_WIDTH: usize = 10;
+/// Digits of a place or a length within a column, and the longest column they can say.
+const PLACE_WIDTH: usize = 8;
+const COLUMN_MAX: usize = 99_999_998;
 
 /// What a connection needs that executes packed rows. A row in `mismatches` is a contradiction, so that a statement which
 /// did not change each of its rows ends the text before the commit.
@@ -37,15 +38,9 @@ INSERT INTO temp.places SELECT place FROM upto;
 CREATE TEMP TABLE mismatches (changed INTEGER, CONSTRAINT each_row_changes_one CHECK (false));";
 const CHECK: &str = "INSERT INTO temp.mismatches SELECT changes() WHERE changes() <> ?";
 
-/// What the cells of a column have in common.
-#[derive(Debug, Clone, Copy, Default)]
-struct Kinds {
-    null: bool,
-    int: bool,
-    id: bool,
-    blob: bool,
-    text: bool,
-}
+/// The kinds of cells in a column, a bit for each.
+#[derive(Debug, Clone, Copy)]
+struct Kinds(u8);
 
 /// How a column travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,35 +52,35 @@ enum Packing {
 }
 
 impl Kinds {
+    const NULL: u8 = 1;
+    const INT: u8 = 2;
+    const ID: u8 = 4;
+    const BLOB: u8 = 8;
+    const TEXT: u8 = 16;
+
     fn of<'a>(cells: impl Iterator<Item = &'a Cell>) -> Self {
-        let mut kinds = Self::default();
-        for cell in cells {
-            match cell {
-                Cell::Null => kinds.null = true,
-                Cell::Int(_) => kinds.int = true,
-                Cell::Id(_) => kinds.id = true,
-                Cell::Blob(_) => kinds.blob = true,
-                Cell::Text(_) => kinds.text = true,
-            }
-        }
-        kinds
+        let bits = cells.map(|cell| match cell {
+            Cell::Null => Self::NULL,
+            Cell::Int(_) => Self::INT,
+            Cell::Id(_) => Self::ID,
+            Cell::Blob(_) => Self::BLOB,
+            Cell::Text(_) => Self::TEXT,
+        });
+        Self(bits.fold(0, |all, one| all | one))
     }
 
     /// None when they do not go together, which no table of ours asks for.
     const fn packing(self) -> Option<Packing> {
-        let Self {
-            null: nullable,
-            int,
-            id,
-            blob,
-            text,
-        } = self;
-        match (int, id, blob, text) {
-            (false, false, false, false) => Some(Packing::Nulls),
-            (true, false, false, false) => Some(Packing::Ints { nullable }),
-            (false, true, false, false) if !nullable => Some(Packing::Ids),
-            (false, _, _, false) => Some(Packing::Bytes { nullable, text: false }),
-            (false, false, false, true) => Some(Packing::Bytes { nullable, text: true }),
+        let nullable = self.0 & Self::NULL != 0;
+        match self.0 & !Self::NULL {
+            0 => Some(Packing::Nulls),
+            Self::INT => Some(Packing::Ints { nullable }),
+            Self::TEXT => Some(Packing::Bytes { nullable, text: true }),
+            Self::ID if !nullable => Some(Packing::Ids),
+            bytes if bytes & (Self::INT | Self::TEXT) == 0 => Some(Packing::Bytes {
+                nullable,
+                text: false,
+            }),
             _ => None,
         }
     }
@@ -119,7 +114,11 @@ impl Packing {
     }
 
     /// Adds the values the expression takes, in its order.
-    fn bind<'a>(self, arguments: &mut SqliteArguments, cells: impl ExactSizeIterator<Item = &'a Cell> + Clone) {
+    fn bind<'a>(
+        self,
+        arguments: &mut SqliteArguments,
+        cells: impl ExactSizeIterator<Item = &'a Cell> + Clone,
+    ) {
         let rows = cells.len();
         match self {
             Self::Nulls => {}
@@ -127,7 +126,9 @@ impl Packing {
                 let mut packed = Vec::with_capacity(rows * INT_WIDTH);
                 for cell in cells {
                     match cell {
-                        Cell::Int(value) => push_digits::<INT_WIDTH>(&mut packed, value.unsigned_abs(), *value < 0),
+                        Cell::Int(value) => {
+                            push_digits::<INT_WIDTH>(&mut packed, value.unsigned_abs(), *value < 0);
+                        }
                         _ => packed.extend_from_slice(&[b' '; INT_WIDTH]),
                     }
                 }
@@ -187,6 +188,12 @@ impl Packed {
         let Some(head) = statement.head.trim_end().strip_suffix("VALUES") else {
             return false;
         };
+        // One row alone may be larger than what is executed at once.
+        if (0..statement.cells)
+            .any(|at| column(at).map(|cell| bytes_of(cell).len()).sum::<usize>() > COLUMN_MAX)
+        {
+            return false;
+        }
         let mut text = format!("{head}SELECT ");
         let mut cells = packings.iter();
         for (at, expression) in expressions(statement.row).into_iter().enumerate() {
@@ -209,7 +216,9 @@ impl Packed {
             packing.bind(&mut self.arguments, column(at));
         }
         add(&mut self.arguments, signed(rows.len()));
-        if statement.expect == Expect::Each {
+        // A plain insert changes each of its rows or fails.
+        let is_plain = statement.head.starts_with("INSERT INTO") && statement.tail.is_empty();
+        if statement.expect == Expect::Each && !is_plain {
             self.push(statement.name, CHECK);
             add(&mut self.arguments, signed(rows.len()));
         }
@@ -253,7 +262,10 @@ pub(super) fn fitting(rows: &[Placed], units: &[Rows]) -> usize {
     let mut bytes = 0;
     let fitting = rows.iter().take(ROWS_MAX).take_while(|(statement, unit, start)| {
         let cells = &units[*unit].cells[*start..*start + statement.cells];
-        bytes += cells.iter().map(|cell| bytes_of(cell).len() + INT_WIDTH).sum::<usize>();
+        bytes += cells
+            .iter()
+            .map(|cell| bytes_of(cell).len() + INT_WIDTH)
+            .sum::<usize>();
         bytes <= BYTES_MAX
     });
     fitting.count().max(1)
@@ -285,7 +297,10 @@ fn push_digits<const WIDTH: usize>(out: &mut Vec<u8>, mut number: u64, negative:
     out.extend_from_slice(&digits);
 }
 
-fn add<'t>(arguments: &mut SqliteArguments, value: impl sqlx::Encode<'t, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>) {
+fn add<'t>(
+    arguments: &mut SqliteArguments,
+    value: impl sqlx::Encode<'t, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+) {
     arguments.add(value).expect("integers and bytes always encode");
 }
 
@@ -316,8 +331,11 @@ mod tests {
     };
 
     async fn connection() -> SqliteConnection {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.expect("in memory");
-        let table = "CREATE TABLE t (i INTEGER PRIMARY KEY, id BLOB NOT NULL, b BLOB, s TEXT, o INTEGER) STRICT";
+        let mut connection = SqliteConnection::connect("sqlite::memory:")
+            .await
+            .expect("in memory");
+        let table =
+            "CREATE TABLE t (i INTEGER PRIMARY KEY, id BLOB NOT NULL, b BLOB, s TEXT, o INTEGER) STRICT";
         for sql in [TABLES, table] {
             sqlx::raw_sql(sql).execute(&mut connection).await.expect("made");
         }
@@ -348,7 +366,10 @@ mod tests {
             (0, Some(vec![0, 1, 0]), None, Some(0)),
             (i64::MAX, Some(b" 12".to_vec()), Some(" 7 "), Some(-5)),
         ];
-        let units: Vec<Rows> = given.iter().map(|(i, b, s, o)| all(*i, b.clone(), *s, *o)).collect();
+        let units: Vec<Rows> = given
+            .iter()
+            .map(|(i, b, s, o)| all(*i, b.clone(), *s, *o))
+            .collect();
         insert(&mut connection, &units).await.expect("stored");
         let rows = sqlx::query("SELECT i, id, b, s, o FROM t ORDER BY i");
         let rows = rows.fetch_all(&mut connection).await.expect("read");
@@ -375,15 +396,29 @@ mod tests {
     #[tokio::test]
     async fn a_row_that_changes_nothing_ends_the_text_before_its_commit() {
         let mut connection = connection().await;
-        insert(&mut connection, &[all(1, None, None, None)]).await.expect("stored");
+        insert(&mut connection, &[all(1, None, None, None)])
+            .await
+            .expect("stored");
         let twice = [all(2, None, None, None), all(1, None, None, None)];
         let outcome = insert(&mut connection, &twice).await;
         assert!(
-            matches!(&outcome, Err(CommitError::Conflict { statement: "test.all", .. })),
+            matches!(
+                &outcome,
+                Err(CommitError::Conflict {
+                    statement: "test.all",
+                    ..
+                })
+            ),
             "{outcome:?}"
         );
-        sqlx::query("ROLLBACK").execute(&mut connection).await.expect("still open");
-        let row = sqlx::query("SELECT count(*) FROM t").fetch_one(&mut connection).await.expect("read");
+        sqlx::query("ROLLBACK")
+            .execute(&mut connection)
+            .await
+            .expect("still open");
+        let row = sqlx::query("SELECT count(*) FROM t")
+            .fetch_one(&mut connection)
+            .await
+            .expect("read");
         assert_eq!(row.get::<i64, _>(0), 1);
     }
 
@@ -392,7 +427,10 @@ mod tests {
         let kinds = Kinds::of([Cell::Int(1), Cell::from("a")].iter());
         assert_eq!(kinds.packing(), None);
         let kinds = Kinds::of([Cell::Id([0; 16]), Cell::Null].iter());
-        let bytes = Packing::Bytes { nullable: true, text: false };
+        let bytes = Packing::Bytes {
+            nullable: true,
+            text: false,
+        };
         assert_eq!(kinds.packing(), Some(bytes));
     }
 }
