@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::listen::Bounded;
+use crate::listen::{Bounded, listen};
 use crate::{artifacts, guard, health, openapi, problem, queues, run_events, runs, services, steer, submit};
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
@@ -112,7 +112,7 @@ impl Server {
     /// # Errors
     /// When the address is wrong or taken, or is not loopback and there is no token.
     pub async fn bind(config: ServerConfig, api: Api) -> Result<Self, BindError> {
-        let listener = TcpListener::bind(&config.listen).await?;
+        let listener = listen(&config.listen).await?;
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() && config.token.is_none() {
             return Err(BindError::NeedsToken { address });
@@ -145,12 +145,13 @@ impl Server {
             random: Random::system(),
             tasks: tasks.clone(),
         });
-        let router = router(shared);
+        // Made once, not for each connection.
+        let service = router(shared).into_make_service();
         let listener = self.listener;
         tasks.spawn("server", Fate::Essential, async move {
             let asked = shutdown.clone();
             let serving =
-                axum::serve(Bounded::new(listener, clock.clone()), router).with_graceful_shutdown(async move { asked.requested().await });
+                axum::serve(Bounded::new(listener, clock.clone()), service).with_graceful_shutdown(async move { asked.requested().await });
             let late = async {
                 shutdown.requested().await;
                 clock.sleep(DRAIN).await;

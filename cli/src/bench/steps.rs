@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 
 use super::quantile::{Durations, number, rounded};
@@ -83,10 +85,13 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> R
         begun: Cell::new(0),
         tally: RefCell::default(),
     };
+    // Connections are kept, so they are there before the first request.
+    let connecting = (0..args.concurrency.min(args.runs)).map(|_| connect(&shared.host));
+    let wires = futures_util::future::try_join_all(connecting).await?;
     let (before, client_before) = (Usage::of_tree(rig.server.pid), Usage::of_self());
     let begun = rig.clock.monotonic();
-    let clients = (0..args.concurrency.min(args.runs)).map(|_| client(&shared));
-    let outcomes = futures_util::future::join_all(clients).await;
+    let clients: FuturesUnordered<_> = wires.into_iter().map(|wire| client(&shared, wire)).collect();
+    let outcomes: Vec<_> = clients.collect().await;
     let wall = rig.clock.monotonic().saturating_sub(begun);
     let (after, client_after) = (Usage::of_tree(rig.server.pid), Usage::of_self());
     outcomes.into_iter().collect::<Result<Vec<()>, Failure>>()?;
@@ -133,8 +138,7 @@ pub(crate) async fn warm_up(rig: &Rig) -> Result<(), Failure> {
 }
 
 /// One connection of the closed loop: the next run begins when the last has ended.
-async fn client(shared: &Shared<'_>) -> Result<(), Failure> {
-    let mut wire = connect(&shared.host).await?;
+async fn client(shared: &Shared<'_>, mut wire: Wire) -> Result<(), Failure> {
     loop {
         let number = shared.begun.get();
         if number >= shared.runs {

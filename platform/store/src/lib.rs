@@ -34,4 +34,4 @@ pub use migrate::Migration;
 pub use postgres::{Arg, Call, Heard, Listener, Postgres};
 pub use snapshot::{Snapshot, check_file, copy_file};
 pub use statement::{Expect, Statement};
-pub use unit::{Cell, Row, Unit};
+pub use unit::{Cell, GroupEnd, Row, Unit};

@@ -55,14 +55,18 @@ impl Meters {
 /// Evaluates until shutdown. Runs on a thread that may block.
 pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     let shutdown = inner.tasks.shutdown().clone();
+    let request = inner.lease_of_runs(KEYS_PER_LEASE, WAIT);
     while !shutdown.is_requested() {
-        let request = inner.lease_of_runs(KEYS_PER_LEASE, WAIT);
-        let leased = handle.block_on(async {
-            tokio::select! {
-                leased = inner.queues.lease_keys(&request) => leased,
-                () = shutdown.requested() => Ok(Vec::new()),
-            }
-        });
+        let leased = match inner.queues.try_lease_keys(&request) {
+            // Nothing is there now, or not in memory whole.
+            Ok(keys) if keys.is_empty() => handle.block_on(async {
+                tokio::select! {
+                    leased = inner.queues.lease_keys(&request) => leased,
+                    () = shutdown.requested() => Ok(Vec::new()),
+                }
+            }),
+            leased => leased,
+        };
         match leased {
             Ok(keys) => handle.block_on(evaluate_keys(inner, keys)),
             Err(error) => {

@@ -272,9 +272,9 @@ impl Runtime {
         self.wait_with(watch, run, patience).await
     }
 
-    pub(crate) async fn wait_with(
+    async fn wait_with(
         &self,
-        mut watch: Watch,
+        watch: Watch,
         run: RunId,
         patience: Duration,
     ) -> Result<Option<RunView>, QueryError> {
@@ -291,6 +291,16 @@ impl Runtime {
                 ended_or_unknown => return Ok(ended_or_unknown),
             },
         }
+        self.wait_heard(watch, run, patience).await
+    }
+
+    /// As [`Runtime::wait`] with a watch from before the run could end.
+    pub(crate) async fn wait_heard(
+        &self,
+        mut watch: Watch,
+        run: RunId,
+        patience: Duration,
+    ) -> Result<Option<RunView>, QueryError> {
         let ended = async {
             loop {
                 let heard = watch.next().await;

@@ -257,7 +257,7 @@ impl Runtime {
         drop(accepting);
         let view = match (watch, wait) {
             (Some(watch), Some(patience)) => self
-                .wait_with(watch, run, patience)
+                .wait_heard(watch, run, patience)
                 .await
                 .map_err(SubmitError::unavailable)?,
             _ => None,
