@@ -16,6 +16,7 @@ mod look;
 mod registry;
 mod rows;
 mod settle;
+mod stage;
 mod sweep;
 mod text;
 mod works;
@@ -40,6 +41,8 @@ use crate::settings::{Options, Settings};
 pub(crate) const SCHEMA: &str = include_str!("postgres/schema.sql");
 /// What the third version changes.
 pub(crate) const FEWER: &str = include_str!("postgres/fewer.sql");
+/// What the fourth version adds.
+pub(crate) const STAGE: &str = include_str!("postgres/stage.sql");
 
 /// A handle on all queues of one database, which any number of nodes may share. Cheap to clone.
 #[derive(Clone)]

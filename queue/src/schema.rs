@@ -58,6 +58,12 @@ Migration {
     sql: "",
     postgres: crate::postgres::FEWER,
 },
+Migration {
+    subsystem: "queue",
+    version: 4,
+    sql: "",
+    postgres: crate::postgres::STAGE,
+},
 ];
 
 pub(crate) static SET_META: Statement = Statement {

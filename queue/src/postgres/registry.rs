@@ -133,37 +133,23 @@ impl Core {
             return Ok(Ok(entry));
         }
         let settings = self.options.settings_for(name);
-        if let Err(source) = no_shards(&settings) {
-            return Ok(Err(EnqueueError::Queue {
-                queue: name.clone(),
-                source,
-            }));
-        }
         Ok(Ok(self.write_settings(name, &settings, false).await?))
     }
 }
 
-/// One index orders a queue for all nodes: there is nothing to split it over.
-const fn no_shards(settings: &Settings) -> Result<(), ConfigureError> {
-    match settings.shards {
-        1 => Ok(()),
-        shards => Err(ConfigureError::NoShards { shards }),
-    }
-}
-
 impl super::SharedQueues {
-    /// Makes `queue` or changes what it is configured to do. Other nodes follow within milliseconds. Messages that are in
+    /// Makes `queue` or changes what it is configured to do. Other nodes follow within milliseconds. Shards may be asked
+    /// for and change nothing: one index orders a queue for all nodes, and what somebody else holds is passed over. Messages that are in
     /// the queue keep the attempts and times they were given.
     ///
     /// # Errors
-    /// When a setting is out of range, it asks for shards, the kind of a queue that holds messages would change, or the record does not take
-    /// it.
+    /// When a setting is out of range, the kind of a queue that holds messages would change, or the record does not take it.
     pub async fn configure(
         &self,
         queue: &QueueName,
         settings: Settings,
     ) -> Result<Result<(), ConfigureError>, Error> {
-        if let Err(error) = settings.validate().and_then(|()| no_shards(&settings)) {
+        if let Err(error) = settings.validate() {
             return Ok(Err(error));
         }
         if let Some(entry) = self.core.find(queue).await? {

@@ -11,6 +11,7 @@ mod nodes;
 mod order;
 #[path = "../conformance/refusals.rs"]
 mod refusals;
+mod staged;
 #[path = "../conformance/timeline.rs"]
 mod timeline;
 #[path = "../conformance/waiting.rs"]
