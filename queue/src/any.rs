@@ -247,6 +247,15 @@ impl AnyQueues {
         }
     }
 
+    /// The queues whose messages are sent to a broker.
+    #[must_use]
+    pub fn on_broker(&self) -> Vec<QueueName> {
+        match self {
+            Self::Local(queues) => queues.on_broker(),
+            Self::Shared(queues) => queues.on_broker(),
+        }
+    }
+
     /// All queues by name.
     ///
     /// # Errors

@@ -34,6 +34,17 @@ impl Kind {
     }
 }
 
+/// How messages of a queue get to their consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Consumers ask this component.
+    #[default]
+    Direct,
+    /// Nodes that have a broker send them there.
+    Broker,
+}
+
 /// What one queue does with its messages unless a message says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -65,6 +76,8 @@ pub struct Settings {
     /// lock: more of them serve more threads, and the order between shards is exact only by class and number. A queue on
     /// PostgreSQL has one order for all nodes whatever this says.
     pub shards: u32,
+    /// How messages get to their consumers.
+    pub transport: Transport,
 }
 
 impl Default for Settings {
@@ -82,6 +95,7 @@ impl Default for Settings {
             history_ms: HISTORY_MS,
             weights: BTreeMap::new(),
             shards: 1,
+            transport: Transport::Direct,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Core, Entry, call};
 use crate::error::{EnqueueError, Error};
 use crate::limits::QUEUES_MAX;
 use crate::name::QueueName;
-use crate::settings::{ConfigureError, Settings};
+use crate::settings::{ConfigureError, Settings, Transport};
 
 #[derive(Default)]
 pub(super) struct Known {
@@ -138,6 +138,14 @@ impl Core {
 }
 
 impl super::SharedQueues {
+    /// The queues whose messages are sent to a broker, as far as this node knows: a moment after it was configured.
+    #[must_use]
+    pub fn on_broker(&self) -> Vec<QueueName> {
+        let mut known = self.core.registry.read().all();
+        known.retain(|entry| entry.settings.read().transport == Transport::Broker);
+        known.into_iter().map(|entry| entry.name.clone()).collect()
+    }
+
     /// Makes `queue` or changes what it is configured to do. Other nodes follow within milliseconds. Shards may be asked
     /// for and change nothing: one index orders a queue for all nodes, and what somebody else holds is passed over. Messages that are in
     /// the queue keep the attempts and times they were given.
