@@ -55,7 +55,7 @@ impl Place {
         let messages: Vec<_> = numbers
             .map(|number| json!({ "payload": { "n": number } }))
             .collect();
-        let path = format!("/v1/queues/{}/enqueue", self.queue);
+        let path = format!("/v1/queues/{}/messages", self.queue);
         let answer = self
             .server
             .post(&path, &[], &json!({ "messages": messages }))

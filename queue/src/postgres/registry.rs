@@ -114,6 +114,13 @@ impl Core {
         Ok(entry)
     }
 
+    /// Whether there is any message in the queue.
+    async fn holds(&self, entry: &Entry) -> Result<bool, QueryError> {
+        let sql = "SELECT 1 FROM queue_messages WHERE queue = $1 LIMIT 1";
+        let held = call("configure", sql, vec![Arg::Int(entry.id)]);
+        Ok(!self.database.ask(&held).await?.is_empty())
+    }
+
     /// The queue to enqueue to, with room for it.
     pub(super) async fn queue_for(
         &self,
@@ -151,7 +158,7 @@ impl super::SharedQueues {
     /// the queue keep the attempts and times they were given.
     ///
     /// # Errors
-    /// When a setting is out of range, the kind of a queue that holds messages would change, or the record does not take it.
+    /// When a setting is out of range, kind or shards of a queue that holds messages would change, or the record does not take it.
     pub async fn configure(
         &self,
         queue: &QueueName,
@@ -161,20 +168,17 @@ impl super::SharedQueues {
             return Ok(Err(error));
         }
         if let Some(entry) = self.core.find(queue).await? {
-            let kind = entry.settings.read().kind;
-            if kind != settings.kind {
-                let sql = "SELECT 1 FROM queue_messages WHERE queue = $1 LIMIT 1";
-                let held = self
-                    .core
-                    .database
-                    .ask(&call("configure", sql, vec![Arg::Int(entry.id)]))
-                    .await?;
-                if !held.is_empty() {
-                    return Ok(Err(ConfigureError::KindInUse {
-                        queue: queue.clone(),
-                        kind,
-                    }));
-                }
+            let (kind, shards) = {
+                let now = entry.settings.read();
+                (now.kind, now.shards)
+            };
+            if (kind, shards) != (settings.kind, settings.shards) && self.core.holds(&entry).await? {
+                let queue = queue.clone();
+                return Ok(Err(if kind == settings.kind {
+                    ConfigureError::ShardsInUse { queue, shards }
+                } else {
+                    ConfigureError::KindInUse { queue, kind }
+                }));
             }
         }
         self.core.write_settings(queue, &settings, true).await?;
