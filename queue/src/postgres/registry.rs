@@ -154,8 +154,8 @@ impl super::SharedQueues {
     }
 
     /// Makes `queue` or changes what it is configured to do. Other nodes follow within milliseconds. Shards may be asked
-    /// for and change nothing: one index orders a queue for all nodes, and what somebody else holds is passed over. Messages that are in
-    /// the queue keep the attempts and times they were given.
+    /// for and change nothing: one index orders a queue for all nodes, and what somebody else holds is passed over.
+    /// Messages that are in the queue keep the attempts and times they were given.
     ///
     /// # Errors
     /// When a setting is out of range, kind or shards of a queue that holds messages would change, or the record does not take it.
