@@ -24,6 +24,14 @@ const CURSOR_BITS: u32 = 56;
 const LOOKS_MAX: usize = 16;
 
 impl Queues {
+    /// The queues whose messages are sent to a broker.
+    #[must_use]
+    pub fn on_broker(&self) -> Vec<QueueName> {
+        let registry = self.core.registry.read();
+        let sent = registry.by_index.iter().filter(|queue| queue.is_on_broker());
+        sent.map(|queue| queue.name.clone()).collect()
+    }
+
     /// Makes `queue` or changes what it is configured to do, at once; the record follows in the background. Messages
     /// that are in the queue keep the attempts and times they were given.
     ///

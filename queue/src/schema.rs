@@ -74,6 +74,12 @@ CREATE INDEX queue_later_by_at ON queue_later (at);
 CREATE UNIQUE INDEX queue_later_by_id ON queue_later (queue, id);",
     postgres: "",
 },
+Migration {
+    subsystem: "queue",
+    version: 5,
+    sql: "",
+    postgres: crate::postgres::STAGE,
+},
 ];
 
 pub(crate) static SET_META: Statement = Statement {

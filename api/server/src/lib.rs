@@ -20,4 +20,5 @@ mod submit;
 
 pub use openapi::document;
 pub use problem::CODES;
+pub use queues::content;
 pub use server::{Api, BindError, Server, ServerConfig};

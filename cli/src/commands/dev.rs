@@ -45,6 +45,7 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
         listen: args.listen,
         token: context.global.token.clone(),
         queues: None,
+        broker: None,
         workers: args.workers,
     };
     let node = Node::start(options).await?;

@@ -1,5 +1,6 @@
 //! `celesta serve`: a node.
 
+use celesta_rabbitmq::BrokerUrl;
 use clap::Args;
 use serde_json::json;
 
@@ -23,6 +24,9 @@ pub(crate) struct ServeArgs {
     /// Keep the queues of /v1/queues in this PostgreSQL database, shared by all nodes that name it; in the data folder unless given
     #[arg(long, env = "CELESTA_QUEUES", hide_env_values = true, value_name = "URL")]
     queues: Option<String>,
+    /// Send the messages of queues with `transport=broker` to this RabbitMQ, as amqp://user:password@host:port/vhost
+    #[arg(long, env = "CELESTA_BROKER", hide_env_values = true, value_name = "URL")]
+    broker: Option<BrokerUrl>,
     /// Processor slots for functions; 0 runs none here. The machine's processors unless given
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
@@ -36,6 +40,7 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
         listen: args.listen,
         token: context.global.token.clone(),
         queues: args.queues,
+        broker: args.broker,
         workers: args.workers,
     };
     let node = Node::start(options).await?;
