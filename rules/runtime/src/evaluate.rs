@@ -13,6 +13,7 @@ use celesta_types::RunId;
 use tokio::runtime::Handle;
 
 use crate::live::Live;
+use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
 use crate::turn::{Done, turn, wakes};
@@ -82,6 +83,13 @@ pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
 
 fn evaluate_keys(inner: &Arc<Inner>, handle: &Handle, keys: Vec<LeasedKey>) {
     for key in keys {
+        if key.messages.first().is_some_and(|first| HostMessage::is_for_gate(&first.payload)) {
+            match handle.block_on(inner.gate(key.key.bits())) {
+                Ok(gate) => inner.evaluate_gate(&key, gate),
+                Err(error) => give_back(inner, handle, &key, &error.to_string()),
+            }
+            continue;
+        }
         let run = RunId::from_bits(key.key.bits());
         let live = match inner.cache.take(run) {
             Some(live) => Ok(Some(live)),
@@ -89,7 +97,13 @@ fn evaluate_keys(inner: &Arc<Inner>, handle: &Handle, keys: Vec<LeasedKey>) {
         };
         // A run that goes on is given what was kept for it; its key is ours, so nothing more is kept meanwhile.
         let held = match &live {
-            Ok(Some(live)) if live.keeps_messages() && key.messages.iter().any(wakes) => {
+            Ok(Some(live))
+                if live.keeps_messages()
+                    && key
+                        .messages
+                        .iter()
+                        .any(|message| wakes(live.head.state, message)) =>
+            {
                 handle.block_on(inner.held_messages(run))
             }
             _ => Ok(Vec::new()),
@@ -132,6 +146,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
     let sender = Outgoing {
         registry: &inner.registry,
         runs_queue: &inner.runs_queue,
+        orders: &inner.orders,
         now: inner.clock.now(),
     };
     let Done {
@@ -139,6 +154,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         mut unit,
         outgoing,
         canceled,
+        reprioritized,
         children,
         answers,
         firings,
@@ -174,6 +190,9 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         // Nothing of the turn becomes durable; its lease lapses and it is evaluated again.
         tracing::error!(%run, %error, "the queue does not take what a turn sends");
         return;
+    }
+    for (queue, changes) in &reprioritized {
+        inner.queues.stage_reprioritize(&mut unit, queue, changes);
     }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.

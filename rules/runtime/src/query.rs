@@ -4,7 +4,7 @@ use celesta_engine::{Explanation, FactId, Fired, Rule};
 use celesta_store::{Cell, QueryError};
 use celesta_types::RunId;
 
-use crate::head::{COLUMNS, RunHead};
+use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::load::LoadError;
 use crate::runtime::Inner;
 use crate::view::{FactView, Page, RunFilter, RunView, raw};
@@ -46,9 +46,16 @@ impl Inner {
         let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
         Ok(rows.first().and_then(|row| {
             let mut view = RunHead::from_row(row)?.view();
-            view.input = row.blob(19).map(|input| raw(String::from_utf8_lossy(input)));
+            view.input = row.blob(COLUMN_COUNT).map(|input| raw(String::from_utf8_lossy(input)));
             Some(view)
         }))
+    }
+
+    /// The run's row without its input.
+    pub(crate) async fn head(&self, run: RunId) -> Result<Option<RunHead>, QueryError> {
+        let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = ?");
+        let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
+        Ok(rows.first().and_then(RunHead::from_row))
     }
 
     /// The newest runs first; `cursor` is the `next` of the page before.

@@ -14,9 +14,12 @@ use celesta_types::{MessageId, RunId};
 
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::events::Events;
 use crate::facts::Writers;
+use crate::gates::Gates;
 use crate::live::Live;
 use crate::load::LoadError;
+use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version};
 use crate::submit::InFlight;
@@ -25,6 +28,9 @@ use crate::watch::{Watch, Watchers};
 
 /// Live runs take at most this much memory unless configured: tens of thousands of ordinary runs.
 const CACHE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Ids of events are kept so long unless configured: longer than producers try.
+const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// A message of a run is never given up: a turn that fails for want of a disk is repeated until there is one. Turns that
 /// fail for reasons of their own put the run aside instead.
@@ -41,6 +47,8 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
+    /// How long the ids of events are kept: an event that comes again within it counts once.
+    pub events_kept: Duration,
 }
 
 impl RuntimeConfig {
@@ -55,6 +63,7 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
+            events_kept: EVENTS_KEPT,
         }
     }
 }
@@ -92,6 +101,9 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) gates: Gates,
+    pub(crate) orders: Orders,
+    pub(crate) events: Events,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -157,6 +169,9 @@ impl Runtime {
             })?;
         let registry =
             Registry::open(config.bundles, store.clone(), artifacts.clone(), clock.clone()).await?;
+        let orders = Orders::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -172,6 +187,9 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            gates: Gates::default(),
+            orders,
+            events: Events::new(config.events_kept),
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -188,6 +206,9 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        let router = Arc::clone(&inner);
+        let tasks = inner.tasks.clone();
+        tasks.spawn("runs.events", Fate::Essential, async move { router.route_emitted().await });
         Ok(Self { inner })
     }
 

@@ -7,20 +7,20 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Turn};
+use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Stopped, Stops, Turn};
 use celesta_functions::{ReportOutcome, RunMessage};
-use celesta_queue::{Leased, NewMessage};
+use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Timestamp};
+use celesta_types::{CallId, ErrorClass, MessageId, Priority, Timestamp};
 
 use crate::facts::{Written, events_of};
 use crate::live::Live;
-use crate::message::HostMessage;
+use crate::message::{HostMessage, Onward};
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
-use crate::send::Outgoing;
+use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
-use crate::view::ProgressView;
+use crate::view::{ProgressView, StoppedBy, StoppedView};
 
 /// A snapshot is taken when the deltas since the last one are this many,
 const DELTAS_PER_SNAPSHOT: usize = 256;
@@ -39,6 +39,8 @@ pub(crate) struct Done {
     pub(crate) outgoing: Vec<NewMessage>,
     /// Messages of the run that are called off.
     pub(crate) canceled: Vec<MessageId>,
+    /// Messages that move within the order of their queues.
+    pub(crate) reprioritized: Vec<(QueueName, Vec<(MessageId, Priority)>)>,
     /// New child runs, already part of the unit.
     #[expect(
         clippy::vec_box,
@@ -60,6 +62,11 @@ struct Asked {
     retry: bool,
     resume: bool,
     woken: bool,
+    /// The run has passed its gates with this turn.
+    admitted: bool,
+    /// Requests that were not answered in time.
+    late: Vec<CallId>,
+    avoided: u64,
     writes: Vec<Writes>,
     rejected: Vec<String>,
 }
@@ -75,21 +82,38 @@ struct Writes {
 /// What the messages of a lease wish for a run as a whole.
 #[derive(Default)]
 struct Wishes {
+    start: bool,
     retry: bool,
     resume: bool,
+    /// It goes on by one firing only.
+    step: bool,
     cancel: bool,
-    pause: Option<String>,
+    pause: Option<StoppedView>,
 }
 
 impl Wishes {
-    fn of(messages: &[Leased]) -> Self {
+    fn of(live: &Live, messages: &[Leased]) -> Self {
         let mut wishes = Self::default();
         for message in messages {
             match HostMessage::read(&message.payload) {
-                Some(HostMessage::Retry) => wishes.retry = true,
-                Some(HostMessage::Resume { .. }) => wishes.resume = true,
+                Some(HostMessage::Start | HostMessage::Restart { .. }) => wishes.start = true,
+                Some(HostMessage::Retry { .. }) => wishes.retry = true,
+                Some(HostMessage::Resume { how, .. }) => {
+                    if how != Onward::Scope || live.is_stopped_by_order() {
+                        wishes.resume = true;
+                        wishes.step = how == Onward::Step;
+                    }
+                }
                 Some(HostMessage::Cancel { .. }) => wishes.cancel = true,
-                Some(HostMessage::Pause { reason }) => wishes.pause = Some(reason),
+                Some(HostMessage::Pause { reason, by }) => {
+                    wishes.pause = Some(StoppedView {
+                        by: StoppedBy::Request,
+                        rule: None,
+                        facts: Vec::new(),
+                        reason,
+                        actor: by,
+                    });
+                }
                 _ => {}
             }
         }
@@ -97,12 +121,13 @@ impl Wishes {
     }
 }
 
-/// Whether a message lets a run go on that keeps what it is sent.
-pub(crate) fn wakes(message: &Leased) -> bool {
-    matches!(
-        HostMessage::read(&message.payload),
-        Some(HostMessage::Retry | HostMessage::Resume { .. })
-    )
+/// Whether a message lets a run in this state go on, if it keeps what it is sent.
+pub(crate) fn wakes(state: RunState, message: &Leased) -> bool {
+    match HostMessage::read(&message.payload) {
+        Some(HostMessage::Start | HostMessage::Restart { .. }) => state == RunState::Waiting,
+        Some(HostMessage::Retry { .. } | HostMessage::Resume { .. }) => true,
+        _ => false,
+    }
 }
 
 /// Evaluates one turn of `live` for `messages`; `held` is what was kept for a run that goes on with this turn.
@@ -112,34 +137,84 @@ pub(crate) fn turn(
     held: &[Vec<u8>],
     sender: &Outgoing<'_>,
 ) -> Done {
+    let mut steered = Steered::default();
+    let causes = if live.head.state == RunState::Canceled {
+        Vec::new()
+    } else {
+        sender.steer(&mut live, messages, &mut steered)
+    };
+    let mut done = take_turn(live, messages, held, sender, causes);
+    done.outgoing.append(&mut steered.outgoing);
+    done.reprioritized.append(&mut steered.reprioritized);
+    done
+}
+
+fn take_turn(
+    mut live: Box<Live>,
+    messages: &[Leased],
+    held: &[Vec<u8>],
+    sender: &Outgoing<'_>,
+    causes: Vec<Cause>,
+) -> Done {
     let now = sender.now;
+    let wishes = Wishes::of(&live, messages);
+    let admitted = wishes.start && live.head.state == RunState::Waiting;
+    if admitted && let Ok(state) = live.head.state.after(RunStep::Admit) {
+        live.head.state = state;
+    }
     let state = live.head.state;
-    let wishes = Wishes::of(messages);
     if !wishes.cancel {
-        match (state, wishes.pause) {
-            (RunState::Running | RunState::Idle, Some(reason)) if !wishes.resume => {
-                return pause(live, messages, now, reason);
+        let stop = wishes.pause.or_else(|| {
+            let head = &live.head;
+            sender.orders.stopped(&head.service, &head.workflow)
+        });
+        match (state, stop) {
+            (RunState::Running | RunState::Idle, Some(stop)) if !wishes.resume => {
+                return pause(live, held, messages, now, stop, causes);
             }
-            (RunState::Quarantined, _) if !wishes.retry => return hold(live, messages, now),
-            (RunState::Paused, _) if !wishes.resume => return hold(live, messages, now),
+            (RunState::Quarantined, _) if !wishes.retry => return hold(live, messages, now, causes),
+            (RunState::Paused, _) if !wishes.resume => return hold(live, messages, now, causes),
+            (RunState::Waiting, _) => return hold(live, messages, now, causes),
             _ => {}
         }
     }
-    let mut asked = Asked::default();
-    for payload in held {
-        // Nobody waits any more for what was kept.
-        asked.read(&mut live, None, payload);
+    let mut asked = Asked {
+        causes,
+        admitted,
+        ..Asked::default()
+    };
+    // Nobody waits any more for what was kept. The request comes first, whatever was sent before the run began.
+    let kept_messages = held.iter().map(|payload| (None, &payload[..]));
+    let new_messages = messages.iter().map(|message| (Some(message.id), &*message.payload));
+    let all: Vec<_> = kept_messages.chain(new_messages).collect();
+    let is_first = |payload: &[u8]| {
+        matches!(
+            HostMessage::read(payload),
+            Some(HostMessage::Start | HostMessage::Restart { .. })
+        )
+    };
+    let first = if held.is_empty() { None } else { all.iter().position(|(_, payload)| is_first(payload)) };
+    if let Some((id, payload)) = first.and_then(|at| all.get(at)) {
+        asked.read(&mut live, *id, payload);
     }
-    for message in messages {
-        asked.read(&mut live, Some(message.id), &message.payload);
+    for (at, (id, payload)) in all.into_iter().enumerate() {
+        if Some(at) != first {
+            asked.read(&mut live, id, payload);
+        }
     }
     if state == RunState::Canceled {
         // Whatever was still on its way to a canceled run ends here.
         let answers = asked.answers(live.seq, |_| Some("the run was canceled".to_owned()));
-        return Done {
+        let mut done = Done {
             answers,
-            ..Done::nothing(live)
+            ..Done::nothing_of()
         };
+        if wishes.start {
+            // Its gates let it in too late.
+            sender.leave_gates(&live, &mut done);
+        }
+        done.live = Some(live);
+        return done;
     }
     if asked.retry && state.after(RunStep::Retry).is_ok() {
         live.head.state = RunState::Running;
@@ -149,18 +224,31 @@ pub(crate) fn turn(
     if asked.resume && state.after(RunStep::Resume).is_ok() {
         live.head.state = RunState::Running;
     }
+    if live.head.state != RunState::Paused && live.head.steering().stopped.is_some() {
+        live.head.steering_mut().stopped = None;
+        live.steered = true;
+    }
     let seq = live.seq + 1;
     let turn = Turn {
         seq,
         now_ms: now.as_millis(),
         events: std::mem::take(&mut asked.events),
     };
-    let evaluated = catch_unwind(AssertUnwindSafe(|| live.memory.turn(turn)));
+    let mut breakpoints = live.head.steering().breakpoints.clone();
+    sender
+        .orders
+        .breakpoints(&live.head.service, &live.head.workflow, &mut breakpoints);
+    let stops = Stops {
+        rules: &breakpoints,
+        all: wishes.step,
+        free: wishes.resume.into(),
+    };
+    let evaluated = catch_unwind(AssertUnwindSafe(|| live.memory.turn_until(turn, &stops)));
     match evaluated {
         Ok(outcome) if outcome.fault.is_none() => settle(live, asked, outcome, sender),
         Ok(outcome) => {
             let fault = outcome.fault.map_or_else(String::new, |fault| fault.to_string());
-            quarantine(live, kept(held, messages), now, fault)
+            quarantine(live, kept(held, messages), sender, fault)
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
@@ -168,7 +256,12 @@ pub(crate) fn turn(
                 .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
                 .unwrap_or_default();
             tracing::error!(run = %live.head.run, seq, panic = %text, "a turn broke an invariant; the run is put aside");
-            quarantine(live, kept(held, messages), now, format!("internal error: {text}"))
+            quarantine(
+                live,
+                kept(held, messages),
+                sender,
+                format!("internal error: {text}"),
+            )
         }
     }
 }
@@ -201,6 +294,7 @@ impl Asked {
                     ended: report.ended,
                     worker: report.worker.to_owned(),
                 };
+                self.avoided += u64::from(report.avoided);
                 match report.outcome {
                     ReportOutcome::Succeeded { result } => self.succeeded(call, result, ran),
                     ReportOutcome::Failed {
@@ -228,39 +322,23 @@ impl Asked {
 
     fn read_host(&mut self, live: &mut Live, id: Option<MessageId>, message: HostMessage) {
         match message {
-            HostMessage::Start => {
-                // A repeated start finds the request used.
-                let Some(input) = live.input.take() else { return };
-                let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
-                    self.rejected.push(format!(
-                        "operation `{}` is not in version {}",
-                        live.head.operation, live.head.version
-                    ));
-                    return;
-                };
-                match operation.request_event(live.head.run, &input) {
-                    Ok(event) => {
-                        self.causes.push(Cause::Started);
-                        self.events.push(event);
-                    }
-                    Err(error) => self.rejected.push(error.to_string()),
-                }
-            }
+            HostMessage::Start => self.begin(live),
             HostMessage::Timer(call) => {
                 self.causes.push(Cause::TimerFired { call });
                 self.events.push(Event::TimerFired { call });
             }
-            HostMessage::Cancel { reason } => {
+            HostMessage::Cancel { reason, by } => {
                 self.causes.push(Cause::CancelRequested {
                     reason: reason.clone(),
+                    by,
                 });
                 self.events.push(Event::Cancel {
                     reason: reason.clone(),
                 });
                 self.cancel = Some(reason);
             }
-            HostMessage::Retry => {
-                self.causes.push(Cause::RetryRequested);
+            HostMessage::Retry { reason, by } => {
+                self.causes.push(Cause::RetryRequested { reason, by });
                 self.events.push(Event::RetryFailed);
                 self.retry = true;
             }
@@ -270,14 +348,29 @@ impl Asked {
                 message,
                 target,
             } => {
-                live.requests.remove(&call);
+                if live.requests.remove(&call) && class == ErrorClass::Timeout && live.timed.remove(&call) {
+                    self.late.push(call);
+                }
                 self.failed(call, class, message, target, Ran::default());
             }
             HostMessage::Answered { call, result } => {
                 live.requests.remove(&call);
                 self.succeeded(call, result.as_bytes(), Ran::default());
             }
-            HostMessage::Facts { writes } => match events_of(writes.as_bytes()) {
+            HostMessage::Restart { writes, reason, by } => {
+                if live.input.is_some() {
+                    self.begin(live);
+                } else {
+                    // What the run goes on with was open in another one, or had failed there.
+                    self.events.extend([Event::Remake, Event::RetryFailed]);
+                }
+                match events_of(writes.as_bytes()) {
+                    Ok(events) => self.events.extend(events),
+                    Err(error) => self.rejected.push(error),
+                }
+                self.causes.push(Cause::Restarted { writes, reason, by });
+            }
+            HostMessage::Facts { writes, by } => match events_of(writes.as_bytes()) {
                 Ok(events) => {
                     let first = self.events.len();
                     self.events.extend(events);
@@ -289,6 +382,7 @@ impl Asked {
                     self.causes.push(Cause::FactsWritten {
                         writes,
                         refused: Vec::new(),
+                        by,
                     });
                 }
                 Err(error) => self.rejected.push(error),
@@ -296,10 +390,36 @@ impl Asked {
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
-            HostMessage::Resume { reason } => {
-                self.causes.push(Cause::Resumed { reason });
-                self.resume = true;
+            HostMessage::Resume { reason, by, how } => {
+                if how != Onward::Scope || live.is_stopped_by_order() {
+                    self.causes.push(Cause::Resumed { reason, by });
+                    self.resume = true;
+                }
             }
+            // Taken in before, whatever state the run is in.
+            HostMessage::Prioritize { .. } | HostMessage::Breakpoints { .. } => {}
+            // Not for runs.
+            HostMessage::Enter(_) | HostMessage::Leave { .. } => {}
+        }
+    }
+
+    /// The request becomes a fact.
+    fn begin(&mut self, live: &mut Live) {
+        // A repeated start finds the request used.
+        let Some(input) = live.input.take() else { return };
+        let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
+            self.rejected.push(format!(
+                "operation `{}` is not in version {}",
+                live.head.operation, live.head.version
+            ));
+            return;
+        };
+        match operation.request_event(live.head.run, &input) {
+            Ok(event) => {
+                self.causes.push(Cause::Started);
+                self.events.push(event);
+            }
+            Err(error) => self.rejected.push(error.to_string()),
         }
     }
 
@@ -359,6 +479,16 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         tracing::debug!(run = %live.head.run, seq, message = %rejected, "a message changed nothing");
     }
     sender.wake(&mut live, outcome.next_wake_ms, &mut done);
+    for call in std::mem::take(&mut asked.late) {
+        sender.cancel_child(&live, call, "it has not answered in time", &mut done);
+    }
+    if asked.avoided > 0 {
+        live.head.steering_mut().avoided += asked.avoided;
+        live.steered = true;
+    }
+    if live.was_let_in_too_late(&asked.causes) {
+        sender.leave_gates(&live, &mut done);
+    }
     if asked.causes.is_empty()
         && outcome.effects.is_empty()
         && outcome.firings.is_empty()
@@ -371,7 +501,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         asked.causes.push(Cause::Woken);
     }
     let before = live.head.state;
-    let mut changed = live.seq == 0 && before != RunState::Running;
+    let mut changed = asked.admitted || (live.seq == 0 && before != RunState::Running);
     let mut record = Record {
         at: now,
         causes: asked.causes,
@@ -433,7 +563,16 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
                 changed = true;
                 Recorded::Progress { fraction, text }
             }
-            other => sender.send(&mut live, other, &mut done),
+            other => {
+                if let Effect::Emit {
+                    event_type,
+                    data_json,
+                } = &other
+                {
+                    sender.emit(&live, record.effects.len(), event_type, data_json, &mut done);
+                }
+                sender.send(&mut live, other, &mut done)
+            }
         };
         record.effects.push(recorded);
     }
@@ -453,6 +592,10 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         live.head.ended_at = Some(now);
         changed = true;
         sender.answer_parent(&live, &mut done);
+        sender.leave_gates(&live, &mut done);
+    } else if let Some(at) = &outcome.stopped {
+        stop_before(&mut live, at, asked.resume, &mut record);
+        changed = true;
     }
     if changed || live.head.state != before || asked.retry || asked.resume {
         live.head.updated_at = now;
@@ -461,6 +604,30 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
     append(&mut live, seq, &record, &mut done.unit);
     done.live = Some(live);
     done
+}
+
+/// The run has come to a breakpoint, or was to go on by one firing only.
+fn stop_before(live: &mut Live, at: &Stopped, resumed: bool, record: &mut Record) {
+    let rule = live.rules.rules().get(at.rule).map_or("", |rule| rule.name());
+    let by = if resumed { StoppedBy::Step } else { StoppedBy::Breakpoint };
+    let stopped = StoppedView {
+        by,
+        rule: Some(rule.to_owned()),
+        facts: at
+            .facts
+            .iter()
+            .map(|(fact, version)| (fact.0, u64::from(*version)))
+            .collect(),
+        reason: String::new(),
+        actor: String::new(),
+    };
+    record.note = Some(Note::Stopped {
+        rule: rule.to_owned(),
+        facts: stopped.facts.clone(),
+    });
+    live.head.state = RunState::Paused;
+    live.head.steering_mut().stopped = Some(stopped);
+    live.steered = true;
 }
 
 fn changed_fact(live: &Live, change: &FactChange) -> Change {
@@ -481,8 +648,14 @@ fn changed_fact(live: &Live, change: &FactChange) -> Change {
 }
 
 /// The turn cannot stand: its changes are dropped, its messages kept for a retry, the run put aside.
-fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reason: String) -> Done {
+fn quarantine(
+    mut live: Box<Live>,
+    messages: Vec<Vec<u8>>,
+    sender: &Outgoing<'_>,
+    reason: String,
+) -> Done {
     let mut done = Done::nothing_of();
+    let now = sender.now;
     let seq = live.seq + 1;
     tracing::warn!(run = %live.head.run, seq, %reason, "a run is put aside");
     if let Ok(state) = live.head.state.after(RunStep::Quarantine) {
@@ -492,6 +665,7 @@ fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reaso
     live.head.updated_at = now;
     live.head.ended_at = Some(now);
     live.head.update(&mut done.unit);
+    sender.leave_gates(&live, &mut done);
     let record = Record {
         at: now,
         note: Some(Note::Quarantined { reason, messages }),
@@ -502,59 +676,83 @@ fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reaso
     done
 }
 
-/// What a run keeps for later: all it was given but the wishes to go on, which are spent.
+/// What a run keeps for later: all it was given but the wishes to go on, which are spent, and what was taken in.
 fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
+    let is_spent = |message: &&Leased| {
+        matches!(
+            HostMessage::read(&message.payload),
+            Some(
+                HostMessage::Retry { .. }
+                    | HostMessage::Resume { .. }
+                    | HostMessage::Pause { .. }
+                    | HostMessage::Prioritize { .. }
+                    | HostMessage::Breakpoints { .. }
+            )
+        )
+    };
     let payloads = messages
         .iter()
-        .filter(|message| !wakes(message))
+        .filter(|message| !is_spent(message))
         .map(|message| message.payload.to_vec());
     held.iter().cloned().chain(payloads).collect()
 }
 
-/// Somebody stops the run: the messages that came with the wish wait like those to come.
-fn pause(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: String) -> Done {
+/// Something stops the run: the messages that came with the wish wait like those to come.
+fn pause(
+    mut live: Box<Live>,
+    held: &[Vec<u8>],
+    messages: &[Leased],
+    now: Timestamp,
+    stop: StoppedView,
+    causes: Vec<Cause>,
+) -> Done {
     live.head.state = RunState::Paused;
     live.head.updated_at = now;
-    let is_wish = |message: &Leased| {
-        matches!(
-            HostMessage::read(&message.payload),
-            Some(HostMessage::Pause { .. })
-        )
+    let by = match stop.by {
+        StoppedBy::Request | StoppedBy::Breakpoint | StoppedBy::Step => stop.actor.clone(),
+        StoppedBy::Workflow => format!("{} for the workflow", stop.actor),
+        StoppedBy::Service => format!("{} for the service", stop.actor),
     };
-    let waiting = messages.iter().filter(|message| !is_wish(message));
     let note = Note::Paused {
-        reason,
-        messages: waiting.map(|message| message.payload.to_vec()).collect(),
+        reason: stop.reason.clone(),
+        by,
+        // What a waiting run was sent is in the journal already, and stays there.
+        messages: kept(&[], messages),
     };
-    let mut done = keep(live, note, now);
+    debug_assert!(held.is_empty() || live.seq > 0, "what is kept stands in the journal");
+    live.head.steering_mut().stopped = Some(stop);
+    live.steered = true;
+    let mut done = keep(live, note, now, causes);
     if let Some(live) = &done.live {
         live.head.update(&mut done.unit);
     }
     done
 }
 
-/// A run that was put aside or paused keeps what it is sent, unread.
-fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
+/// A run that was put aside or paused, or has not begun, keeps what it is sent, unread.
+fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp, causes: Vec<Cause>) -> Done {
     let messages = kept(&[], messages);
-    let note = if live.head.state == RunState::Paused {
-        Note::Paused {
-            reason: String::new(),
-            messages,
-        }
-    } else {
+    let note = if live.head.state == RunState::Quarantined {
         Note::Quarantined {
             reason: "held".to_owned(),
             messages,
         }
+    } else {
+        Note::Paused {
+            reason: String::new(),
+            by: String::new(),
+            messages,
+        }
     };
-    keep(live, note, now)
+    keep(live, note, now, causes)
 }
 
-fn keep(mut live: Box<Live>, note: Note, now: Timestamp) -> Done {
+fn keep(mut live: Box<Live>, note: Note, now: Timestamp, causes: Vec<Cause>) -> Done {
     let mut done = Done::nothing_of();
     let seq = live.seq + 1;
     let record = Record {
         at: now,
+        causes,
         note: Some(note),
         ..Record::default()
     };
@@ -571,6 +769,9 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
         &JOURNAL_APPEND,
         [Cell::Id(run), at.into(), record.encode().into()],
     );
+    if std::mem::take(&mut live.steered) {
+        live.head.steer(unit);
+    }
     live.seq = seq;
     live.deltas += 1;
     live.delta_bytes += record.delta.len();
@@ -584,6 +785,23 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
     }
 }
 
+impl Live {
+    /// Whether an order for the workflow or the service has stopped the run.
+    fn is_stopped_by_order(&self) -> bool {
+        let stopped = self.head.steering().stopped.as_ref();
+        stopped.is_some_and(|stopped| matches!(stopped.by, StoppedBy::Workflow | StoppedBy::Service))
+    }
+
+    /// Whether its gates have let the run in for another try when it had ended otherwise.
+    fn was_let_in_too_late(&self, causes: &[Cause]) -> bool {
+        !self.head.steering().gates.is_empty()
+            && self.head.state.is_ended()
+            && causes
+                .iter()
+                .any(|cause| matches!(cause, Cause::RetryRequested { .. }))
+    }
+}
+
 impl Done {
     fn nothing_of() -> Self {
         Self {
@@ -591,16 +809,11 @@ impl Done {
             unit: Unit::new(),
             outgoing: Vec::new(),
             canceled: Vec::new(),
+            reprioritized: Vec::new(),
             children: Vec::new(),
             answers: Vec::new(),
             firings: 0,
         }
     }
 
-    fn nothing(live: Box<Live>) -> Self {
-        Self {
-            live: Some(live),
-            ..Self::nothing_of()
-        }
-    }
 }
