@@ -340,13 +340,13 @@ impl WorkingMemory {
     fn fire_until(&mut self, stops: &Stops<'_>) -> Option<Fault> {
         let watching = stops.all || !stops.rules.is_empty();
         while self.halted.is_none() && !self.resting {
+            if watching && self.journal.fired >= stops.free && self.stops_here(stops) {
+                break;
+            }
             let world = World {
                 rules: &self.rules,
                 store: &self.context.as_ref().expect("no script runs").store,
             };
-            if watching && self.journal.fired >= stops.free && self.stops_here(stops) {
-                break;
-            }
             let Some(token) = self.network.next(world) else {
                 break;
             };

@@ -127,8 +127,8 @@ pub(crate) fn first_id(run: RunId) -> MessageId {
 }
 
 impl Inner {
-    /// Evaluates the messages of one gate.
-    pub(crate) fn evaluate_gate(self: &Arc<Self>, key: &LeasedKey, mut gate: Gate) {
+    /// Evaluates the messages of one gate; none when they are to come again.
+    pub(crate) fn evaluate_gate(self: &Arc<Self>, key: &LeasedKey, mut gate: Gate) -> Option<Unit> {
         let id = key.key.bits();
         let mut unit = Unit::new();
         let mut outgoing = Vec::new();
@@ -163,10 +163,10 @@ impl Inner {
         });
         if let Err(error) = self.queues.stage_enqueue(&mut unit, outgoing) {
             tracing::error!(%error, "the queue does not take what a gate sends");
-            return;
+            return None;
         }
         self.acknowledge(&mut unit, key);
-        self.store.submit_blocking(unit);
+        Some(unit)
     }
 
     fn carry_out(&self, gate: u128, step: Step, unit: &mut Unit, outgoing: &mut Vec<NewMessage>) {

@@ -28,6 +28,7 @@ mod schema;
 mod send;
 mod state;
 mod steering;
+mod step;
 mod submit;
 mod trace;
 mod turn;
@@ -50,6 +51,7 @@ pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
 pub use steering::BREAKPOINTS_MAX;
+pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, GateView, Page,
