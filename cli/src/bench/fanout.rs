@@ -59,7 +59,10 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &FanoutArgs) -> 
     let (path, body) = if branches == 0 {
         ("/v1/services/bench/fanout", format!("{{\"children\":{leaves}}}"))
     } else {
-        ("/v1/services/bench/tree", format!("{{\"branches\":{branches},\"leaves\":{leaves}}}"))
+        (
+            "/v1/services/bench/tree",
+            format!("{{\"branches\":{branches},\"leaves\":{leaves}}}"),
+        )
     };
     let rig = Rig::start(place).await?;
     warm_up(&rig).await?;

@@ -30,7 +30,8 @@ use crate::expression::Bound;
 use crate::ruleset::RuleSet;
 use crate::scripts::Port;
 use crate::turn::{
-    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Stopped, Stops, Turn,
+    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Stopped,
+    Stops, Turn,
 };
 use firing::{Bindings, CallState, Held, OpenFiring};
 use network::{Batch, Network, World};

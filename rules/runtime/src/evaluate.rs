@@ -91,7 +91,11 @@ impl Inner {
 /// A turn for each key.
 pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
     for key in keys {
-        if key.messages.first().is_some_and(|first| HostMessage::is_for_gate(&first.payload)) {
+        if key
+            .messages
+            .first()
+            .is_some_and(|first| HostMessage::is_for_gate(&first.payload))
+        {
             match inner.gate(key.key.bits()).await {
                 Ok(gate) => {
                     if let Some(unit) = inner.evaluate_gate(&key, gate) {
@@ -111,10 +115,7 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
         let held = match &live {
             Ok(Some(live))
                 if live.keeps_messages()
-                    && key
-                        .messages
-                        .iter()
-                        .any(|message| wakes(live.head.state, message)) =>
+                    && key.messages.iter().any(|message| wakes(live.head.state, message)) =>
             {
                 inner.held_messages(run).await
             }

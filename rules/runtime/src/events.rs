@@ -212,7 +212,10 @@ struct Emitted {
 #[derive(Debug, Default)]
 struct Routed {
     outgoing: Vec<NewMessage>,
-    #[expect(clippy::vec_box, reason = "they go to the cache as they are, which keeps boxes")]
+    #[expect(
+        clippy::vec_box,
+        reason = "they go to the cache as they are, which keeps boxes"
+    )]
     begun: Vec<Box<Live>>,
 }
 
@@ -240,7 +243,10 @@ impl Runtime {
 
 impl Inner {
     /// One try; the inner error is that somebody else was faster with one of the events.
-    async fn publish(&self, events: &[CloudEvent]) -> Result<Result<Vec<Published>, CommitError>, PublishError> {
+    async fn publish(
+        &self,
+        events: &[CloudEvent],
+    ) -> Result<Result<Vec<Published>, CommitError>, PublishError> {
         let now = self.clock.now();
         let mut unit = Unit::new();
         let mut routed = Routed::default();
@@ -323,14 +329,21 @@ impl Inner {
                         self.deliver(&version, (fact, fields), to, event, routed).await?
                     }
                 };
-                deliveries.extend(found.into_iter().map(|outcome| view(&version, subscription, outcome)));
+                deliveries.extend(
+                    found
+                        .into_iter()
+                        .map(|outcome| view(&version, subscription, outcome)),
+                );
             }
         }
         Ok(deliveries)
     }
 
     /// The event starts a run.
-    #[expect(clippy::too_many_arguments, reason = "what an event starts is made of all of these")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what an event starts is made of all of these"
+    )]
     fn start(
         &self,
         version: &Arc<Version>,
@@ -355,7 +368,10 @@ impl Inner {
                 .iter()
                 .map(|wrong| format!("{}: {}", wrong.pointer, wrong.message))
                 .collect();
-            format!("the event does not fit operation `{operation}`: {}", all.join("; "))
+            format!(
+                "the event does not fit operation `{operation}`: {}",
+                all.join("; ")
+            )
         })?;
         let now = self.clock.now();
         let own = Priority::of(found.priority);
@@ -458,7 +474,8 @@ impl Inner {
                 let Some(text) = value.text(&event.value) else {
                     return Ok(Err(format!("there is nothing at {value}")));
                 };
-                let sql = "SELECT run FROM correlations WHERE service = ? AND label = ? AND value = ? LIMIT ?";
+                let sql =
+                    "SELECT run FROM correlations WHERE service = ? AND label = ? AND value = ? LIMIT ?";
                 let limit = i64::try_from(REACHED_MAX + 1).unwrap_or(i64::MAX);
                 let cells = [
                     Cell::Text(Arc::clone(&version.service)),
@@ -474,7 +491,9 @@ impl Inner {
                 Ok(if runs.is_empty() {
                     Err(format!("no run has the label {name}={text}"))
                 } else if runs.len() > REACHED_MAX {
-                    Err(format!("more than {REACHED_MAX} runs have the label {name}={text}"))
+                    Err(format!(
+                        "more than {REACHED_MAX} runs have the label {name}={text}"
+                    ))
                 } else {
                     Ok(runs)
                 })

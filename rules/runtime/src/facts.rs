@@ -244,10 +244,13 @@ impl Runtime {
         let writes = String::from_utf8(request.writes).map_err(|error| WriteError::Invalid {
             reason: error.to_string(),
         })?;
-        let message = inner.message_to(run, &HostMessage::Facts {
-            writes,
-            by: request.by,
-        });
+        let message = inner.message_to(
+            run,
+            &HostMessage::Facts {
+                writes,
+                by: request.by,
+            },
+        );
         let id = message.id;
         let durable = Store::watch(&mut companion);
         let heard = inner.writers.wait(id);

@@ -76,10 +76,7 @@ impl Gates {
 
 /// The message with which a run comes to the first of its gates; none when it has none.
 pub(crate) fn enter(queue: &QueueName, head: &RunHead, then: Then, id: MessageId) -> Option<NewMessage> {
-    let mut gates = head
-        .steering()
-        .gates(&head.service, &head.workflow)
-        .into_iter();
+    let mut gates = head.steering().gates(&head.service, &head.workflow).into_iter();
     let (gate, strategy) = gates.next()?;
     let passage = Passage {
         run: head.run,
@@ -88,7 +85,13 @@ pub(crate) fn enter(queue: &QueueName, head: &RunHead, then: Then, id: MessageId
         rest: gates.collect(),
         then,
     };
-    Some(to_gate(queue, gate, id, passage.priority, &HostMessage::Enter(passage)))
+    Some(to_gate(
+        queue,
+        gate,
+        id,
+        passage.priority,
+        &HostMessage::Enter(passage),
+    ))
 }
 
 /// The messages with which a run leaves its gates, in its turn `seq`.
@@ -114,9 +117,7 @@ fn to_gate(
     let message = NewMessage::new(id, queue.clone(), message.encode());
     NewMessage {
         repeatable_id: true,
-        ..message
-            .with_key(Key::from_bits(gate))
-            .with_priority(priority)
+        ..message.with_key(Key::from_bits(gate)).with_priority(priority)
     }
 }
 
@@ -217,7 +218,11 @@ impl Inner {
                 &HostMessage::Enter(passage),
             );
         }
-        let id = if begins { MessageId::from_bits(run.bits()) } else { id };
+        let id = if begins {
+            MessageId::from_bits(run.bits())
+        } else {
+            id
+        };
         let payload = passage.then.message().encode();
         let message = NewMessage::new(id, self.runs_queue.clone(), payload);
         NewMessage {

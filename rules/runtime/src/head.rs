@@ -8,7 +8,7 @@ use celesta_types::{CallId, Digest, Priority, RunId, Timestamp};
 
 use crate::schema::{RUN_INSERT, RUN_STEER, RUN_UPDATE};
 use crate::state::RunState;
-use crate::steering::Steering;
+use crate::steering::{NOTHING, Steering};
 use crate::view::{ProgressView, RunView, raw};
 
 /// The columns of a head, in the order [`RunHead::from_row`] reads them.
@@ -88,12 +88,12 @@ impl RunHead {
 
     fn steering_text(&self) -> Option<String> {
         let steering = self.steering.as_deref()?;
-        (*steering != Steering::NONE).then(|| serde_json::to_string(steering).unwrap_or_default())
+        (*steering != NOTHING).then(|| serde_json::to_string(steering).unwrap_or_default())
     }
 
     /// What was said about this run in particular.
     pub(crate) fn steering(&self) -> &Steering {
-        self.steering.as_deref().unwrap_or(&Steering::NONE)
+        self.steering.as_deref().unwrap_or(&NOTHING)
     }
 
     pub(crate) fn steering_mut(&mut self) -> &mut Steering {

@@ -260,7 +260,11 @@ fn note_text(note: &Note) -> String {
             format!("paused; {} messages wait", messages.len())
         }
         Note::Paused { reason, by, messages } => {
-            let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+            let by = if by.is_empty() {
+                String::new()
+            } else {
+                format!(" by {by}")
+            };
             format!("paused{by} with {} messages waiting: {reason}", messages.len())
         }
         Note::Stopped { rule, facts } => {
@@ -310,7 +314,9 @@ fn cause_view(cause: Cause) -> CauseView {
         }
         Cause::Woken => view.kind = "time",
         Cause::Prioritized { priority, reason, by } => {
-            let deadline = priority.deadline.map_or_else(String::new, |at| format!(", by {at}"));
+            let deadline = priority
+                .deadline
+                .map_or_else(String::new, |at| format!(", by {at}"));
             let urgency = format!("{}:{}{deadline}", priority.class, priority.number);
             let reason = said(reason).map_or_else(String::new, |reason| format!(": {reason}"));
             (view.kind, view.message, view.by) = ("priority", Some(format!("{urgency}{reason}")), named(by));

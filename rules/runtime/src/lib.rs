@@ -38,9 +38,7 @@ mod watch;
 pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};
 pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
 pub use gates::WAITING_MAX;
-pub use lifecycle::{
-    ANONYMOUS, Action, CLONED_FROM, LifecycleError, REASON_BYTES_MAX, Wish,
-};
+pub use lifecycle::{ANONYMOUS, Action, CLONED_FROM, LifecycleError, REASON_BYTES_MAX, Wish};
 pub use load::LoadError;
 pub use orders::{OrderError, OrderView};
 pub use query::{ExplainError, PAGE_ROWS_MAX};

@@ -243,10 +243,16 @@ impl Runtime {
         by: &str,
     ) -> Result<RunState, LifecycleError> {
         let state = self.inner.open_state_of(run).await?;
-        let live = self.inner.load(run).await?.ok_or(LifecycleError::NotFound { run })?;
+        let live = self
+            .inner
+            .load(run)
+            .await?
+            .ok_or(LifecycleError::NotFound { run })?;
         check_breakpoints(&live.head.workflow, &rules, live.rules.rules())?;
         let by = by.to_owned();
-        let message = self.inner.message_to(run, &HostMessage::Breakpoints { rules, by });
+        let message = self
+            .inner
+            .message_to(run, &HostMessage::Breakpoints { rules, by });
         self.inner.tell(message).await?;
         Ok(state)
     }

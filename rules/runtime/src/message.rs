@@ -32,11 +32,7 @@ pub(crate) enum HostMessage {
     /// Somebody stops the run for a while.
     Pause { reason: String, by: String },
     /// Somebody lets it go on.
-    Resume {
-        reason: String,
-        by: String,
-        how: Onward,
-    },
+    Resume { reason: String, by: String, how: Onward },
     /// A condition on the time changes at this instant.
     Wake,
     /// The run becomes more or less urgent; a lift only makes it more urgent.
@@ -57,7 +53,11 @@ pub(crate) enum HostMessage {
     /// A run comes to a gate. Goes to the gate.
     Enter(Passage),
     /// A run leaves a gate. Goes to the gate.
-    Leave { run: RunId, strategy: Strategy, left: Left },
+    Leave {
+        run: RunId,
+        strategy: Strategy,
+        left: Left,
+    },
 }
 
 /// How a run goes on that was stopped.
@@ -377,15 +377,43 @@ mod tests {
         let reason = reason.finish();
         let (why, nobody) = (|| "why".to_owned(), String::new);
         let cases = [
-            (2, HostMessage::Cancel { reason: why(), by: nobody() }),
-            (6, HostMessage::Facts { writes: why(), by: nobody() }),
-            (7, HostMessage::Pause { reason: why(), by: nobody() }),
-            (8, HostMessage::Resume { reason: why(), by: nobody(), how: Onward::Freely }),
+            (
+                2,
+                HostMessage::Cancel {
+                    reason: why(),
+                    by: nobody(),
+                },
+            ),
+            (
+                6,
+                HostMessage::Facts {
+                    writes: why(),
+                    by: nobody(),
+                },
+            ),
+            (
+                7,
+                HostMessage::Pause {
+                    reason: why(),
+                    by: nobody(),
+                },
+            ),
+            (
+                8,
+                HostMessage::Resume {
+                    reason: why(),
+                    by: nobody(),
+                    how: Onward::Freely,
+                },
+            ),
         ];
         for (tag, message) in cases {
             assert_eq!(HostMessage::decode(HOST_TAG_FIRST + tag, &reason), Ok(message));
         }
-        let retry = HostMessage::Retry { reason: nobody(), by: nobody() };
+        let retry = HostMessage::Retry {
+            reason: nobody(),
+            by: nobody(),
+        };
         assert_eq!(HostMessage::decode(HOST_TAG_FIRST + 3, &[]), Ok(retry));
     }
 }

@@ -140,7 +140,11 @@ impl Orders {
         let orders = Self::default();
         for row in store.fetch(sql, &[]).await? {
             let text = |at: usize| row.text(at).unwrap_or_default().to_owned();
-            let kind = if row.text(2) == Some(PAUSE) { PAUSE } else { BREAKPOINT };
+            let kind = if row.text(2) == Some(PAUSE) {
+                PAUSE
+            } else {
+                BREAKPOINT
+            };
             let about = About {
                 service: text(0),
                 workflow: text(1),
@@ -291,9 +295,9 @@ impl Runtime {
         };
         let gone = {
             let all = self.inner.orders.all.read();
-            let own = all.keys().filter(|one| {
-                one.kind == BREAKPOINT && one.service == service && one.workflow == workflow
-            });
+            let own = all
+                .keys()
+                .filter(|one| one.kind == BREAKPOINT && one.service == service && one.workflow == workflow);
             own.filter(|one| !rules.contains(&one.rule)).cloned().collect()
         };
         self.delete_orders(gone).await?;

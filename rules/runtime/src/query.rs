@@ -46,7 +46,9 @@ impl Inner {
         let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
         Ok(rows.first().and_then(|row| {
             let mut view = RunHead::from_row(row)?.view();
-            view.input = row.blob(COLUMN_COUNT).map(|input| raw(String::from_utf8_lossy(input)));
+            view.input = row
+                .blob(COLUMN_COUNT)
+                .map(|input| raw(String::from_utf8_lossy(input)));
             Some(view)
         }))
     }

@@ -296,7 +296,11 @@ impl Note {
         if !matches!(tag, 1 | 2 | 20) {
             return Err(input.damaged("a note"));
         }
-        let by = if tag == 20 { input.text()?.to_owned() } else { String::new() };
+        let by = if tag == 20 {
+            input.text()?.to_owned()
+        } else {
+            String::new()
+        };
         let reason = input.text()?.to_owned();
         let messages = (0..input.size()?)
             .map(|_| input.bytes().map(<[u8]>::to_vec))

@@ -132,7 +132,9 @@ impl Runtime {
         let input = input.map_or_else(Vec::new, |input| input.get().as_bytes().to_vec());
         let (version, rules) = self.current(&old)?;
         let turn = match (request.turn, &request.rule) {
-            (Some(turn), _) if turn == 0 || turn > last => return Err(RestartError::NoTurn { run, turn, last }),
+            (Some(turn), _) if turn == 0 || turn > last => {
+                return Err(RestartError::NoTurn { run, turn, last });
+            }
             (Some(turn), _) => turn,
             (None, Some(rule)) => self.first_firing(run, rule).await?,
             (None, None) => 1,
@@ -156,7 +158,7 @@ impl Runtime {
             steering: old.steering().fresh.then(|| {
                 Box::new(Steering {
                     fresh: true,
-                    ..Steering::NONE
+                    ..Steering::default()
                 })
             }),
             ..old
@@ -176,7 +178,15 @@ impl Runtime {
             unit.add(&SNAPSHOT_UPSERT, [new(), 1.into(), state.into()]);
         }
         let then = Then::Restart { writes, reason, by };
-        let message = begin(&inner.runs_queue, &mut head, &version, &input, None, then, &mut unit);
+        let message = begin(
+            &inner.runs_queue,
+            &mut head,
+            &version,
+            &input,
+            None,
+            then,
+            &mut unit,
+        );
         inner
             .queues
             .stage_enqueue(&mut unit, vec![message])
@@ -206,7 +216,11 @@ impl Runtime {
     async fn first_firing(&self, run: RunId, rule: &str) -> Result<u64, RestartError> {
         let mut after = 0;
         loop {
-            let turns = self.inner.turns(run, after, usize::MAX).await?.unwrap_or_default();
+            let turns = self
+                .inner
+                .turns(run, after, usize::MAX)
+                .await?
+                .unwrap_or_default();
             let Some(last) = turns.last() else {
                 let rule = rule.to_owned();
                 return Err(RestartError::NeverFired { run, rule });
@@ -269,12 +283,16 @@ fn checked(writes: Vec<u8>) -> Result<String, RestartError> {
     let wrong = |reason: String| RestartError::Writes { reason };
     if writes.len() > INLINE_JSON_MAX {
         let bytes = writes.len();
-        return Err(wrong(format!("the writes have {bytes} bytes, more than {INLINE_JSON_MAX}")));
+        return Err(wrong(format!(
+            "the writes have {bytes} bytes, more than {INLINE_JSON_MAX}"
+        )));
     }
     let events = events_of(&writes).map_err(wrong)?;
     if events.len() > WRITES_MAX {
         let count = events.len();
-        return Err(wrong(format!("there are {count} writes; expected at most {WRITES_MAX}")));
+        return Err(wrong(format!(
+            "there are {count} writes; expected at most {WRITES_MAX}"
+        )));
     }
     String::from_utf8(writes).map_err(|error| wrong(error.to_string()))
 }

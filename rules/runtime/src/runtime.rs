@@ -209,7 +209,9 @@ impl Runtime {
         let router = Arc::clone(&inner);
         let tasks = inner.tasks.clone();
         if config.evaluators > 0 {
-            tasks.spawn("runs.events", Fate::Essential, async move { router.route_emitted().await });
+            tasks.spawn("runs.events", Fate::Essential, async move {
+                router.route_emitted().await
+            });
         }
         Ok(Self { inner })
     }

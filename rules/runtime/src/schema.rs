@@ -6,10 +6,11 @@
 use celesta_store::{Expect, Migration, Statement};
 
 /// The schema steps of this crate.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    subsystem: "runs",
-    version: 1,
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        subsystem: "runs",
+        version: 1,
+        sql: "
 CREATE TABLE versions (
     service TEXT NOT NULL,
     digest BLOB NOT NULL,
@@ -67,7 +68,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 ) STRICT, WITHOUT ROWID;
 ",
-    postgres: "
+        postgres: "
 CREATE TABLE versions (
     service TEXT NOT NULL,
     digest BYTEA NOT NULL,
@@ -124,10 +125,11 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 );
 ",
-}, Migration {
-    subsystem: "runs",
-    version: 2,
-    sql: "
+    },
+    Migration {
+        subsystem: "runs",
+        version: 2,
+        sql: "
 ALTER TABLE runs ADD COLUMN steering TEXT;
 CREATE TABLE events (
     source TEXT NOT NULL,
@@ -161,7 +163,7 @@ CREATE TABLE orders (
     PRIMARY KEY (service, workflow, kind, rule)
 ) STRICT, WITHOUT ROWID;
 ",
-    postgres: "
+        postgres: "
 ALTER TABLE runs ADD COLUMN steering TEXT;
 CREATE TABLE events (
     source TEXT NOT NULL,
@@ -195,7 +197,8 @@ CREATE TABLE orders (
     PRIMARY KEY (service, workflow, kind, rule)
 );
 ",
-}];
+    },
+];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {
     name: "versions.insert",

@@ -8,16 +8,16 @@ use celesta_functions::{INLINE_JSON_MAX, Invocation};
 use celesta_queue::{Key, Leased, NewMessage, QueueName};
 use celesta_types::{CallId, ErrorClass, MessageId, Priority, RunId, Timestamp};
 
+use crate::gate::Then;
+use crate::gates;
 use crate::head::RunHead;
 use crate::live::Live;
 use crate::message::HostMessage;
 use crate::orders::Orders;
+use crate::record::Cause;
 use crate::record::Recorded;
 use crate::registry::Registry;
 use crate::state::RunState;
-use crate::gate::Then;
-use crate::gates;
-use crate::record::Cause;
 use crate::steering::Steering;
 use crate::submit::{begin, new_live};
 use crate::trace;
@@ -306,7 +306,7 @@ impl Outgoing<'_> {
             steering: Some(Box::new(Steering {
                 via,
                 fresh: live.head.steering().fresh,
-                ..Steering::NONE
+                ..Steering::default()
             })),
         };
         let message = begin(
@@ -435,7 +435,9 @@ impl Outgoing<'_> {
                 queues.entry(queue).or_default().push((id, priority));
             }
         }
-        let queues = queues.into_iter().map(|(queue, changes)| (queue.clone(), changes));
+        let queues = queues
+            .into_iter()
+            .map(|(queue, changes)| (queue.clone(), changes));
         done.reprioritized.extend(queues);
     }
 }

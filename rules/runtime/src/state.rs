@@ -158,21 +158,11 @@ impl RunState {
             (Self::Running | Self::Idle, Completes) => Self::Completed,
             (Self::Running | Self::Idle | Self::Completed, Fails) => Self::Failed,
             (
-                Self::Running
-                | Self::Idle
-                | Self::Failed
-                | Self::Quarantined
-                | Self::Paused
-                | Self::Waiting,
+                Self::Running | Self::Idle | Self::Failed | Self::Quarantined | Self::Paused | Self::Waiting,
                 Cancel,
             ) => Self::Canceled,
             (
-                Self::Running
-                | Self::Idle
-                | Self::Completed
-                | Self::Failed
-                | Self::Paused
-                | Self::Waiting,
+                Self::Running | Self::Idle | Self::Completed | Self::Failed | Self::Paused | Self::Waiting,
                 Quarantine,
             ) => Self::Quarantined,
             (Self::Waiting, Admit) => Self::Running,
@@ -245,13 +235,14 @@ mod tests {
             table.push('\n');
         }
         insta::assert_snapshot!(table, @r"
-        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=running
-        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=idle
-        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=- Pause=- Resume=- Write=completed
-        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=failed
-        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=- Pause=- Resume=- Write=-
-        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=quarantined
-        paused      Awaits=paused Rests=paused Completes=paused Fails=paused Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=running Write=paused
+        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=running Admit=running
+        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=idle Admit=idle
+        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=- Pause=- Resume=- Write=completed Admit=completed
+        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=failed Admit=failed
+        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=- Pause=- Resume=- Write=- Admit=canceled
+        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=quarantined Admit=quarantined
+        paused      Awaits=paused Rests=paused Completes=paused Fails=paused Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=running Write=paused Admit=paused
+        waiting     Awaits=waiting Rests=waiting Completes=waiting Fails=waiting Cancel=canceled Quarantine=quarantined Retry=- Pause=- Resume=- Write=waiting Admit=running
         ");
     }
 

@@ -19,7 +19,7 @@ use crate::gates::{self, WAITING_MAX, described};
 use crate::head::RunHead;
 use crate::live::Live;
 use crate::registry::Version;
-use crate::runtime::{Inner, Runtime};
+use crate::runtime::Runtime;
 use crate::schema::{CORRELATION_INSERT, IDEMPOTENCY_INSERT};
 use crate::state::RunState;
 use crate::steering::Steering;
@@ -235,7 +235,7 @@ impl Runtime {
             steering: request.fresh.then(|| {
                 Box::new(Steering {
                     fresh: true,
-                    ..Steering::NONE
+                    ..Steering::default()
                 })
             }),
         };
@@ -250,7 +250,12 @@ impl Runtime {
             Then::Start,
             &mut companion,
         );
-        if head.steering().gates(&head.service, &head.workflow).iter().any(|(gate, _)| inner.gates.is_full(*gate)) {
+        if head
+            .steering()
+            .gates(&head.service, &head.workflow)
+            .iter()
+            .any(|(gate, _)| inner.gates.is_full(*gate))
+        {
             return Err(SubmitError::TooManyWaiting {
                 workflow: head.workflow.to_string(),
             });
@@ -348,10 +353,14 @@ pub(crate) fn begin(
         for (name, value) in named.map(|labels| labels.texts(&body)).unwrap_or_default() {
             head.labels.entry(name).or_insert(value);
         }
-        let gates = limits.iter().map(|limit| described(limit.strategy, limit.group(&body)));
+        let gates = limits
+            .iter()
+            .map(|limit| described(limit.strategy, limit.group(&body)));
         head.steering_mut().gates = gates.collect();
     } else if !limits.is_empty() {
-        let gates = limits.iter().map(|limit| described(limit.strategy, String::new()));
+        let gates = limits
+            .iter()
+            .map(|limit| described(limit.strategy, String::new()));
         head.steering_mut().gates = gates.collect();
     }
     let message = match gates::enter(queue, head, then.clone(), gates::first_id(head.run)) {

@@ -40,7 +40,12 @@ mod tests {
     fn trace_and_flags_are_read_and_nonsense_is_not() {
         let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
         assert_eq!(read(text), Some((0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, 0)));
-        for wrong in ["", "00", "00-0af7-b7-01", "00-zzf7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+        for wrong in [
+            "",
+            "00",
+            "00-0af7-b7-01",
+            "00-zzf7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
     }

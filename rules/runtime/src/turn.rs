@@ -185,7 +185,9 @@ fn take_turn(
     };
     // Nobody waits any more for what was kept. The request comes first, whatever was sent before the run began.
     let kept_messages = held.iter().map(|payload| (None, &payload[..]));
-    let new_messages = messages.iter().map(|message| (Some(message.id), &*message.payload));
+    let new_messages = messages
+        .iter()
+        .map(|message| (Some(message.id), &*message.payload));
     let all: Vec<_> = kept_messages.chain(new_messages).collect();
     let is_first = |payload: &[u8]| {
         matches!(
@@ -193,7 +195,11 @@ fn take_turn(
             Some(HostMessage::Start | HostMessage::Restart { .. })
         )
     };
-    let first = if held.is_empty() { None } else { all.iter().position(|(_, payload)| is_first(payload)) };
+    let first = if held.is_empty() {
+        None
+    } else {
+        all.iter().position(|(_, payload)| is_first(payload))
+    };
     if let Some((id, payload)) = first.and_then(|at| all.get(at)) {
         asked.read(&mut live, *id, payload);
     }
@@ -609,7 +615,11 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
 /// The run has come to a breakpoint, or was to go on by one firing only.
 fn stop_before(live: &mut Live, at: &Stopped, resumed: bool, record: &mut Record) {
     let rule = live.rules.rules().get(at.rule).map_or("", |rule| rule.name());
-    let by = if resumed { StoppedBy::Step } else { StoppedBy::Breakpoint };
+    let by = if resumed {
+        StoppedBy::Step
+    } else {
+        StoppedBy::Breakpoint
+    };
     let stopped = StoppedView {
         by,
         rule: Some(rule.to_owned()),
@@ -648,12 +658,7 @@ fn changed_fact(live: &Live, change: &FactChange) -> Change {
 }
 
 /// The turn cannot stand: its changes are dropped, its messages kept for a retry, the run put aside.
-fn quarantine(
-    mut live: Box<Live>,
-    messages: Vec<Vec<u8>>,
-    sender: &Outgoing<'_>,
-    reason: String,
-) -> Done {
+fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, sender: &Outgoing<'_>, reason: String) -> Done {
     let mut done = Done::nothing_of();
     let now = sender.now;
     let seq = live.seq + 1;
@@ -719,7 +724,10 @@ fn pause(
         // What a waiting run was sent is in the journal already, and stays there.
         messages: kept(&[], messages),
     };
-    debug_assert!(held.is_empty() || live.seq > 0, "what is kept stands in the journal");
+    debug_assert!(
+        held.is_empty() || live.seq > 0,
+        "what is kept stands in the journal"
+    );
     live.head.steering_mut().stopped = Some(stop);
     live.steered = true;
     let mut done = keep(live, note, now, causes);
@@ -815,5 +823,4 @@ impl Done {
             firings: 0,
         }
     }
-
 }

@@ -18,7 +18,10 @@ impl WorkingMemory {
         let facts = self.bound_facts(token);
         self.stopped = Some(Stopped {
             rule: number as usize,
-            facts: facts.iter().map(|(id, version)| (FactId(*id), *version)).collect(),
+            facts: facts
+                .iter()
+                .map(|(id, version)| (FactId(*id), *version))
+                .collect(),
         });
         true
     }

@@ -179,7 +179,12 @@ impl Node {
 
     /// Leases up to `max` calls of `echo`.
     pub(crate) async fn lease(&self, max: usize) -> Vec<Leased> {
-        let queue = QueueName::new(&function_queue("bench", "echo")).expect("a good name");
+        self.lease_of("bench", max).await
+    }
+
+    /// Leases up to `max` calls of the `echo` of a service.
+    pub(crate) async fn lease_of(&self, service: &str, max: usize) -> Vec<Leased> {
+        let queue = QueueName::new(&function_queue(service, "echo")).expect("a good name");
         let request = LeaseRequest {
             metadata: Vec::new(),
             queue,
