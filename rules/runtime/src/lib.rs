@@ -18,6 +18,7 @@ mod lifecycle;
 mod live;
 mod load;
 mod message;
+mod operations;
 mod orders;
 mod query;
 pub mod record;
@@ -40,6 +41,10 @@ pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
 pub use gates::WAITING_MAX;
 pub use lifecycle::{ANONYMOUS, Action, CLONED_FROM, LifecycleError, REASON_BYTES_MAX, Wish};
 pub use load::LoadError;
+pub use operations::{
+    Bulk, IllegalOperationStep, OPERATION_RATE, OPERATION_RATE_MAX, OperationError, OperationState,
+    OperationStep, OperationView,
+};
 pub use orders::{OrderError, OrderView};
 pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version};

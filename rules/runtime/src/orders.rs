@@ -11,11 +11,13 @@ use celesta_types::{ErrorKind, Timestamp};
 use parking_lot::RwLock;
 use serde::Serialize;
 
-use crate::lifecycle::{REASON_BYTES_MAX, Wish};
+use crate::lifecycle::{Action, REASON_BYTES_MAX, Wish};
+use crate::operations::{Bulk, OPERATION_RATE, OperationView};
 use crate::runtime::Runtime;
 use crate::schema::{ORDER_DELETE, ORDER_UPSERT};
+use crate::state::RunState;
 use crate::steering::BREAKPOINTS_MAX;
-use crate::view::{StoppedBy, StoppedView};
+use crate::view::{RunFilter, StoppedBy, StoppedView};
 
 /// Standing orders of all services: they are meant for the time of an incident.
 const ORDERS_MAX: usize = 10_000;
@@ -257,12 +259,16 @@ impl Runtime {
         self.store_order(about, wish).await
     }
 
-    /// Takes a pause of a service or workflow back. The runs that it has stopped go on when they are told so: see
-    /// the bulk operation `resume`.
+    /// Takes a pause of a service or workflow back, and begins an operation that lets the runs go on which it has stopped.
     ///
     /// # Errors
     /// When there is no such service or workflow, or the order cannot be stored.
-    pub async fn unpause_all(&self, service: &str, workflow: Option<&str>) -> Result<(), OrderError> {
+    pub async fn unpause_all(
+        &self,
+        service: &str,
+        workflow: Option<&str>,
+        wish: &Wish,
+    ) -> Result<OperationView, OrderError> {
         self.check_workflow(service, workflow)?;
         let about = About {
             service: service.to_owned(),
@@ -270,7 +276,21 @@ impl Runtime {
             kind: PAUSE,
             rule: String::new(),
         };
-        self.delete_orders(vec![about]).await
+        self.delete_orders(vec![about]).await?;
+        let bulk = Bulk {
+            action: Action::ResumeStopped,
+            filter: RunFilter {
+                service: Some(service.to_owned()),
+                workflow: workflow.map(str::to_owned),
+                state: Some(RunState::Paused),
+                ..RunFilter::default()
+            },
+            rate: OPERATION_RATE,
+        };
+        let operation = self.begin_operation(bulk, wish).await;
+        operation.map_err(|error| OrderError::Unavailable {
+            reason: error.to_string(),
+        })
     }
 
     /// Says before which rules all runs of a workflow stop, in place of what was said before.

@@ -68,43 +68,11 @@ impl Inner {
         limit: usize,
     ) -> Result<Page<RunView>, QueryError> {
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
-        let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE TRUE");
-        let mut cells: Vec<Cell> = Vec::new();
-        let mut and = |condition: &str, values: Vec<Cell>| {
-            sql.push_str(" AND ");
-            sql.push_str(condition);
-            cells.extend(values);
-        };
-        if let Some(service) = &filter.service {
-            and("service = ?", vec![service.as_str().into()]);
-        }
-        if let Some(operation) = &filter.operation {
-            and("operation = ?", vec![operation.as_str().into()]);
-        }
-        if let Some(state) = filter.state {
-            and("state = ?", vec![i64::from(state.code()).into()]);
-        }
-        if let Some((key, value)) = &filter.label {
-            // SQLite wants a path, PostgreSQL the name of a member.
-            let sqlite = self.store.path().is_some();
-            let (condition, member) = if sqlite {
-                (
-                    "json_extract(labels, ?) = ?",
-                    format!("$.\"{}\"", key.replace('"', "")),
-                )
-            } else {
-                ("labels::json ->> ? = ?", key.clone())
-            };
-            and(condition, vec![member.into(), value.as_str().into()]);
-        }
-        if let Some(after) = filter.created_after {
-            and("created_at >= ?", vec![after.as_millis().into()]);
-        }
-        if let Some(before) = filter.created_before {
-            and("created_at < ?", vec![before.as_millis().into()]);
-        }
+        let (condition, mut cells) = conditions(filter, self.store.path().is_some());
+        let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE {condition}");
         if let Some(cursor) = cursor {
-            and("id < ?", vec![Cell::Id(cursor.to_bytes())]);
+            sql.push_str(" AND id < ?");
+            cells.push(Cell::Id(cursor.to_bytes()));
         }
         // Ids are ordered by creation, so the primary key is the order of the list and of its cursor.
         sql.push_str(" ORDER BY id DESC LIMIT ?");
@@ -211,6 +179,48 @@ impl Inner {
             .first()
             .and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
     }
+}
+
+/// What a filter wants of a row, as a condition and its values.
+pub(crate) fn conditions(filter: &RunFilter, sqlite: bool) -> (String, Vec<Cell>) {
+    let mut sql = "TRUE".to_owned();
+    let mut cells: Vec<Cell> = Vec::new();
+    let mut and = |condition: &str, values: Vec<Cell>| {
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+        cells.extend(values);
+    };
+    if let Some(service) = &filter.service {
+        and("service = ?", vec![service.as_str().into()]);
+    }
+    if let Some(workflow) = &filter.workflow {
+        and("workflow = ?", vec![workflow.as_str().into()]);
+    }
+    if let Some(operation) = &filter.operation {
+        and("operation = ?", vec![operation.as_str().into()]);
+    }
+    if let Some(state) = filter.state {
+        and("state = ?", vec![i64::from(state.code()).into()]);
+    }
+    if let Some((key, value)) = &filter.label {
+        // SQLite wants a path, PostgreSQL the name of a member.
+        let (condition, member) = if sqlite {
+            (
+                "json_extract(labels, ?) = ?",
+                format!("$.\"{}\"", key.replace('"', "")),
+            )
+        } else {
+            ("labels::json ->> ? = ?", key.clone())
+        };
+        and(condition, vec![member.into(), value.as_str().into()]);
+    }
+    if let Some(after) = filter.created_after {
+        and("created_at >= ?", vec![after.as_millis().into()]);
+    }
+    if let Some(before) = filter.created_before {
+        and("created_at < ?", vec![before.as_millis().into()]);
+    }
+    (sql, cells)
 }
 
 /// A JSON object of slots in their declared order.

@@ -19,6 +19,7 @@ use crate::facts::Writers;
 use crate::gates::Gates;
 use crate::live::Live;
 use crate::load::LoadError;
+use crate::operations::Operations;
 use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version};
@@ -104,6 +105,7 @@ pub(crate) struct Inner {
     pub(crate) gates: Gates,
     pub(crate) orders: Orders,
     pub(crate) events: Events,
+    pub(crate) operations: Operations,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -172,6 +174,9 @@ impl Runtime {
         let orders = Orders::open(&store)
             .await
             .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
+        let operations = Operations::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -190,6 +195,7 @@ impl Runtime {
             gates: Gates::default(),
             orders,
             events: Events::new(config.events_kept),
+            operations,
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -206,12 +212,13 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
-        let router = Arc::clone(&inner);
-        let tasks = inner.tasks.clone();
         if config.evaluators > 0 {
-            tasks.spawn("runs.events", Fate::Essential, async move {
-                router.route_emitted().await
-            });
+            let router = Arc::clone(&inner);
+            let routing = async move { router.route_emitted().await };
+            inner.tasks.spawn("runs.events", Fate::Essential, routing);
+            let operator = Arc::clone(&inner);
+            let operating = async move { operator.operate().await };
+            inner.tasks.spawn("runs.operations", Fate::Essential, operating);
         }
         Ok(Self { inner })
     }

@@ -162,6 +162,22 @@ CREATE TABLE orders (
     given_at INTEGER NOT NULL,
     PRIMARY KEY (service, workflow, kind, rule)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE operations (
+    id BLOB NOT NULL PRIMARY KEY,
+    state INTEGER NOT NULL,
+    action TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    rate INTEGER NOT NULL,
+    bookmark BLOB,
+    seen INTEGER NOT NULL,
+    done INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    ended_at INTEGER
+) STRICT, WITHOUT ROWID;
 ",
         postgres: "
 ALTER TABLE runs ADD COLUMN steering TEXT;
@@ -195,6 +211,22 @@ CREATE TABLE orders (
     actor TEXT NOT NULL,
     given_at BIGINT NOT NULL,
     PRIMARY KEY (service, workflow, kind, rule)
+);
+CREATE TABLE operations (
+    id UUID NOT NULL PRIMARY KEY,
+    state BIGINT NOT NULL,
+    action TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    rate BIGINT NOT NULL,
+    bookmark UUID,
+    seen BIGINT NOT NULL,
+    done BIGINT NOT NULL,
+    refused BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    ended_at BIGINT
 );
 ",
     },
@@ -332,6 +364,39 @@ pub(crate) static ORDER_DELETE: Statement = Statement {
     tail: ")",
     cells: 4,
     expect: Expect::Any,
+};
+
+pub(crate) static OPERATION_INSERT: Statement = Statement {
+    name: "operations.insert",
+    rank: 10,
+    head: "INSERT INTO operations (id, state, action, filter, reason, actor, rate, created_at, updated_at, seen, done, \
+           refused) SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6, v.column7, v.column8, \
+           v.column9, 0, 0, 0 FROM (VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    tail: ") AS v",
+    cells: 9,
+    expect: Expect::Each,
+};
+
+pub(crate) static OPERATION_ADVANCE: Statement = Statement {
+    name: "operations.advance",
+    rank: 20,
+    head: "UPDATE operations SET bookmark = v.column2, seen = v.column3, done = v.column4, refused = v.column5, \
+           updated_at = v.column6 FROM (VALUES ",
+    row: "(?, ?/*uuid*/, ?, ?, ?, ?)",
+    tail: ") AS v WHERE id = v.column1",
+    cells: 6,
+    expect: Expect::Each,
+};
+
+pub(crate) static OPERATION_STAND: Statement = Statement {
+    name: "operations.stand",
+    rank: 21,
+    head: "UPDATE operations SET state = v.column2, updated_at = v.column3, ended_at = v.column4 FROM (VALUES ",
+    row: "(?, ?, ?, ?/*bigint*/)",
+    tail: ") AS v WHERE id = v.column1",
+    cells: 4,
+    expect: Expect::Each,
 };
 
 pub(crate) static IDEMPOTENCY_INSERT: Statement = Statement {

@@ -91,7 +91,10 @@ mod tests {
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());
         // Gates are found again after a restart and after an upgrade.
-        assert_eq!(format!("{:032x}", gate_id("a", "b", 0, "c")), "7d950771306fc88cfb4f4ec3bb1b6c89");
+        assert_eq!(
+            format!("{:032x}", gate_id("a", "b", 0, "c")),
+            "7d950771306fc88cfb4f4ec3bb1b6c89"
+        );
     }
 
     #[test]

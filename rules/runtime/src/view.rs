@@ -339,19 +339,29 @@ pub struct Page<T> {
 }
 
 /// Which runs to list.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunFilter {
     /// Only of this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// Only of this workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
     /// Only of this operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// Only in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RunState>,
     /// Only with this label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<(String, String)>,
     /// Only created at or after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_after: Option<Timestamp>,
     /// Only created before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_before: Option<Timestamp>,
 }
 

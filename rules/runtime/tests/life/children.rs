@@ -33,7 +33,8 @@ async fn a_parent_that_becomes_urgent_lifts_its_child_and_its_calls() {
     let input = r#"{"target":"line/one","input":{"name":"lifted"}}"#;
     let parent = node.ask_at("ask", input, low).await;
     let child = child_of(&node, parent).await;
-    node.until_it(child, |view| view.priority.class == Class::Low).await;
+    node.until_it(child, |view| view.priority.class == Class::Low)
+        .await;
     // Something of ordinary urgency would be served before it.
     let other = node.ask("one", r#"{"name":"ordinary"}"#).await;
     for run in [child, other] {
@@ -61,7 +62,12 @@ async fn a_parent_that_becomes_urgent_lifts_its_child_and_its_calls() {
     let invocation = Invocation::decode(&leased[0].payload).expect("readable");
     assert_eq!(invocation.run, child, "its call overtakes");
     assert!(invocation.trace.is_some(), "calls of children belong to a trace");
-    let turns = node.runtime.history(parent, 0, 10).await.expect("reads").expect("there");
+    let turns = node
+        .runtime
+        .history(parent, 0, 10)
+        .await
+        .expect("reads")
+        .expect("there");
     let cause = &turns.last().expect("a turn").causes[0];
     assert_eq!((cause.kind, cause.by.as_deref()), ("priority", Some("ann")));
     node.stop().await;
@@ -97,7 +103,10 @@ async fn a_request_that_is_not_answered_in_time_fails_and_its_run_is_called_off(
     let child = child_of(&node, parent).await;
     let view = node.ended(parent).await;
     assert_eq!(view.state, RunState::Failed);
-    assert!(view.error.is_some_and(|error| error.contains("not answered in time")));
+    assert!(
+        view.error
+            .is_some_and(|error| error.contains("not answered in time"))
+    );
     node.until(child, RunState::Canceled).await;
     node.stop().await;
 }
@@ -121,7 +130,12 @@ async fn a_canceled_parent_cancels_its_tree_even_across_a_restart() {
     for run in [parent, child, grandchild] {
         second.until(run, RunState::Canceled).await;
     }
-    let turns = second.runtime.history(grandchild, 0, 10).await.expect("reads").expect("there");
+    let turns = second
+        .runtime
+        .history(grandchild, 0, 10)
+        .await
+        .expect("reads")
+        .expect("there");
     let by = turns.last().and_then(|turn| turn.causes[0].by.clone());
     assert_eq!(by, Some(child.to_string()), "who asked stands in the history");
     second.stop().await;
@@ -149,7 +163,11 @@ async fn requests_in_a_cycle_end_with_an_error_that_names_it() {
         error.contains("requests nest at most 16 deep") && error.contains("the cycle is line/ask → line/ask"),
         "{error}"
     );
-    let all = node.runtime.list(&RunFilter::default(), None, 100).await.expect("reads");
+    let all = node
+        .runtime
+        .list(&RunFilter::default(), None, 100)
+        .await
+        .expect("reads");
     assert_eq!(all.rows.len(), 17, "no more were made");
     node.stop().await;
 }

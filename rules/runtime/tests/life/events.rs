@@ -40,7 +40,11 @@ async fn an_event_starts_a_run_once_even_across_a_restart() {
     let second = node(folder.path()).await;
     let again = publish(&second, &[ordered()]).await;
     assert!(again[0].duplicate, "{again:?}");
-    let all = second.runtime.list(&RunFilter::default(), None, 10).await.expect("reads");
+    let all = second
+        .runtime
+        .list(&RunFilter::default(), None, 10)
+        .await
+        .expect("reads");
     assert_eq!(all.rows.len(), 1);
     second.stop().await;
 }
@@ -49,14 +53,22 @@ async fn an_event_starts_a_run_once_even_across_a_restart() {
 async fn the_same_event_sent_many_times_at_once_counts_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let node = ready(&folder).await;
-    let ordered = [event("1", "shop.order.placed", json!({ "data": { "name": "ann" } }))];
+    let ordered = [event(
+        "1",
+        "shop.order.placed",
+        json!({ "data": { "name": "ann" } }),
+    )];
     let sends = (0..16).map(|_| node.runtime.publish(&ordered));
     let all = futures_util::future::join_all(sends).await;
     let fresh = all
         .into_iter()
         .filter(|published| published.as_ref().is_ok_and(|published| !published[0].duplicate));
     assert_eq!(fresh.count(), 1);
-    let all = node.runtime.list(&RunFilter::default(), None, 100).await.expect("reads");
+    let all = node
+        .runtime
+        .list(&RunFilter::default(), None, 100)
+        .await
+        .expect("reads");
     assert_eq!(all.rows.len(), 1);
     node.stop().await;
 }
@@ -73,12 +85,21 @@ async fn an_event_becomes_a_fact_of_the_runs_with_its_label() {
     let view = node.ended(seven).await;
     let result = view.result.as_ref().map(|result| result.get());
     assert_eq!(result, Some(r#"{"amount":5,"order":"7"}"#));
-    let turns = node.runtime.history(seven, 0, 10).await.expect("reads").expect("there");
+    let turns = node
+        .runtime
+        .history(seven, 0, 10)
+        .await
+        .expect("reads")
+        .expect("there");
     let by = turns.last().and_then(|turn| turn.causes[0].by.clone());
     assert_eq!(by.as_deref(), Some("event 1 of /shop"));
     assert_eq!(node.view(eight).await.state, RunState::Idle);
 
-    let told = event("2", "shop.told", json!({ "subject": eight.to_string(), "data": { "amount": 9 } }));
+    let told = event(
+        "2",
+        "shop.told",
+        json!({ "subject": eight.to_string(), "data": { "amount": 9 } }),
+    );
     publish(&node, &[told]).await;
     assert_eq!(node.ended(eight).await.state, RunState::Completed);
 
@@ -103,7 +124,10 @@ async fn what_rules_emit_reaches_other_services_once() {
     let started = node.runtime.list(&filter, None, 10).await.expect("reads").rows;
     assert_eq!(started.len(), 1, "the other event has no subscriber");
     let view = node.ended(started[0].id).await;
-    assert_eq!(view.result.as_ref().map(|result| result.get()), Some(r#"{"name":"ann"}"#));
+    assert_eq!(
+        view.result.as_ref().map(|result| result.get()),
+        Some(r#"{"name":"ann"}"#)
+    );
     let trace = view.trace.expect("a link to the run that emitted it");
     assert!(trace.contains(&format!("{:032x}", run.bits())), "{trace}");
     node.stop().await;

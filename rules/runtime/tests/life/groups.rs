@@ -59,8 +59,18 @@ async fn two_at_once_in_the_order_they_came_even_across_a_restart() {
     for run in runs {
         assert_eq!(second.ended(run).await.state, RunState::Completed);
     }
-    let places = second.store.fetch("SELECT * FROM places", &[]).await.expect("reads");
-    while !second.store.fetch("SELECT * FROM places", &[]).await.expect("reads").is_empty() {
+    let places = second
+        .store
+        .fetch("SELECT * FROM places", &[])
+        .await
+        .expect("reads");
+    while !second
+        .store
+        .fetch("SELECT * FROM places", &[])
+        .await
+        .expect("reads")
+        .is_empty()
+    {
         tokio::task::yield_now().await;
     }
     assert!(places.len() <= 2, "nothing is left of a group that is done");
@@ -77,7 +87,11 @@ async fn a_failed_run_blocks_a_strict_group_and_no_other() {
     serve_one(&node, Some((ErrorClass::User, "no luck"))).await;
     node.until(first, RunState::Failed).await;
     let other = node.ask("strict", &named("b")).await;
-    assert_eq!(serve_one(&node, None).await, other, "another key is another group");
+    assert_eq!(
+        serve_one(&node, None).await,
+        other,
+        "another key is another group"
+    );
     node.ended(other).await;
     assert_eq!(node.view(second).await.state, RunState::Waiting);
     node.runtime
@@ -115,7 +129,11 @@ async fn last_only_cancels_the_earlier() {
     let second = node.ask("last", &named("b")).await;
     node.until(first, RunState::Canceled).await;
     node.until(second, RunState::Running).await;
-    assert_eq!(serve_one(&node, None).await, second, "the first one's call is called off");
+    assert_eq!(
+        serve_one(&node, None).await,
+        second,
+        "the first one's call is called off"
+    );
     node.until(second, RunState::Completed).await;
     node.stop().await;
 }
@@ -170,7 +188,15 @@ async fn a_waiting_run_can_be_called_off_and_keeps_facts_that_are_written() {
         .collect();
     names.sort();
     assert_eq!(names, [named("a"), named("more")]);
-    let facts = node.runtime.facts(third, None, 0, 10).await.expect("reads").expect("there");
-    assert!(facts.rows[0].value.get().contains("\"a\""), "the request came first: {facts:?}");
+    let facts = node
+        .runtime
+        .facts(third, None, 0, 10)
+        .await
+        .expect("reads")
+        .expect("there");
+    assert!(
+        facts.rows[0].value.get().contains("\"a\""),
+        "the request came first: {facts:?}"
+    );
     node.stop().await;
 }
