@@ -158,8 +158,6 @@ impl Problem {
     pub(crate) fn invalid_header(detail: impl std::fmt::Display) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
-            "invalid-bulk-operation",
-            "invalid-event",
             "invalid-header",
             "a header is wrong",
             detail.to_string(),

@@ -46,6 +46,7 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
         token: context.global.token.clone(),
         queues: None,
         workers: args.workers,
+        events_kept: None,
     };
     let node = Node::start(options).await?;
     out.json(&json!({ "kind": "listening", "url": node.url, "pid": std::process::id() }))?;

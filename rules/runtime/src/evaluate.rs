@@ -196,7 +196,11 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
             }
             if let Some(live) = live {
                 keeper.announce(&live);
+                let taken_back = keeper.missed_order(&live);
                 keeper.cache.put(live);
+                if let Some(resume) = taken_back {
+                    keeper.send_unasked(resume);
+                }
             } else {
                 keeper.watchers.tell(run, u64::MAX, || None);
             }

@@ -6,14 +6,17 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use celesta_queue::{HandOver, NewMessage};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{ErrorKind, Timestamp};
 use parking_lot::RwLock;
 use serde::Serialize;
 
-use crate::lifecycle::{Action, REASON_BYTES_MAX, Wish};
+use crate::lifecycle::{ANONYMOUS, Action, REASON_BYTES_MAX, Wish};
+use crate::live::Live;
+use crate::message::{HostMessage, Onward};
 use crate::operations::{Bulk, OPERATION_RATE, OperationView};
-use crate::runtime::Runtime;
+use crate::runtime::{Inner, Runtime};
 use crate::schema::{ORDER_DELETE, ORDER_UPSERT};
 use crate::state::RunState;
 use crate::steering::BREAKPOINTS_MAX;
@@ -209,6 +212,31 @@ impl Orders {
             about.kind == BREAKPOINT && about.service == service && about.workflow == workflow
         });
         rules.extend(about.map(|about| about.rule.clone()));
+    }
+}
+
+impl Inner {
+    /// What lets a run go on that an order has stopped which was taken back before the stop was durable: whoever took it
+    /// back did not find the run.
+    pub(crate) fn missed_order(&self, live: &Live) -> Option<NewMessage> {
+        let head = &live.head;
+        if !live.is_stopped_by_order() || self.orders.stopped(&head.service, &head.workflow).is_some() {
+            return None;
+        }
+        let message = HostMessage::Resume {
+            reason: "the pause is over".to_owned(),
+            by: ANONYMOUS.to_owned(),
+            how: Onward::Scope,
+        };
+        Some(self.message_to(head.run, &message))
+    }
+
+    /// Sends a message that nobody waits for.
+    pub(crate) fn send_unasked(&self, message: NewMessage) {
+        let companion = Unit::new();
+        for refused in self.queues.hand_over(vec![HandOver { message, companion }]) {
+            tracing::error!(error = %refused.error, "a run is not told that its pause is over");
+        }
     }
 }
 

@@ -64,6 +64,8 @@ struct Asked {
     woken: bool,
     /// The run has passed its gates with this turn.
     admitted: bool,
+    /// An order still stops the run's workflow.
+    ordered: bool,
     /// Requests that were not answered in time.
     late: Vec<CallId>,
     avoided: u64,
@@ -92,14 +94,15 @@ struct Wishes {
 }
 
 impl Wishes {
-    fn of(live: &Live, messages: &[Leased]) -> Self {
+    /// `ordered`: an order still stops the run's workflow.
+    fn of(live: &Live, messages: &[Leased], ordered: bool) -> Self {
         let mut wishes = Self::default();
         for message in messages {
             match HostMessage::read(&message.payload) {
                 Some(HostMessage::Start | HostMessage::Restart { .. }) => wishes.start = true,
                 Some(HostMessage::Retry { .. }) => wishes.retry = true,
                 Some(HostMessage::Resume { how, .. }) => {
-                    if how != Onward::Scope || live.is_stopped_by_order() {
+                    if how != Onward::Scope || (live.is_stopped_by_order() && !ordered) {
                         wishes.resume = true;
                         wishes.step = how == Onward::Step;
                     }
@@ -157,18 +160,16 @@ fn take_turn(
     causes: Vec<Cause>,
 ) -> Done {
     let now = sender.now;
-    let wishes = Wishes::of(&live, messages);
+    let order = sender.orders.stopped(&live.head.service, &live.head.workflow);
+    let ordered = order.is_some();
+    let wishes = Wishes::of(&live, messages, ordered);
     let admitted = wishes.start && live.head.state == RunState::Waiting;
     if admitted && let Ok(state) = live.head.state.after(RunStep::Admit) {
         live.head.state = state;
     }
     let state = live.head.state;
     if !wishes.cancel {
-        let stop = wishes.pause.or_else(|| {
-            let head = &live.head;
-            sender.orders.stopped(&head.service, &head.workflow)
-        });
-        match (state, stop) {
+        match (state, wishes.pause.or(order)) {
             (RunState::Running | RunState::Idle, Some(stop)) if !wishes.resume => {
                 return pause(live, held, messages, now, stop, causes);
             }
@@ -181,6 +182,7 @@ fn take_turn(
     let mut asked = Asked {
         causes,
         admitted,
+        ordered,
         ..Asked::default()
     };
     // Nobody waits any more for what was kept. The request comes first, whatever was sent before the run began.
@@ -397,7 +399,7 @@ impl Asked {
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
             HostMessage::Resume { reason, by, how } => {
-                if how != Onward::Scope || live.is_stopped_by_order() {
+                if how != Onward::Scope || (live.is_stopped_by_order() && !self.ordered) {
                     self.causes.push(Cause::Resumed { reason, by });
                     self.resume = true;
                 }
@@ -795,7 +797,7 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
 
 impl Live {
     /// Whether an order for the workflow or the service has stopped the run.
-    fn is_stopped_by_order(&self) -> bool {
+    pub(crate) fn is_stopped_by_order(&self) -> bool {
         let stopped = self.head.steering().stopped.as_ref();
         stopped.is_some_and(|stopped| matches!(stopped.by, StoppedBy::Workflow | StoppedBy::Service))
     }
