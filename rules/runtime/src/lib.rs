@@ -5,6 +5,7 @@
 //! sends to the functions' queues; it runs no function and knows no HTTP.
 //!
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
+//! What holds of a store at every instant is in `invariants.rs`.
 
 mod cache;
 mod evaluate;
@@ -14,6 +15,7 @@ mod gate;
 mod gates;
 mod head;
 mod history;
+pub mod invariants;
 mod lifecycle;
 mod live;
 mod load;

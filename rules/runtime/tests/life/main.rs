@@ -2,6 +2,7 @@
 
 mod bed;
 mod children;
+mod damage;
 mod events;
 mod groups;
 mod line;
