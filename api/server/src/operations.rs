@@ -161,6 +161,7 @@ pub(crate) async fn change(
     changed.map(Json).map_err(refused)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 fn refused(error: OperationError) -> Problem {
     let problem = |status, code, title| Problem::new(status, code, title, error.to_string());
     match &error {

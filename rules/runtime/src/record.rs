@@ -769,14 +769,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_records_of_earlier_releases_are_readable() {
-        let hex = include_str!("../tests/formats/record-1.hex").trim();
-        let bytes: Vec<u8> = (0..hex.len())
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let hex = hex.trim();
+        (0..hex.len())
             .step_by(2)
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
-            .collect();
-        assert_eq!(Record::decode(&bytes), Ok(sample()));
+            .collect()
+    }
+
+    #[test]
+    fn the_records_of_earlier_releases_are_readable() {
+        let first = bytes_of(include_str!("../tests/formats/record-1.hex"));
+        assert_eq!(Record::decode(&first), Ok(sample()));
+        let nobody = String::new;
+        let second = Record {
+            at: Timestamp::from_millis(1_700_000_001_000),
+            causes: vec![
+                Cause::FactsWritten {
+                    writes: "[]".to_owned(),
+                    refused: vec![(3, "why".to_owned())],
+                    by: nobody(),
+                },
+                Cause::Resumed {
+                    reason: "go".to_owned(),
+                    by: nobody(),
+                },
+                Cause::Woken,
+            ],
+            note: Some(Note::Paused {
+                reason: "wait".to_owned(),
+                by: nobody(),
+                messages: vec![vec![4]],
+            }),
+            delta: vec![9, 8, 7],
+            ..Record::default()
+        };
+        let bytes = bytes_of(include_str!("../tests/formats/record-2.hex"));
+        assert_eq!(Record::decode(&bytes), Ok(second));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::head::RunHead;
 /// The `traceparent` of a run that `parent` asks for: the same trace, below the parent's span.
 pub(crate) fn child(parent: &RunHead) -> Arc<str> {
     let given = parent.trace.as_deref().and_then(read);
-    let (trace, flags) = given.unwrap_or((parent.run.bits(), 1));
+    let (trace, flags) = given.unwrap_or_else(|| (parent.run.bits(), 1));
     let span = parent.run.bits() & u128::from(u64::MAX);
     format!("00-{trace:032x}-{span:016x}-{flags:02x}").into()
 }

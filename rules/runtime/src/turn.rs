@@ -56,6 +56,10 @@ pub(crate) struct Done {
 
 /// What the messages of a lease ask for.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a wish of its own, and any may come with any other"
+)]
 struct Asked {
     causes: Vec<Cause>,
     events: Vec<Event>,
@@ -84,6 +88,10 @@ struct Writes {
 
 /// What the messages of a lease wish for a run as a whole.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a wish of its own, and any may come with any other"
+)]
 struct Wishes {
     start: bool,
     retry: bool,
@@ -102,11 +110,11 @@ impl Wishes {
             match HostMessage::read(&message.payload) {
                 Some(HostMessage::Start | HostMessage::Restart { .. }) => wishes.start = true,
                 Some(HostMessage::Retry { .. }) => wishes.retry = true,
-                Some(HostMessage::Resume { how, .. }) => {
-                    if how != Onward::Scope || (live.is_stopped_by_order() && !ordered) {
-                        wishes.resume = true;
-                        wishes.step = how == Onward::Step;
-                    }
+                Some(HostMessage::Resume { how, .. })
+                    if how != Onward::Scope || (live.is_stopped_by_order() && !ordered) =>
+                {
+                    wishes.resume = true;
+                    wishes.step = how == Onward::Step;
                 }
                 Some(HostMessage::Cancel { .. }) => wishes.cancel = true,
                 Some(HostMessage::Pause { reason, by }) => {

@@ -104,7 +104,7 @@ mod tests {
             for step in [Pause, Resume, Abort, Finish] {
                 let cell = state
                     .after(step)
-                    .map_or("-".to_owned(), |state| format!("{state:?}"));
+                    .map_or_else(|_| "-".to_owned(), |state| format!("{state:?}"));
                 write!(table, " {step:?}={cell}").expect("writing to a string");
             }
             table.push('\n');
