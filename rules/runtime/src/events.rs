@@ -4,6 +4,9 @@
 //! (source, id): it counts once as long as names are kept. What rules emit takes the same way: the turn sends it to a
 //! queue of its own, and whoever takes it from there routes it in the unit that completes its message.
 
+mod cloud;
+mod emitted;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,12 +14,13 @@ use std::time::Duration;
 
 use celesta_bundle::{Correlation, Delivery, Mapping, Subscription};
 use celesta_functions::INLINE_JSON_MAX;
-use celesta_queue::{LeaseRequest, Leased, NewMessage, QueueName, Settings};
+use celesta_queue::NewMessage;
 use celesta_store::{Cell, CommitError, QueryError, Unit};
-use celesta_types::{CallId, ErrorKind, MessageId, Priority, RunId};
-use serde::{Deserialize, Serialize};
+use celesta_types::{ErrorKind, Priority, RunId};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+pub use self::cloud::CloudEvent;
 use crate::gate::Then;
 use crate::head::RunHead;
 use crate::live::Live;
@@ -24,92 +28,18 @@ use crate::message::HostMessage;
 use crate::registry::Version;
 use crate::runtime::{Inner, Runtime};
 use crate::schema::{EVENT_INSERT, EVENTS_FORGET};
-use crate::send::{Outgoing, REQUEST_DEPTH_MAX};
+use crate::send::REQUEST_DEPTH_MAX;
 use crate::state::RunState;
 use crate::submit::{begin, new_live};
-use crate::turn::Done;
 
 /// Events of one call: one commit.
 pub const EVENTS_MAX: usize = 1_000;
 /// Runs that one event may reach by a label: one commit.
 const REACHED_MAX: usize = 1_000;
-/// Bytes of an event's attribute, as the specification advises for sources and ids.
-const ATTRIBUTE_BYTES_MAX: usize = 1_024;
 /// Names of events are forgotten after so many new ones: next to no cost.
 const FORGET_EVERY: usize = 256;
 /// How often a batch is tried whose events somebody else sends at the same time.
 const TRIES: usize = 4;
-/// Emitted events that are taken at once.
-const EMITTED_PER_LEASE: usize = 64;
-/// How long the router waits in one call; only bounds how soon it notices a shutdown that no message announces.
-const WAIT: Duration = Duration::from_secs(3_600);
-/// The queue of what rules emit.
-const EMITTED_QUEUE: &str = "celesta/events";
-/// An event is routed until it can be: only a store that does not answer stands in its way.
-const EMITTED_ATTEMPTS: u32 = 1_000_000;
-
-/// A `CloudEvent` 1.0 in its JSON form.
-#[derive(Debug, Clone)]
-pub struct CloudEvent {
-    id: String,
-    source: String,
-    event_type: String,
-    value: Value,
-}
-
-impl CloudEvent {
-    /// Takes an event over from its structured JSON form.
-    ///
-    /// # Errors
-    /// When it is no event of version 1.0, or too large; the text says what is wrong.
-    pub fn read(value: Value) -> Result<Self, String> {
-        let Value::Object(members) = &value else {
-            return Err("an event is a JSON object".to_owned());
-        };
-        let attribute = |name: &str| match members.get(name) {
-            Some(Value::String(text)) if text.is_empty() => Err(format!("`{name}` is empty")),
-            Some(Value::String(text)) if text.len() > ATTRIBUTE_BYTES_MAX => Err(format!(
-                "`{name}` has {} bytes, more than {ATTRIBUTE_BYTES_MAX}",
-                text.len()
-            )),
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(_) => Err(format!("`{name}` is not a text")),
-            None => Err(format!("`{name}` is missing")),
-        };
-        let version = attribute("specversion")?;
-        if version != "1.0" {
-            return Err(format!("`specversion` is `{version}`; expected `1.0`"));
-        }
-        let event = Self {
-            id: attribute("id")?,
-            source: attribute("source")?,
-            event_type: attribute("type")?,
-            value: Value::Null,
-        };
-        if members.contains_key("data") && members.contains_key("data_base64") {
-            return Err("it has both `data` and `data_base64`".to_owned());
-        }
-        let bytes = value.to_string().len();
-        if bytes > INLINE_JSON_MAX {
-            return Err(format!(
-                "it has {bytes} bytes, more than {INLINE_JSON_MAX}; store large values as artifacts"
-            ));
-        }
-        Ok(Self { value, ..event })
-    }
-
-    /// Its id within its source.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Its source.
-    #[must_use]
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-}
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -196,16 +126,6 @@ impl Events {
             since: AtomicUsize::new(0),
         }
     }
-}
-
-/// What an emitted event is sent as.
-#[derive(Debug, Serialize, Deserialize)]
-struct Emitted {
-    /// How many requests and events lie between the run that emitted it and a client.
-    depth: u32,
-    /// The priority of that run.
-    rank: u32,
-    event: Value,
 }
 
 /// What routing adds to a unit.
@@ -500,87 +420,6 @@ impl Inner {
             }
         }
     }
-
-    /// Routes what rules emit until shutdown.
-    pub(crate) async fn route_emitted(self: Arc<Self>) {
-        let Ok(queue) = QueueName::new(EMITTED_QUEUE) else {
-            return;
-        };
-        let settings = Settings {
-            attempts_max: EMITTED_ATTEMPTS,
-            history_ms: 0,
-            ..Settings::simple()
-        };
-        if let Err(error) = self.queues.configure(&queue, settings) {
-            tracing::error!(%error, "the queue of events cannot be set up");
-            return;
-        }
-        let shutdown = self.tasks.shutdown().clone();
-        while !shutdown.is_requested() {
-            let request = LeaseRequest {
-                metadata: Vec::new(),
-                queue: queue.clone(),
-                max: EMITTED_PER_LEASE,
-                lease_ms: None,
-                wait: WAIT,
-                consumer: self.node.clone(),
-            };
-            let leased = tokio::select! {
-                leased = self.queues.lease(&request) => leased,
-                () = shutdown.requested() => return,
-            };
-            match leased {
-                Ok(leased) => {
-                    for message in leased {
-                        if let Err(error) = self.route_one(&message).await {
-                            tracing::warn!(%error, "an event comes back when its lease lapses");
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot lease events");
-                    self.clock.sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-    }
-
-    async fn route_one(self: &Arc<Self>, message: &Leased) -> Result<(), PublishError> {
-        let mut unit = Unit::new();
-        let mut routed = Routed::default();
-        let emitted: Result<Emitted, _> = serde_json::from_slice(&message.payload);
-        match emitted.map_err(|error| error.to_string()).and_then(|emitted| {
-            let priority = Priority::from_rank(emitted.rank, None);
-            Ok((emitted.depth, priority, CloudEvent::read(emitted.event)?))
-        }) {
-            Ok((depth, priority, event)) => {
-                let routing = self.route(&event, depth + 1, priority, &mut unit, &mut routed);
-                for delivery in routing.await.map_err(PublishError::unavailable)? {
-                    if let Some(error) = delivery.error {
-                        let (service, subscription) = (delivery.service, delivery.subscription);
-                        tracing::warn!(event = %event.id, %service, %subscription, %error, "an event brings nothing about");
-                    }
-                }
-            }
-            Err(error) => tracing::error!(%error, "an event cannot be read and is dropped"),
-        }
-        self.queues
-            .stage_enqueue(&mut unit, routed.outgoing)
-            .map_err(PublishError::unavailable)?;
-        self.queues
-            .stage_complete(&mut unit, &[message.lease()])
-            .map_err(PublishError::unavailable)?;
-        let keeper = Arc::clone(self);
-        let begun = routed.begun;
-        unit.on_done(move |outcome| {
-            if outcome.is_ok() {
-                begun.into_iter().for_each(|live| keeper.cache.put(live));
-            }
-        });
-        // Nobody waits: whatever fails comes again.
-        self.store.submit(unit).await;
-        Ok(())
-    }
 }
 
 fn view(version: &Version, subscription: &Subscription, outcome: Result<RunId, String>) -> DeliveryView {
@@ -593,77 +432,5 @@ fn view(version: &Version, subscription: &Subscription, outcome: Result<RunId, S
         subscription: subscription.name.clone(),
         run,
         error,
-    }
-}
-
-impl Outgoing<'_> {
-    /// Sends what a rule emits, its effect `index` in this turn, to whoever routes events, when somebody subscribes to it.
-    pub(crate) fn emit(&self, live: &Live, index: usize, event_type: &str, data_json: &str, done: &mut Done) {
-        let source = format!("/services/{}", live.head.service);
-        if !self.registry.is_subscribed(event_type, &source) {
-            return;
-        }
-        let Ok(queue) = QueueName::new(EMITTED_QUEUE) else {
-            return;
-        };
-        let call = CallId {
-            seq: live.seq + 1,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-        };
-        let data: Value = serde_json::from_str(data_json).unwrap_or_default();
-        let emitted = Emitted {
-            depth: live.head.depth,
-            rank: live.head.priority.rank(),
-            event: json!({
-                "specversion": "1.0",
-                "id": format!("{}/{call}", live.head.run),
-                "source": source,
-                "type": event_type,
-                "subject": live.head.run,
-                "time": self.now.to_string(),
-                "datacontenttype": "application/json",
-                "traceparent": crate::trace::child(&live.head),
-                "data": data,
-            }),
-        };
-        let Ok(payload) = serde_json::to_vec(&emitted) else {
-            return;
-        };
-        if payload.len() > INLINE_JSON_MAX {
-            tracing::warn!(run = %live.head.run, event_type, bytes = payload.len(), "an event is too large to be routed");
-            return;
-        }
-        let id = MessageId::derived(live.head.run, call);
-        let message = NewMessage::new(id, queue, payload);
-        done.outgoing.push(NewMessage {
-            repeatable_id: true,
-            fairness: Some(Arc::clone(&live.head.service)),
-            ..message.with_priority(live.head.priority)
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(event: Value) -> String {
-        CloudEvent::read(event).expect_err("no event")
-    }
-
-    #[test]
-    fn an_event_is_what_the_specification_says() {
-        let good = json!({ "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "extra": 1 });
-        assert!(CloudEvent::read(good).is_ok());
-        assert!(refusal(json!([])).contains("object"));
-        let old = json!({ "specversion": "0.3", "id": "1", "source": "/s", "type": "t" });
-        assert!(refusal(old).contains("0.3"));
-        let nameless = json!({ "specversion": "1.0", "id": "", "source": "/s", "type": "t" });
-        assert!(refusal(nameless).contains("`id` is empty"));
-        let both = json!({ "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": 1, "data_base64": "" });
-        assert!(refusal(both).contains("both"));
-        let long = "x".repeat(INLINE_JSON_MAX);
-        let large = json!({ "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": long });
-        assert!(refusal(large).contains("artifacts"));
     }
 }

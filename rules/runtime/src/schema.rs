@@ -298,9 +298,9 @@ pub(crate) static EVENT_INSERT: Statement = Statement {
 pub(crate) static EVENTS_FORGET: Statement = Statement {
     name: "events.forget",
     rank: 30,
-    head: "DELETE FROM events WHERE received_at < (VALUES ",
+    head: "DELETE FROM events WHERE received_at < (SELECT max(v.column1) FROM (VALUES ",
     row: "(?)",
-    tail: ")",
+    tail: ") AS v)",
     cells: 1,
     expect: Expect::Any,
 };

@@ -4,6 +4,9 @@
 //! messages whose ids derive from (run, seq, index); move the run's state; write the journal record. Nothing here waits
 //! or reads the store: a turn that needs more (messages of a quarantined run) is given it.
 
+mod held;
+mod wishes;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -13,6 +16,9 @@ use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
 use celesta_types::{CallId, ErrorClass, MessageId, Priority, Timestamp};
 
+use self::held::{hold, kept, pause};
+use self::wishes::Wishes;
+pub(crate) use self::wishes::wakes;
 use crate::facts::{Written, events_of};
 use crate::invariants;
 use crate::live::Live;
@@ -73,6 +79,8 @@ struct Asked {
     ordered: bool,
     /// Requests that were not answered in time.
     late: Vec<CallId>,
+    /// Requests that were answered before their time was over.
+    in_time: Vec<CallId>,
     avoided: u64,
     writes: Vec<Writes>,
     rejected: Vec<String>,
@@ -84,62 +92,6 @@ struct Writes {
     /// Where they stand among the causes and the events.
     cause: usize,
     events: std::ops::Range<usize>,
-}
-
-/// What the messages of a lease wish for a run as a whole.
-#[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a wish of its own, and any may come with any other"
-)]
-struct Wishes {
-    start: bool,
-    retry: bool,
-    resume: bool,
-    /// It goes on by one firing only.
-    step: bool,
-    cancel: bool,
-    pause: Option<StoppedView>,
-}
-
-impl Wishes {
-    /// `ordered`: an order still stops the run's workflow.
-    fn of(live: &Live, messages: &[Leased], ordered: bool) -> Self {
-        let mut wishes = Self::default();
-        for message in messages {
-            match HostMessage::read(&message.payload) {
-                Some(HostMessage::Start | HostMessage::Restart { .. }) => wishes.start = true,
-                Some(HostMessage::Retry { .. }) => wishes.retry = true,
-                Some(HostMessage::Resume { how, .. })
-                    if how != Onward::Scope || (live.is_stopped_by_order() && !ordered) =>
-                {
-                    wishes.resume = true;
-                    wishes.step = how == Onward::Step;
-                }
-                Some(HostMessage::Cancel { .. }) => wishes.cancel = true,
-                Some(HostMessage::Pause { reason, by }) => {
-                    wishes.pause = Some(StoppedView {
-                        by: StoppedBy::Request,
-                        rule: None,
-                        facts: Vec::new(),
-                        reason,
-                        actor: by,
-                    });
-                }
-                _ => {}
-            }
-        }
-        wishes
-    }
-}
-
-/// Whether a message lets a run in this state go on, if it keeps what it is sent.
-pub(crate) fn wakes(state: RunState, message: &Leased) -> bool {
-    match HostMessage::read(&message.payload) {
-        Some(HostMessage::Start | HostMessage::Restart { .. }) => state == RunState::Waiting,
-        Some(HostMessage::Retry { .. } | HostMessage::Resume { .. }) => true,
-        _ => false,
-    }
 }
 
 /// Evaluates one turn of `live` for `messages`; `held` is what was kept for a run that goes on with this turn.
@@ -194,30 +146,12 @@ fn take_turn(
         ordered,
         ..Asked::default()
     };
-    // Nobody waits any more for what was kept. The request comes first, whatever was sent before the run began.
-    let kept_messages = held.iter().map(|payload| (None, &payload[..]));
-    let new_messages = messages
-        .iter()
-        .map(|message| (Some(message.id), &*message.payload));
-    let all: Vec<_> = kept_messages.chain(new_messages).collect();
-    let is_first = |payload: &[u8]| {
-        matches!(
-            HostMessage::read(payload),
-            Some(HostMessage::Start | HostMessage::Restart { .. })
-        )
-    };
-    let first = if held.is_empty() {
-        None
-    } else {
-        all.iter().position(|(_, payload)| is_first(payload))
-    };
-    if let Some((id, payload)) = first.and_then(|at| all.get(at)) {
-        asked.read(&mut live, *id, payload);
-    }
-    for (at, (id, payload)) in all.into_iter().enumerate() {
-        if Some(at) != first {
-            asked.read(&mut live, id, payload);
+    if held.is_empty() {
+        for message in messages {
+            asked.read(&mut live, Some(message.id), &message.payload);
         }
+    } else {
+        asked.read_with(&mut live, held, messages);
     }
     if state == RunState::Canceled {
         // Whatever was still on its way to a canceled run ends here.
@@ -301,6 +235,30 @@ impl Asked {
         answers.collect()
     }
 
+    /// Reads what was kept, then what has come. The request is first, whatever was sent before the run began.
+    fn read_with(&mut self, live: &mut Live, held: &[Vec<u8>], messages: &[Leased]) {
+        // Nobody waits any more for what was kept.
+        let kept = held.iter().map(|payload| (None, &payload[..]));
+        let new = messages
+            .iter()
+            .map(|message| (Some(message.id), &*message.payload));
+        let all: Vec<_> = kept.chain(new).collect();
+        let first = all.iter().position(|(_, payload)| {
+            matches!(
+                HostMessage::read(payload),
+                Some(HostMessage::Start | HostMessage::Restart { .. })
+            )
+        });
+        if let Some((id, payload)) = first.and_then(|at| all.get(at)) {
+            self.read(live, *id, payload);
+        }
+        for (at, (id, payload)) in all.into_iter().enumerate() {
+            if Some(at) != first {
+                self.read(live, id, payload);
+            }
+        }
+    }
+
     fn read(&mut self, live: &mut Live, id: Option<MessageId>, payload: &[u8]) {
         match RunMessage::decode(payload) {
             Ok(RunMessage::Report(report)) => {
@@ -372,6 +330,9 @@ impl Asked {
             }
             HostMessage::Answered { call, result } => {
                 live.requests.remove(&call);
+                if live.timed.remove(&call) {
+                    self.in_time.push(call);
+                }
                 self.succeeded(call, result.as_bytes(), Ran::default());
             }
             HostMessage::Restart { writes, reason, by } => {
@@ -496,6 +457,10 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         tracing::debug!(run = %live.head.run, seq, message = %rejected, "a message changed nothing");
     }
     sender.wake(&mut live, outcome.next_wake_ms, &mut done);
+    // What would have said that they are late is called off.
+    let answered = asked.in_time.iter();
+    done.canceled
+        .extend(answered.map(|call| MessageId::derived(live.head.run, *call)));
     for call in std::mem::take(&mut asked.late) {
         sender.cancel_child(&live, call, "it has not answered in time", &mut done);
     }
@@ -690,94 +655,6 @@ fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, sender: &Outgoing<'_>
     };
     append(&mut live, seq, &record, &mut done.unit);
     // The memory holds what was not kept: the next turn reads the run again.
-    done
-}
-
-/// What a run keeps for later: all it was given but the wishes to go on, which are spent, and what was taken in.
-fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
-    let is_spent = |message: &&Leased| {
-        matches!(
-            HostMessage::read(&message.payload),
-            Some(
-                HostMessage::Retry { .. }
-                    | HostMessage::Resume { .. }
-                    | HostMessage::Pause { .. }
-                    | HostMessage::Prioritize { .. }
-                    | HostMessage::Breakpoints { .. }
-            )
-        )
-    };
-    let payloads = messages
-        .iter()
-        .filter(|message| !is_spent(message))
-        .map(|message| message.payload.to_vec());
-    held.iter().cloned().chain(payloads).collect()
-}
-
-/// Something stops the run: the messages that came with the wish wait like those to come.
-fn pause(
-    mut live: Box<Live>,
-    held: &[Vec<u8>],
-    messages: &[Leased],
-    now: Timestamp,
-    stop: StoppedView,
-    causes: Vec<Cause>,
-) -> Done {
-    live.head.state = RunState::Paused;
-    live.head.updated_at = now;
-    let by = match stop.by {
-        StoppedBy::Request | StoppedBy::Breakpoint | StoppedBy::Step => stop.actor.clone(),
-        StoppedBy::Workflow => format!("{} for the workflow", stop.actor),
-        StoppedBy::Service => format!("{} for the service", stop.actor),
-    };
-    let note = Note::Paused {
-        reason: stop.reason.clone(),
-        by,
-        // What a waiting run was sent is in the journal already, and stays there.
-        messages: kept(&[], messages),
-    };
-    debug_assert!(
-        held.is_empty() || live.seq > 0,
-        "what is kept stands in the journal"
-    );
-    live.head.steering_mut().stopped = Some(stop);
-    live.steered = true;
-    let mut done = keep(live, note, now, causes);
-    if let Some(live) = &done.live {
-        live.head.update(&mut done.unit);
-    }
-    done
-}
-
-/// A run that was put aside or paused, or has not begun, keeps what it is sent, unread.
-fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp, causes: Vec<Cause>) -> Done {
-    let messages = kept(&[], messages);
-    let note = if live.head.state == RunState::Quarantined {
-        Note::Quarantined {
-            reason: "held".to_owned(),
-            messages,
-        }
-    } else {
-        Note::Paused {
-            reason: String::new(),
-            by: String::new(),
-            messages,
-        }
-    };
-    keep(live, note, now, causes)
-}
-
-fn keep(mut live: Box<Live>, note: Note, now: Timestamp, causes: Vec<Cause>) -> Done {
-    let mut done = Done::nothing_of();
-    let seq = live.seq + 1;
-    let record = Record {
-        at: now,
-        causes,
-        note: Some(note),
-        ..Record::default()
-    };
-    append(&mut live, seq, &record, &mut done.unit);
-    done.live = Some(live);
     done
 }
 

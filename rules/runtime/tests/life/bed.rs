@@ -202,6 +202,11 @@ impl Node {
 
     /// Answers one call; with an error when `error` says so.
     pub(crate) fn answer(&self, leased: &Leased, error: Option<(ErrorClass, &str)>) {
+        self.report(leased, error, false);
+    }
+
+    /// As [`Node::answer`], and says whether a recorded result was used.
+    pub(crate) fn report(&self, leased: &Leased, error: Option<(ErrorClass, &str)>, avoided: bool) {
         let invocation = Invocation::decode(&leased.payload).expect("a readable invocation");
         let outcome = match error {
             None => ReportOutcome::Succeeded {
@@ -216,11 +221,11 @@ impl Node {
         let now = Clock::system().now();
         let report = Report {
             call: invocation.call,
-            attempt: 1,
+            attempt: u32::from(!avoided),
             started: now,
             ended: now,
             worker: "test",
-            avoided: false,
+            avoided,
             outcome,
         };
         let mut companion = Unit::new();

@@ -220,3 +220,44 @@ async fn a_condition_on_the_time_wakes_its_run_even_across_a_restart() {
     assert_eq!(turns[1].causes[0].kind, "time");
     second.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_were_avoided_are_counted_and_a_run_may_want_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let first = ready(&folder).await;
+    let run = first
+        .submit("count", r#"{"total":3}"#, None)
+        .await
+        .expect("accepted");
+    for avoided in [true, false] {
+        let leased = first.lease(1).await;
+        first.report(&leased[0], None, avoided);
+    }
+    let leased = first.lease(1).await;
+    first.stop().await;
+    let second = node(folder.path()).await;
+    let again = second.lease(1).await;
+    assert_eq!(again[0].id, leased[0].id);
+    second.report(&again[0], None, true);
+    let view = second.ended(run).await;
+    assert_eq!(
+        view.avoided, 2,
+        "what was counted before the restart counts: {view:?}"
+    );
+    let calls = second.runtime.calls(run).await.expect("reads");
+    let avoided: Vec<bool> = calls.iter().map(|call| call.avoided).collect();
+    assert_eq!(avoided, [true, false, true]);
+
+    let fresh = celesta_runs::Submit {
+        service: "bench".to_owned(),
+        operation: "count".to_owned(),
+        input: br#"{"total":1}"#.to_vec(),
+        fresh: true,
+        ..celesta_runs::Submit::default()
+    };
+    second.runtime.submit(fresh, None).await.expect("accepted");
+    let leased = second.lease(1).await;
+    let invocation = celesta_functions::Invocation::decode(&leased[0].payload).expect("readable");
+    assert!(invocation.fresh);
+    second.stop().await;
+}
