@@ -171,8 +171,7 @@ async fn a_paused_workflow_and_a_bulk_operation() {
     assert_eq!(back.status, 202, "{back:?}");
     until(&bed, &held, |run| run.json["state"] == "running").await;
 
-    let begin = |body: Value| async move { body.to_string() };
-    let body = begin(json!({ "action": "cancel", "filter": {} })).await;
+    let body = json!({ "action": "cancel", "filter": {} }).to_string();
     bed.post("/v1/operations", &[], &body)
         .await
         .is_problem(400, "invalid-bulk-operation");
