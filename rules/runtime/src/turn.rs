@@ -14,7 +14,7 @@ use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Sto
 use celesta_functions::{ReportOutcome, RunMessage};
 use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Priority, Timestamp};
+use celesta_types::{CallId, ErrorClass, MessageId, Priority};
 
 use self::held::{hold, kept, pause};
 use self::wishes::Wishes;
