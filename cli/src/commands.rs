@@ -3,6 +3,7 @@
 pub(crate) mod artifact;
 pub(crate) mod backup;
 mod bench_function;
+pub(crate) mod bulk;
 pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
@@ -13,6 +14,7 @@ mod guard;
 pub(crate) mod help;
 pub(crate) mod lsp;
 pub(crate) mod new;
+pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod queue;
 pub(crate) mod rules;
@@ -52,7 +54,8 @@ impl Context {
     /// # Errors
     /// When the address is not an HTTP URL.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.global.server, self.global.token.as_deref())
+        let client = Client::new(&self.global.server, self.global.token.as_deref())?;
+        client.with_actor(self.global.actor.as_deref())
     }
 
     /// Starts logging with `default` as the filter unless `-v` asks for more.
@@ -120,6 +123,8 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Call(args) => client(call::run(context, args)),
         Command::Rules(args) => rules::run(context, &args),
         Command::Run(args) => client(run::run(context, args)),
+        Command::Bulk(args) => client(bulk::run(context, args)),
+        Command::Publish(args) => client(publish::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),

@@ -65,6 +65,8 @@ pub(crate) struct NodeOptions {
     pub(crate) broker: Option<BrokerUrl>,
     /// Processor slots for functions; the machine's unless given. Zero runs no functions here.
     pub(crate) workers: Option<u32>,
+    /// How long the ids of events are kept, so that one that comes again counts once; a week unless given.
+    pub(crate) events_kept: Option<Duration>,
 }
 
 /// A running node.
@@ -129,7 +131,9 @@ impl Node {
             random: random.clone(),
             tasks: tasks.clone(),
         };
-        let runtime = Runtime::open(RuntimeConfig::new(data.join("bundles")), parts)
+        let mut config = RuntimeConfig::new(data.join("bundles"));
+        config.events_kept = options.events_kept.unwrap_or(config.events_kept);
+        let runtime = Runtime::open(config, parts)
             .await
             .map_err(|error| failed("the runtime", &error))?;
 

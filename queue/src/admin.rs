@@ -297,6 +297,23 @@ impl Queues {
             .collect()
     }
 
+    /// Moves waiting messages within the order, in the caller's `unit`. Messages that are unknown, have ended, run or are
+    /// being settled are left alone. The order in memory moves at once, and stands even when the unit fails.
+    pub fn stage_reprioritize(&self, unit: &mut Unit, queue: &QueueName, changes: &[(MessageId, Priority)]) {
+        let Some(queue) = self.core.find(queue) else {
+            return;
+        };
+        let ids: Vec<_> = changes.iter().map(|(id, _)| *id).collect();
+        let mut groups = Vec::new();
+        let change = |state: &mut State, slot: u32, at: usize, now: i64, unit: &mut Unit| {
+            state.reprioritize(slot, &changes[at].1, now, unit)?;
+            Ok(None)
+        };
+        // Whatever is not there any more has no order.
+        let _outcomes = self.core.begin(&queue, &ids, unit, &mut groups, change);
+        self.core.attach(unit, groups);
+    }
+
     /// Calls messages back and waits until that is durable. The answer has one outcome for each, in order.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use celesta_runs::{
-    LifecycleError, RunState, RunView, Runtime, Submit, SubmitError, WriteError, WriteFacts, Written,
+    LifecycleError, RunState, RunView, Runtime, Submit, SubmitError, Wish, WriteError, WriteFacts, Written,
 };
 use celesta_types::{ErrorKind, RunId};
 
@@ -142,6 +142,7 @@ impl Model {
         let write = WriteFacts {
             writes: format!(r#"[{{"insert":"Note","fields":{{"n":{number}}}}}]"#).into_bytes(),
             idempotency_key: note.key.clone(),
+            by: "simulated".to_owned(),
         };
         let runtime = runtime.clone();
         let answer = async move { Answer::Note(runtime.write_facts(run, write, PATIENCE).await) };
@@ -152,11 +153,12 @@ impl Model {
     pub(crate) fn steer(runtime: &Runtime, run: RunId, how: Steer) -> (Ask, Waiting<Answer>) {
         let runtime = runtime.clone();
         let answer = async move {
+            let wish = Wish::anonymous("simulated");
             Answer::Steer(match how {
-                Steer::Cancel => runtime.cancel(run, "simulated").await,
-                Steer::Pause => runtime.pause(run, "simulated").await,
-                Steer::Resume => runtime.resume(run, "simulated").await,
-                Steer::Retry => runtime.retry(run).await,
+                Steer::Cancel => runtime.cancel(run, &wish).await,
+                Steer::Pause => runtime.pause(run, &wish).await,
+                Steer::Resume => runtime.resume(run, &wish).await,
+                Steer::Retry => runtime.retry(run, &wish).await,
             })
         };
         (Ask::Steer { run, how }, Box::pin(answer))

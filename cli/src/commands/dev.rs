@@ -47,6 +47,7 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
         queues: None,
         broker: None,
         workers: args.workers,
+        events_kept: None,
     };
     let node = Node::start(options).await?;
     out.json(&json!({ "kind": "listening", "url": node.url, "pid": std::process::id() }))?;

@@ -1,10 +1,13 @@
 //! `celesta serve`: a node.
 
+use std::time::Duration;
+
 use celesta_rabbitmq::BrokerUrl;
 use clap::Args;
 use serde_json::json;
 
 use super::Context;
+use super::call::read_duration;
 use crate::args::DataArgs;
 use crate::exit::Outcome;
 use crate::node::{Node, NodeOptions};
@@ -30,6 +33,9 @@ pub(crate) struct ServeArgs {
     /// Processor slots for functions; 0 runs none here. The machine's processors unless given
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
+    /// How long the ids of events are kept, so that one that comes again counts once, for example 12h; 7d unless given
+    #[arg(long, env = "CELESTA_EVENTS_KEPT", value_name = "DURATION", value_parser = read_duration)]
+    events_kept: Option<Duration>,
 }
 
 /// Serves until it is told to stop.
@@ -42,6 +48,7 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
         queues: args.queues,
         broker: args.broker,
         workers: args.workers,
+        events_kept: args.events_kept,
     };
     let node = Node::start(options).await?;
     context.out.json(&json!({ "url": node.url, "pid": std::process::id(), "data": args.data.folder, "workers": node.slots }))?;

@@ -33,7 +33,7 @@ pub(crate) use sweep::run;
 /// The table of archived runs.
 pub(crate) const MIGRATION: Migration = Migration {
     subsystem: "runs",
-    version: 4,
+    version: 3,
     sql: "CREATE TABLE archived (
     run BLOB NOT NULL PRIMARY KEY,
     artifact BLOB NOT NULL,
@@ -205,7 +205,10 @@ pub(crate) async fn settle(inner: &Inner, key: &LeasedKey) -> Option<Unit> {
             tracing::debug!(%run, %error, "a run is archived already");
         }
     });
-    inner.acknowledge(&mut unit, key);
+    if let Err(error) = inner.acknowledge(&mut unit, key) {
+        tracing::debug!(%run, %error, "the wish to archive a run is somebody else's now");
+        return Some(Unit::new());
+    }
     Some(unit)
 }
 

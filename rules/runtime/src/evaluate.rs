@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::archive;
 use crate::live::Live;
+use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
 use crate::turn::{Done, turn, wakes};
@@ -99,6 +100,21 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             inner.store.submit(unit).await;
             continue;
         }
+        if key
+            .messages
+            .first()
+            .is_some_and(|first| HostMessage::is_for_gate(&first.payload))
+        {
+            match inner.gate(key.key.bits()).await {
+                Ok(gate) => {
+                    if let Some(unit) = inner.evaluate_gate(&key, gate) {
+                        inner.store.submit(unit).await;
+                    }
+                }
+                Err(error) => give_back(inner, &key, RELOAD_DELAY_MS, &error.to_string()).await,
+            }
+            continue;
+        }
         let run = RunId::from_bits(key.key.bits());
         let live = match inner.cache.take(run) {
             Some(live) => Ok(Some(live)),
@@ -106,7 +122,10 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
         };
         // A run that goes on is given what was kept for it; its key is ours, so nothing more is kept meanwhile.
         let held = match &live {
-            Ok(Some(live)) if live.keeps_messages() && key.messages.iter().any(wakes) => {
+            Ok(Some(live))
+                if live.keeps_messages()
+                    && key.messages.iter().any(|message| wakes(live.head.state, message)) =>
+            {
                 inner.held_messages(run).await
             }
             _ => Ok(Vec::new()),
@@ -160,6 +179,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
     let sender = Outgoing {
         registry: &inner.registry,
         runs_queue: &inner.runs_queue,
+        orders: &inner.orders,
         now: inner.clock.now(),
     };
     let Done {
@@ -167,6 +187,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         mut unit,
         outgoing,
         canceled,
+        reprioritized,
         children,
         answers,
         firings,
@@ -190,7 +211,11 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
             }
             if let Some(live) = live {
                 keeper.announce(&live);
+                let taken_back = keeper.missed_order(&live);
                 keeper.cache.put(live);
+                if let Some(resume) = taken_back {
+                    keeper.send_unasked(resume);
+                }
             } else {
                 keeper.watchers.tell(run, u64::MAX, || None);
             }
@@ -208,6 +233,9 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         // Somebody else has been given the messages: a turn that stood now would count them twice.
         tracing::warn!(%run, %error, "a turn took longer than its lease; it is dropped");
         return None;
+    }
+    for (queue, changes) in &reprioritized {
+        inner.queues.stage_reprioritize(&mut unit, queue, changes);
     }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.

@@ -15,9 +15,13 @@ use celesta_types::{MessageId, RunId};
 use crate::archive;
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::events::Events;
 use crate::facts::Writers;
+use crate::gates::Gates;
 use crate::live::Live;
 use crate::load::LoadError;
+use crate::operations::Operations;
+use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::submit::InFlight;
@@ -26,6 +30,9 @@ use crate::watch::{Watch, Watchers};
 
 /// Live runs take at most this much memory unless configured: tens of thousands of ordinary runs.
 const CACHE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Ids of events are kept so long unless configured: longer than producers try.
+const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// A message of a run is never given up: a turn that fails for want of a disk is repeated until there is one. Turns that
 /// fail for reasons of their own put the run aside instead.
@@ -44,6 +51,8 @@ pub struct RuntimeConfig {
     pub node: String,
     /// The versions that are compiled already.
     pub versions: Versions,
+    /// How long the ids of events are kept: an event that comes again within it counts once.
+    pub events_kept: Duration,
 }
 
 impl RuntimeConfig {
@@ -59,6 +68,7 @@ impl RuntimeConfig {
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
             versions: Versions::default(),
+            events_kept: EVENTS_KEPT,
         }
     }
 }
@@ -96,6 +106,10 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) gates: Gates,
+    pub(crate) orders: Orders,
+    pub(crate) events: Events,
+    pub(crate) operations: Operations,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -167,6 +181,12 @@ impl Runtime {
             config.versions,
         )
         .await?;
+        let orders = Orders::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
+        let operations = Operations::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -182,6 +202,10 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            gates: Gates::default(),
+            orders,
+            events: Events::new(config.events_kept),
+            operations,
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -200,6 +224,14 @@ impl Runtime {
         }
         let sweep = archive::run(Arc::clone(&inner));
         inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+        if config.evaluators > 0 {
+            let router = Arc::clone(&inner);
+            let routing = async move { router.route_emitted().await };
+            inner.tasks.spawn("runs.events", Fate::Essential, routing);
+            let operator = Arc::clone(&inner);
+            let operating = async move { operator.operate().await };
+            inner.tasks.spawn("runs.operations", Fate::Essential, operating);
+        }
         Ok(Self { inner })
     }
 

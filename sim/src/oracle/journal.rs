@@ -115,7 +115,13 @@ impl Walk<'_> {
                 Cause::Resumed { .. } => self.paused = false,
                 // A completed run is not canceled any more; the oracle sees it by its state.
                 Cause::CancelRequested { .. } => (self.paused, self.canceled) = (false, true),
-                Cause::Started | Cause::RetryRequested | Cause::FactsWritten { .. } | Cause::Woken => {}
+                Cause::Started
+                | Cause::RetryRequested { .. }
+                | Cause::FactsWritten { .. }
+                | Cause::Prioritized { .. }
+                | Cause::BreakpointsSet { .. }
+                | Cause::Restarted { .. }
+                | Cause::Woken => {}
             }
         }
         if self.paused && !turn.firings.is_empty() {

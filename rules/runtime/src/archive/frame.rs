@@ -195,6 +195,10 @@ impl Frame {
             parent: row.parent,
             trace: row.trace,
             archived: true,
+            concurrency: Vec::new(),
+            breakpoints: Vec::new(),
+            stopped: None,
+            avoided: 0,
         })
     }
 

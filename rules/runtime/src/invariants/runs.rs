@@ -12,7 +12,7 @@ use celesta_types::{Digest, MessageId, RunId};
 use super::artifacts::Named;
 use super::messages::Waiting;
 use super::{Findings, Invariant, alike, follow};
-use crate::head::{COLUMNS, RunHead};
+use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::record::Record;
 use crate::state::RunState;
 
@@ -142,7 +142,7 @@ pub(super) async fn check(
             findings.runs += 1;
             match RunHead::from_row(row) {
                 Some(head) => {
-                    named.add_all(row.blob(19).unwrap_or_default(), || {
+                    named.add_all(row.blob(COLUMN_COUNT).unwrap_or_default(), || {
                         format!("the request of {run}")
                     });
                     named.add_all(row.blob(15).unwrap_or_default(), || {
@@ -196,7 +196,7 @@ async fn check_run(
         None => (0, None),
     };
     let from = u64::try_from(from).unwrap_or(0);
-    let walk = walk(snapshot, run, from, named, findings).await?;
+    let walk = walk(snapshot, head, from, named, findings).await?;
     if from > walk.last {
         let found = format!(
             "its snapshot is of turn {from}, its journal ends at turn {}",
@@ -238,15 +238,21 @@ async fn check_run(
 /// Reads the journal; `from` is the turn its snapshot is of.
 async fn walk(
     snapshot: &mut Snapshot,
-    run: RunId,
+    head: &RunHead,
     from: u64,
     named: &mut Named,
     findings: &mut Findings,
 ) -> Result<Walk, QueryError> {
     let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?";
+    let run = head.run;
+    let first = if head.steering().gates.is_empty() {
+        RunState::Running
+    } else {
+        RunState::Waiting
+    };
     let mut walk = Walk {
         last: 0,
-        state: Some(RunState::Running),
+        state: Some(first),
         deltas: Vec::new(),
         is_whole: true,
     };
@@ -307,6 +313,10 @@ async fn check_awaited(
     if head.state == RunState::Idle && !open.is_empty() {
         let found = format!("it is idle and waits for {} calls", open.len());
         findings.report(Invariant::State, run, found);
+    }
+    if head.state == RunState::Waiting && !waiting.tells(run) && !waiting.is_at_a_gate(run) {
+        let found = "it waits for its turn and stands at none of its gates";
+        findings.report(Invariant::Stuck, run, found);
     }
     if head.state != RunState::Running || waiting.tells(run) {
         return Ok(());

@@ -107,7 +107,7 @@ impl Driven {
         };
         let leased = self.queues.lease(&request).await.expect("leasing works");
         for leased in &leased {
-            answer_with(&self.queues, self.clock.now(), leased, None);
+            answer_with(&self.queues, self.clock.now(), leased, None, false);
         }
         !leased.is_empty()
     }
