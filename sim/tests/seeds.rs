@@ -38,8 +38,18 @@ fn no_promise_is_broken() {
     assert!(summary.violating.is_empty(), "{}", told(&summary.violating));
     assert_eq!((summary.seeds, summary.events), (8, 8_000));
     // They were not idle.
-    for what in ["crashes", "restarts", "turns after their lease", "repeated answers", "conflicts"] {
-        assert!(summary.counts.get(what).is_some_and(|times| *times > 0), "{what}: {:?}", summary.counts);
+    for what in [
+        "crashes",
+        "restarts",
+        "turns after their lease",
+        "repeated answers",
+        "conflicts",
+    ] {
+        assert!(
+            summary.counts.get(what).is_some_and(|times| *times > 0),
+            "{what}: {:?}",
+            summary.counts
+        );
     }
 }
 
