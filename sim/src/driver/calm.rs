@@ -1,6 +1,7 @@
 //! The calm after the events: no more faults, workers answer well, people let runs go on; everything must come to rest.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use celesta_runs::{RunFilter, RunState};
 use celesta_store::driven::Ending;
@@ -12,6 +13,8 @@ use crate::node::SimError;
 
 /// Rounds until then: far more than the longest run needs.
 const ROUNDS_MAX: usize = 3_000;
+/// When nobody has had anything to do for so long, nobody ever will: the longest timer is far shorter.
+const QUIET_MAX: Duration = Duration::from_secs(1_800);
 /// How often a failed run is tried again: some fail always.
 const RETRIES_MAX: usize = 2;
 
@@ -21,20 +24,20 @@ impl Sim<'_> {
         self.record.refuse_reads(0);
         self.ask_in_doubt()?;
         let mut retried = BTreeMap::new();
+        let mut busy_at = self.now();
         for _ in 0..ROUNDS_MAX {
             self.settle()?;
             if !self.model.violations.is_empty() {
                 return Ok(());
             }
             if self.go_on()? {
-                continue;
-            }
-            let depth = self.depth()?;
-            if depth > 0 || self.node()?.is_waited_for() {
+                busy_at = self.now();
+            } else if self.depth()? > 0 || self.node()?.is_waited_for() {
+                if self.now().since(busy_at) > QUIET_MAX {
+                    break;
+                }
                 self.wake();
-                continue;
-            }
-            if !self.let_go(&mut retried)? {
+            } else if !self.let_go(&mut retried)? {
                 return Ok(());
             }
         }
