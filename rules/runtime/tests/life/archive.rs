@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
 use celesta_runs::invariants::{Blobs, check};
-use celesta_runs::{LifecycleError, RunFilter, RunState, WriteError, WriteFacts};
+use celesta_runs::{LifecycleError, RunFilter, RunState, Wish, WriteError, WriteFacts};
 use celesta_runtime::Clock;
 use celesta_store::Snapshot;
 use celesta_types::{ErrorClass, RunId, Timestamp};
@@ -91,7 +91,7 @@ async fn finished_runs_are_archived_and_answer_as_before() {
     assert_eq!(page.expect("it reads").rows.len(), 2);
 
     // Nothing moves in the archive; its request may be made again.
-    let canceled = node.runtime.retry(failed).await;
+    let canceled = node.runtime.retry(failed, &Wish::anonymous("")).await;
     assert!(
         matches!(canceled, Err(LifecycleError::Archived { .. })),
         "{canceled:?}"
@@ -99,6 +99,7 @@ async fn finished_runs_are_archived_and_answer_as_before() {
     let writes = WriteFacts {
         writes: br#"[{"retract":1}]"#.to_vec(),
         idempotency_key: None,
+        by: "somebody".to_owned(),
     };
     let written = node
         .runtime
