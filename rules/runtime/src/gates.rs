@@ -166,7 +166,10 @@ impl Inner {
             tracing::error!(%error, "the queue does not take what a gate sends");
             return None;
         }
-        self.acknowledge(&mut unit, key);
+        if let Err(error) = self.acknowledge(&mut unit, key) {
+            tracing::warn!(%error, "a gate's messages have come again elsewhere; its turn is dropped");
+            return None;
+        }
         Some(unit)
     }
 

@@ -49,7 +49,7 @@ pub use operations::{
 };
 pub use orders::{OrderError, OrderView};
 pub use query::{ExplainError, PAGE_ROWS_MAX};
-pub use registry::{PushError, Pushed, Version};
+pub use registry::{PushError, Pushed, Version, Versions};
 pub use restart::{RESTARTED_FROM, Restart, RestartError};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_engine::Explanation;
 use celesta_functions::names::RUNS_QUEUE;
-use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings};
+use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings, StaleToken};
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, RunId};
@@ -22,7 +22,7 @@ use crate::load::LoadError;
 use crate::operations::Operations;
 use crate::orders::Orders;
 use crate::query::ExplainError;
-use crate::registry::{PushError, Pushed, Registry, Version};
+use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::submit::InFlight;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
@@ -50,6 +50,8 @@ pub struct RuntimeConfig {
     pub node: String,
     /// How long the ids of events are kept: an event that comes again within it counts once.
     pub events_kept: Duration,
+    /// The versions that are compiled already.
+    pub versions: Versions,
 }
 
 impl RuntimeConfig {
@@ -65,6 +67,7 @@ impl RuntimeConfig {
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
             events_kept: EVENTS_KEPT,
+            versions: Versions::default(),
         }
     }
 }
@@ -169,8 +172,14 @@ impl Runtime {
             .map_err(|error| RuntimeError::Queue {
                 reason: error.to_string(),
             })?;
-        let registry =
-            Registry::open(config.bundles, store.clone(), artifacts.clone(), clock.clone()).await?;
+        let registry = Registry::open(
+            config.bundles,
+            store.clone(),
+            artifacts.clone(),
+            clock.clone(),
+            config.versions,
+        )
+        .await?;
         let orders = Orders::open(&store)
             .await
             .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
@@ -458,11 +467,12 @@ impl Inner {
     }
 
     /// The acknowledgement of a lease becomes part of `unit`.
-    pub(crate) fn acknowledge(&self, unit: &mut Unit, key: &LeasedKey) {
+    ///
+    /// # Errors
+    /// When the lease is over: nothing that was made of it may stand.
+    pub(crate) fn acknowledge(&self, unit: &mut Unit, key: &LeasedKey) -> Result<(), StaleToken> {
         let leases: Vec<LeaseRef> = key.messages.iter().map(Leased::lease).collect();
-        if let Err(error) = self.queues.stage_complete(unit, &leases) {
-            tracing::debug!(%error, "a lease was lost; its turn will conflict in the journal");
-        }
+        self.queues.stage_complete(unit, &leases)
     }
 
     /// A durable turn: whoever watches hears of it.

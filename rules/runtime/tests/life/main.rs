@@ -3,6 +3,7 @@
 mod bed;
 mod children;
 mod damage;
+mod driven;
 mod events;
 mod groups;
 mod line;
