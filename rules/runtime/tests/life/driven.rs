@@ -136,6 +136,7 @@ impl Driven {
             WriteFacts {
                 writes,
                 idempotency_key: None,
+                by: "ann".to_owned(),
             },
             Duration::ZERO,
         );
