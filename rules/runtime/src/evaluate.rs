@@ -228,14 +228,14 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         tracing::error!(%run, %error, "the queue does not take what a turn sends");
         return None;
     }
+    for (queue, changes) in &reprioritized {
+        inner.queues.stage_reprioritize(&mut unit, queue, changes);
+    }
     // Before calls are called off: one of them may be a timer whose message is among those of this lease.
     if let Err(error) = inner.acknowledge(&mut unit, key) {
         // Somebody else has been given the messages: a turn that stood now would count them twice.
         tracing::warn!(%run, %error, "a turn took longer than its lease; it is dropped");
         return None;
-    }
-    for (queue, changes) in &reprioritized {
-        inner.queues.stage_reprioritize(&mut unit, queue, changes);
     }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.

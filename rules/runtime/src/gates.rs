@@ -167,8 +167,7 @@ impl Inner {
             return None;
         }
         if let Err(error) = self.acknowledge(&mut unit, key) {
-            // Somebody else has been given the messages: what was made of them here may not stand.
-            tracing::warn!(%error, "a gate took longer than its lease; it is read again");
+            tracing::warn!(%error, "a gate's messages have come again elsewhere; its turn is dropped");
             return None;
         }
         Some(unit)

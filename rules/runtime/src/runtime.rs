@@ -49,10 +49,10 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
-    /// The versions that are compiled already.
-    pub versions: Versions,
     /// How long the ids of events are kept: an event that comes again within it counts once.
     pub events_kept: Duration,
+    /// The versions that are compiled already.
+    pub versions: Versions,
 }
 
 impl RuntimeConfig {
@@ -67,8 +67,8 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
-            versions: Versions::default(),
             events_kept: EVENTS_KEPT,
+            versions: Versions::default(),
         }
     }
 }

@@ -24,7 +24,6 @@ use crate::invariants;
 use crate::live::Live;
 use crate::message::{HostMessage, Onward};
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
-use crate::restart::RESTARTED_FROM;
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
 use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
@@ -147,16 +146,14 @@ fn take_turn(
         ordered,
         ..Asked::default()
     };
-    if state != RunState::Waiting && !live.head.labels.contains_key(RESTARTED_FROM) {
-        // Its first message may have been overtaken by another.
-        asked.begin(&mut live);
+    // Its first message may have been overtaken by another.
+    asked.start(&mut live);
+    for payload in held {
+        // Nobody waits any more for what was kept.
+        asked.read(&mut live, None, payload);
     }
-    if held.is_empty() {
-        for message in messages {
-            asked.read(&mut live, Some(message.id), &message.payload);
-        }
-    } else {
-        asked.read_with(&mut live, held, messages);
+    for message in messages {
+        asked.read(&mut live, Some(message.id), &message.payload);
     }
     if state == RunState::Canceled {
         // Whatever was still on its way to a canceled run ends here.
@@ -240,30 +237,6 @@ impl Asked {
         answers.collect()
     }
 
-    /// Reads what was kept, then what has come. The request is first, whatever was sent before the run began.
-    fn read_with(&mut self, live: &mut Live, held: &[Vec<u8>], messages: &[Leased]) {
-        // Nobody waits any more for what was kept.
-        let kept = held.iter().map(|payload| (None, &payload[..]));
-        let new = messages
-            .iter()
-            .map(|message| (Some(message.id), &*message.payload));
-        let all: Vec<_> = kept.chain(new).collect();
-        let first = all.iter().position(|(_, payload)| {
-            matches!(
-                HostMessage::read(payload),
-                Some(HostMessage::Start | HostMessage::Restart { .. })
-            )
-        });
-        if let Some((id, payload)) = first.and_then(|at| all.get(at)) {
-            self.read(live, *id, payload);
-        }
-        for (at, (id, payload)) in all.into_iter().enumerate() {
-            if Some(at) != first {
-                self.read(live, id, payload);
-            }
-        }
-    }
-
     fn read(&mut self, live: &mut Live, id: Option<MessageId>, payload: &[u8]) {
         match RunMessage::decode(payload) {
             Ok(RunMessage::Report(report)) => {
@@ -300,9 +273,28 @@ impl Asked {
         }
     }
 
+    /// The request itself, before everything else a run is sent; nothing when a turn has used it.
+    fn start(&mut self, live: &mut Live) {
+        let Some(input) = live.input.take() else { return };
+        let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
+            self.rejected.push(format!(
+                "operation `{}` is not in version {}",
+                live.head.operation, live.head.version
+            ));
+            return;
+        };
+        match operation.request_event(live.head.run, &input) {
+            Ok(event) => {
+                self.causes.push(Cause::Started);
+                self.events.push(event);
+            }
+            Err(error) => self.rejected.push(error.to_string()),
+        }
+    }
+
     fn read_host(&mut self, live: &mut Live, id: Option<MessageId>, message: HostMessage) {
         match message {
-            HostMessage::Start => self.begin(live),
+            HostMessage::Start => self.start(live),
             HostMessage::Timer(call) => {
                 self.causes.push(Cause::TimerFired { call });
                 self.events.push(Event::TimerFired { call });
@@ -345,12 +337,8 @@ impl Asked {
                 self.succeeded(call, result.as_bytes(), Ran::default());
             }
             HostMessage::Restart { writes, reason, by } => {
-                if live.input.is_some() {
-                    self.begin(live);
-                } else {
-                    // What the run goes on with was open in another one, or had failed there.
-                    self.events.extend([Event::Remake, Event::RetryFailed]);
-                }
+                // What the run goes on with was open in another one, or had failed there; nothing when it has just begun.
+                self.events.extend([Event::Remake, Event::RetryFailed]);
                 match events_of(writes.as_bytes()) {
                     Ok(events) => self.events.extend(events),
                     Err(error) => self.rejected.push(error),
@@ -389,26 +377,6 @@ impl Asked {
             HostMessage::Prioritize { .. } | HostMessage::Breakpoints { .. } => {}
             // Not for runs.
             HostMessage::Enter(_) | HostMessage::Leave { .. } => {}
-        }
-    }
-
-    /// The request becomes a fact.
-    fn begin(&mut self, live: &mut Live) {
-        // A repeated start finds the request used.
-        let Some(input) = live.input.take() else { return };
-        let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
-            self.rejected.push(format!(
-                "operation `{}` is not in version {}",
-                live.head.operation, live.head.version
-            ));
-            return;
-        };
-        match operation.request_event(live.head.run, &input) {
-            Ok(event) => {
-                self.causes.push(Cause::Started);
-                self.events.push(event);
-            }
-            Err(error) => self.rejected.push(error.to_string()),
         }
     }
 

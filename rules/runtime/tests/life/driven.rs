@@ -136,7 +136,7 @@ impl Driven {
             WriteFacts {
                 writes,
                 idempotency_key: None,
-                by: "somebody".to_owned(),
+                by: "ann".to_owned(),
             },
             Duration::ZERO,
         );
