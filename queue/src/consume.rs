@@ -69,6 +69,7 @@ impl Queues {
     }
 
     /// As [`Queues::stage_complete`], each lease in a unit of its own. One outcome for each, in order.
+    #[must_use]
     pub fn stage_complete_each(&self, leases: &[LeaseRef]) -> Vec<Result<Unit, StaleToken>> {
         let core = &self.core;
         let mut outcomes = Vec::with_capacity(leases.len());
