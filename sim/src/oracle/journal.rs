@@ -120,6 +120,7 @@ impl Walk<'_> {
                 | Cause::FactsWritten { .. }
                 | Cause::Woken
                 | Cause::Prioritized { .. }
+                | Cause::Restarted { .. }
                 | Cause::BreakpointsSet { .. } => {}
             }
         }
