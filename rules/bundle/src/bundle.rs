@@ -16,6 +16,7 @@ use crate::files::{Files, check_path, digest};
 use crate::operation::{InputField, Operation};
 use crate::service::{self, OperationText, SERVICE_FILE, ServiceText};
 use crate::toml_text::{Text, did_you_mean};
+use crate::versions::{self, Versions};
 
 /// A checked bundle: everything the platform needs to run a service, but for the files of its functions.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Bundle {
     pub digest: Digest,
     /// The operations by name.
     pub operations: BTreeMap<String, Operation>,
+    /// How runs come to this version, for the workflows of which something is said.
+    pub versions: BTreeMap<String, Versions>,
     /// The compiled rules by workflow.
     pub workflows: BTreeMap<String, Arc<RuleSet>>,
     /// The functions by name.
@@ -65,7 +68,7 @@ impl Bundle {
         let functions = functions(files, &mut found);
         let workflows = workflows(files, &functions, limits, &mut found);
         schemas(files, &mut found);
-        let (service, operations) = service(files, &workflows, &mut found);
+        let (service, operations, versions) = service(files, &workflows, &mut found);
         strays(files, &mut found);
         if found.iter().any(|one| one.severity == Severity::Error) {
             return Err(BundleErrors(found));
@@ -81,6 +84,7 @@ impl Bundle {
             description: service.description,
             digest: digest(files),
             operations,
+            versions,
             workflows: workflows
                 .into_iter()
                 .filter_map(|(name, rules)| Some((name, rules?)))
@@ -221,7 +225,11 @@ fn service(
     files: &Files,
     workflows: &BTreeMap<String, Option<Arc<RuleSet>>>,
     found: &mut Vec<Diagnostic>,
-) -> (ServiceText, BTreeMap<String, Operation>) {
+) -> (
+    ServiceText,
+    BTreeMap<String, Operation>,
+    BTreeMap<String, Versions>,
+) {
     let Some(file) = files.get(SERVICE_FILE) else {
         let message = "a bundle needs a file `service.toml` with its name and operations".to_owned();
         found.push(Diagnostic::of_file("service", SERVICE_FILE, message));
@@ -238,8 +246,9 @@ fn service(
             operations.insert(operation.name.clone(), operation);
         }
     }
+    let versions = versions::check(std::mem::take(&mut service.versions), workflows, &text);
     found.extend(text.finish());
-    (service, operations)
+    (service, operations, versions)
 }
 
 fn operation(

@@ -15,6 +15,7 @@ mod operation;
 pub mod scenario;
 mod service;
 mod toml_text;
+mod versions;
 
 pub use archive::{UnpackError, UnpackLimits, pack, unpack};
 pub use bundle::Bundle;
@@ -26,3 +27,4 @@ pub use files::{
 };
 pub use operation::{Operation, RequestError};
 pub use service::SERVICE_FILE;
+pub use versions::{VersionPolicy, Versions};

@@ -12,6 +12,7 @@ use toml::de::DeValue;
 use crate::diagnostic::Diagnostic;
 use crate::files::Files;
 use crate::toml_text::{Fields, Text, did_you_mean, to_json, type_name};
+use crate::versions::{self, VersionsText};
 
 /// The file every bundle holds.
 pub const SERVICE_FILE: &str = "service.toml";
@@ -36,6 +37,7 @@ pub(crate) struct ServiceText {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) operations: Vec<OperationText>,
+    pub(crate) versions: Vec<VersionsText>,
 }
 
 /// Reads `service.toml`. Mistakes are reported to `text`, mistakes in schema files go to `others`.
@@ -80,6 +82,7 @@ pub(crate) fn read(text: &Text<'_>, files: &Files, others: &mut Vec<Diagnostic>)
         }
         None => {}
     }
+    service.versions = versions::read(&mut fields, text);
     fields.finish();
     Some(service)
 }

@@ -55,14 +55,14 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<Option<Vec<TurnView>>, LoadError> {
-        let Some(version) = self.version_of(run).await? else {
+        let Some(names) = self.names_of(run).await? else {
             return Ok(None);
         };
         let records = self.records(run, after, limit).await?;
         Ok(Some(
             records
                 .into_iter()
-                .map(|(seq, record)| turn_view(run, seq, record, &version))
+                .map(|(seq, record)| turn_view(run, seq, record, names.at(seq)))
                 .collect(),
         ))
     }
@@ -89,14 +89,14 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<(Vec<RunEvent>, u64), LoadError> {
-        let Some(version) = self.version_of(run).await? else {
+        let Some(names) = self.names_of(run).await? else {
             return Ok((Vec::new(), after));
         };
         let records = self.records(run, after, limit).await?;
         let last = records.last().map_or(after, |(seq, _)| *seq);
         let events = records
             .into_iter()
-            .flat_map(|(seq, record)| events_of(run, seq, record, &version));
+            .flat_map(|(seq, record)| events_of(run, seq, record, names.at(seq)));
         Ok((events.collect(), last))
     }
 
@@ -145,7 +145,8 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             | Cause::RetryRequested
             | Cause::FactsWritten { .. }
             | Cause::Resumed { .. }
-            | Cause::Woken => continue,
+            | Cause::Woken
+            | Cause::Upgraded { .. } => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -280,6 +281,7 @@ fn cause_view(cause: Cause) -> CauseView {
         }
         Cause::Resumed { reason } => ("resume", None, Some(reason)),
         Cause::Woken => ("time", None, None),
+        Cause::Upgraded { from, to } => ("upgrade", None, Some(format!("from {from} to {to}"))),
     };
     CauseView {
         kind,

@@ -20,6 +20,7 @@ mod message;
 mod query;
 pub mod record;
 mod registry;
+mod release;
 mod runtime;
 mod schema;
 mod send;
@@ -35,6 +36,9 @@ pub use lifecycle::{CLONED_FROM, LifecycleError, REASON_BYTES_MAX};
 pub use load::LoadError;
 pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version, Versions};
+pub use release::{
+    Broken, Canary, Release, ReleaseError, ReleaseKind, RulePreview, Share, TakenBack, WorkflowPreview,
+};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;

@@ -128,7 +128,7 @@ impl Inner {
     }
 
     /// The names behind the numbers in a run's journal; `None` when there is no such run.
-    pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<Names>, LoadError> {
+    pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<(Names, String)>, LoadError> {
         let rows = self
             .store
             .fetch(
@@ -152,7 +152,8 @@ impl Inner {
             version: digest,
             reason: error.to_string(),
         })?;
-        Ok(Some(Names::of(&version, row.text(1).unwrap_or_default())))
+        let workflow = row.text(1).unwrap_or_default();
+        Ok(Some((Names::of(&version, workflow), workflow.to_owned())))
     }
 }
 

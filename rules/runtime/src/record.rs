@@ -7,7 +7,7 @@
 //! facts written from outside and of pauses; every format ever written is in `tests/formats`.
 
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass, Timestamp};
+use celesta_types::{CallId, Digest, ErrorClass, Timestamp};
 
 /// The format written by this release; all earlier ones are readable.
 const FORMAT: u8 = 2;
@@ -82,6 +82,13 @@ pub enum Cause {
     },
     /// The instant of a condition on the time has come.
     Woken,
+    /// The run follows another version from this turn on.
+    Upgraded {
+        /// The version before.
+        from: Digest,
+        /// The version from now on.
+        to: Digest,
+    },
 }
 
 /// How a call's last attempt ran.
@@ -379,6 +386,13 @@ impl Cause {
                 out.text(reason);
             }
             Self::Woken => out.byte(8),
+            Self::Upgraded { from, to } => {
+                out.byte(50);
+                from.as_bytes()
+                    .iter()
+                    .chain(to.as_bytes())
+                    .for_each(|byte| out.byte(*byte));
+            }
         }
     }
 
@@ -418,9 +432,21 @@ impl Cause {
                 reason: input.text()?.to_owned(),
             },
             8 => Self::Woken,
+            50 => Self::Upgraded {
+                from: read_digest(input)?,
+                to: read_digest(input)?,
+            },
             _ => return Err(input.damaged("a cause")),
         })
     }
+}
+
+fn read_digest(input: &mut Reader<'_>) -> Result<Digest, Damaged> {
+    let mut bytes = [0; 32];
+    for byte in &mut bytes {
+        *byte = input.byte()?;
+    }
+    Ok(Digest::from_bytes(bytes))
 }
 
 impl Firing {

@@ -4,6 +4,7 @@ mod bed;
 mod damage;
 mod driven;
 mod steering;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
