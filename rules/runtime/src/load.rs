@@ -6,7 +6,8 @@ use celesta_engine::WorkingMemory;
 use celesta_store::{Cell, QueryError, Row};
 use celesta_types::{Digest, ErrorKind, RunId};
 
-use crate::head::{COLUMNS, RunHead};
+use crate::archive::Frame;
+use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::history::Names;
 use crate::live::Live;
 use crate::record::Record;
@@ -107,13 +108,16 @@ impl Inner {
         } else {
             None
         };
-        let requests = memory
-            .open_calls()
-            .filter(|open| open.target.contains('/'))
-            .map(|open| open.call)
-            .collect();
+        let requests = || memory.open_calls().filter(|open| open.target.contains('/'));
+        let timed = requests().filter(|open| open.timeout_ms.is_some());
+        let (timed, requests) = (
+            timed.map(|open| open.call).collect(),
+            requests().map(|open| open.call).collect(),
+        );
         Ok(Some(Box::new(Live {
             requests,
+            timed,
+            steered: false,
             wake_at: None,
             head,
             version,
@@ -136,7 +140,11 @@ impl Inner {
                 &[Cell::Id(run.to_bytes())],
             )
             .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(row) = rows.first() else {
+            // An archive keeps the names of the version it was made with.
+            let frame = self.archived(run).await?;
+            return Ok(frame.map(|frame| (frame.names(), String::new())));
+        };
         let digest = row
             .blob(0)
             .and_then(|bytes| bytes.try_into().ok())
@@ -158,5 +166,5 @@ impl Inner {
 }
 
 fn rows_input(row: &Row) -> Option<Arc<[u8]>> {
-    row.blob(19).map(Arc::from)
+    row.blob(COLUMN_COUNT).map(Arc::from)
 }

@@ -12,11 +12,16 @@ use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, RunId};
 
+use crate::archive;
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::events::Events;
 use crate::facts::Writers;
+use crate::gates::Gates;
 use crate::live::Live;
 use crate::load::LoadError;
+use crate::operations::Operations;
+use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::release::Share;
@@ -26,6 +31,9 @@ use crate::watch::{Watch, Watchers};
 
 /// Live runs take at most this much memory unless configured: tens of thousands of ordinary runs.
 const CACHE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Ids of events are kept so long unless configured: longer than producers try.
+const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// A message of a run is never given up: a turn that fails for want of a disk is repeated until there is one. Turns that
 /// fail for reasons of their own put the run aside instead.
@@ -42,6 +50,8 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
+    /// How long the ids of events are kept: an event that comes again within it counts once.
+    pub events_kept: Duration,
     /// The versions that are compiled already.
     pub versions: Versions,
 }
@@ -58,6 +68,7 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
+            events_kept: EVENTS_KEPT,
             versions: Versions::default(),
         }
     }
@@ -96,6 +107,10 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) gates: Gates,
+    pub(crate) orders: Orders,
+    pub(crate) events: Events,
+    pub(crate) operations: Operations,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -167,6 +182,12 @@ impl Runtime {
             config.versions,
         )
         .await?;
+        let orders = Orders::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
+        let operations = Operations::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -182,6 +203,10 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            gates: Gates::default(),
+            orders,
+            events: Events::new(config.events_kept),
+            operations,
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -200,6 +225,16 @@ impl Runtime {
         }
         for version in inner.registry.all() {
             inner.move_runs(&version.service);
+        }
+        let sweep = archive::run(Arc::clone(&inner));
+        inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+        if config.evaluators > 0 {
+            let router = Arc::clone(&inner);
+            let routing = async move { router.route_emitted().await };
+            inner.tasks.spawn("runs.events", Fate::Essential, routing);
+            let operator = Arc::clone(&inner);
+            let operating = async move { operator.operate().await };
+            inner.tasks.spawn("runs.operations", Fate::Essential, operating);
         }
         Ok(Self { inner })
     }
@@ -287,9 +322,9 @@ impl Runtime {
         self.wait_with(watch, run, patience).await
     }
 
-    pub(crate) async fn wait_with(
+    async fn wait_with(
         &self,
-        mut watch: Watch,
+        watch: Watch,
         run: RunId,
         patience: Duration,
     ) -> Result<Option<RunView>, QueryError> {
@@ -306,6 +341,16 @@ impl Runtime {
                 ended_or_unknown => return Ok(ended_or_unknown),
             },
         }
+        self.wait_heard(watch, run, patience).await
+    }
+
+    /// As [`Runtime::wait`] with a watch from before the run could end.
+    pub(crate) async fn wait_heard(
+        &self,
+        mut watch: Watch,
+        run: RunId,
+        patience: Duration,
+    ) -> Result<Option<RunView>, QueryError> {
         let ended = async {
             loop {
                 let heard = watch.next().await;

@@ -113,6 +113,10 @@ impl Inner {
         let Some((now, workflow)) = self.version_of(run).await? else {
             return Ok(None);
         };
+        if workflow.is_empty() {
+            let before = Vec::new();
+            return Ok(Some(RunNames { now, before }));
+        }
         let sql = "SELECT seq, origin FROM upgrades WHERE run = ? ORDER BY seq";
         let rows = self.store.fetch(sql, &[Cell::Id(run.to_bytes())]).await?;
         let mut before = Vec::new();
