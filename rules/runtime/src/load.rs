@@ -6,7 +6,6 @@ use celesta_engine::WorkingMemory;
 use celesta_store::{Cell, QueryError, Row};
 use celesta_types::{Digest, ErrorKind, RunId};
 
-use crate::archive::Frame;
 use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::history::Names;
 use crate::live::Live;

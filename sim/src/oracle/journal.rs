@@ -121,6 +121,7 @@ impl Walk<'_> {
                 | Cause::Prioritized { .. }
                 | Cause::BreakpointsSet { .. }
                 | Cause::Restarted { .. }
+                | Cause::Upgraded { .. }
                 | Cause::Woken => {}
             }
         }
