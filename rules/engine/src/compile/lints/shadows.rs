@@ -26,7 +26,11 @@ pub(super) fn check(
 ) {
     // Conditions are read once, and rules that make no match false are left out: there are many pairs.
     let conditions: Vec<Conditions<'_>> = (file.rules.iter().zip(uses))
-        .map(|(rule, uses)| (0..uses.clauses.len()).map(|at| parts(report, rule, uses, at)).collect())
+        .map(|(rule, uses)| {
+            (0..uses.clauses.len())
+                .map(|at| parts(report, rule, uses, at))
+                .collect()
+        })
         .collect();
     let shadowing: Vec<usize> = (0..file.rules.len())
         .filter(|a| file.rules[*a].sections[2].is_none() && !impossible.contains(a) && may_shadow(&uses[*a]))
