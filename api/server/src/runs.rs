@@ -57,7 +57,7 @@ pub(crate) fn run_id(text: &str) -> Answer<RunId> {
     text.parse().map_err(Problem::invalid_parameter)
 }
 
-fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Answer<T> {
+pub(crate) fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Answer<T> {
     query
         .map(|Query(query)| query)
         .map_err(|error| Problem::invalid_parameter(error.body_text()))

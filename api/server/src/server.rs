@@ -179,6 +179,9 @@ fn router(shared: Arc<Shared>) -> Router {
                 .layer(DefaultBodyLimit::max(services::PACKED_BYTES_MAX)),
         )
         .route("/v1/services/{service}/{operation}", post(submit::submit))
+        .route("/v1/releases/{service}", get(services::releases))
+        .route("/v1/releases/{service}/rollback", post(services::roll_back))
+        .route("/v1/releases/{service}/promote", post(services::promote))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{run}", get(runs::show))
         .route("/v1/runs/{run}/facts", get(runs::facts).post(steer::write_facts))

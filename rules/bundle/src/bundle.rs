@@ -18,6 +18,7 @@ use crate::retention::{self, Retention};
 use crate::service::{self, OperationText, SERVICE_FILE, ServiceText};
 use crate::subscription::{Delivery, Subscription};
 use crate::toml_text::{Text, did_you_mean};
+use crate::versions::{self, Versions};
 use crate::workflow::Workflow;
 
 /// A checked bundle: everything the platform needs to run a service, but for the files of its functions.
@@ -31,6 +32,8 @@ pub struct Bundle {
     pub digest: Digest,
     /// The operations by name.
     pub operations: BTreeMap<String, Operation>,
+    /// How runs come to this version, for the workflows of which something is said.
+    pub versions: BTreeMap<String, Versions>,
     /// The compiled rules by workflow.
     pub workflows: BTreeMap<String, Arc<RuleSet>>,
     /// How long runs are kept, for the workflows of which that is said.
@@ -74,7 +77,7 @@ impl Bundle {
         let functions = functions(files, &mut found);
         let workflows = workflows(files, &functions, limits, &mut found);
         schemas(files, &mut found);
-        let (service, operations, retention) = service(files, &workflows, &mut found);
+        let (service, operations, retention, versions) = service(files, &workflows, &mut found);
         let settings = service.workflows.into_iter();
         let subscriptions = service.subscriptions.into_iter();
         strays(files, &mut found);
@@ -94,6 +97,7 @@ impl Bundle {
             description: service.description,
             digest: digest(files),
             operations,
+            versions,
             retention,
             workflows: workflows
                 .into_iter()
@@ -239,6 +243,7 @@ fn service(
     ServiceText,
     BTreeMap<String, Operation>,
     BTreeMap<String, Retention>,
+    BTreeMap<String, Versions>,
 ) {
     let Some(file) = files.get(SERVICE_FILE) else {
         let message = "a bundle needs a file `service.toml` with its name and operations".to_owned();
@@ -258,9 +263,10 @@ fn service(
     }
     let retention = std::mem::take(&mut service.retention);
     let retention = retention::check(retention, &workflows.keys().map(String::as_str), &text);
+    let versions = versions::check(std::mem::take(&mut service.versions), workflows, &text);
     check_names(&service, &operations, workflows, &text);
     found.extend(text.finish());
-    (service, operations, retention)
+    (service, operations, retention, versions)
 }
 
 /// Whether what is said of workflows and events names what there is.

@@ -428,6 +428,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             salience: rule.salience,
             line: self.places.line_column(rule.name.span.start).0,
             fingerprint: self.fingerprint(rule),
+            layout: layout(rule),
             first,
             nodes: u32::try_from(rule.clauses.len()).unwrap_or(0),
             sections,
@@ -840,6 +841,16 @@ fn mentions(text: &str, name: &str) -> bool {
         !text[..at].chars().next_back().is_some_and(is_word)
             && !text[at + name.len()..].chars().next().is_some_and(is_word)
     })
+}
+
+/// What an open firing of a rule relies on, as a number.
+fn layout(rule: &RuleDecl) -> u64 {
+    let mut hasher = FxHasher::default();
+    for clause in &rule.clauses {
+        format!("{:?}", clause.kind).hash(&mut hasher);
+        clause.name.as_ref().map(|name| &name.text).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Puts a test where it is cheapest: beside the fact alone, into the index, or among the pairs.

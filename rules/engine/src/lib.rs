@@ -40,6 +40,7 @@ mod graph;
 mod limits;
 mod meaning;
 mod memory;
+mod moves;
 mod ruleset;
 mod scripts;
 mod steps;
@@ -58,6 +59,7 @@ pub use meaning::{Meaning, meaning};
 pub use memory::{
     ClauseReport, Explanation, FactView, Fired, NearMiss, RestoreError, UnknownRule, WorkingMemory,
 };
+pub use moves::{Break, FactMove, FactMoves, MoveMistake};
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{

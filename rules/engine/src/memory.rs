@@ -301,6 +301,20 @@ impl WorkingMemory {
         true
     }
 
+    /// The rules that have activations waiting to fire, and how many.
+    #[must_use]
+    pub fn waiting_by_rule(&self) -> Vec<(String, u64)> {
+        let mut counts = BTreeMap::new();
+        for pending in self.network.pending(self.world()) {
+            *counts.entry(pending.rule).or_insert(0) += 1;
+        }
+        let name = |rule: u32| self.rules.rules[rule as usize].name.to_string();
+        counts
+            .into_iter()
+            .map(|(rule, count)| (name(rule), count))
+            .collect()
+    }
+
     /// Takes what was recorded of firings and changes since the last outcome, so that it does not grow. For measuring:
     /// the next outcome does not tell of it.
     pub fn take_records(&mut self) -> (Vec<FiringRecord>, Vec<FactChange>) {

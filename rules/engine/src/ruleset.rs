@@ -234,6 +234,8 @@ pub struct Rule {
     pub(crate) salience: i32,
     pub(crate) line: usize,
     pub(crate) fingerprint: u64,
+    /// What an open firing of it relies on: the kinds and names of its clauses.
+    pub(crate) layout: u64,
     /// Its nodes in the network.
     pub(crate) first: u32,
     pub(crate) nodes: u32,

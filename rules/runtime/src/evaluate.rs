@@ -192,6 +192,9 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         answers,
         firings,
     } = turn(live, &key.messages, held, &sender);
+    // Calls of before may be queued where the version of before had them.
+    let moved_to =
+        (live.as_ref().map(|live| Arc::clone(&live.version))).filter(|after| after.digest != version.digest);
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
     inner
@@ -239,7 +242,10 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
     }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.
-        for queue in version.queues.values().chain([&inner.runs_queue]) {
+        let known = |queue: &&celesta_queue::QueueName| version.queues.values().any(|known| known == *queue);
+        let new = moved_to.iter().flat_map(|version| version.queues.values());
+        let new = new.filter(|queue| !known(queue));
+        for queue in version.queues.values().chain([&inner.runs_queue]).chain(new) {
             inner.queues.stage_cancel(&mut unit, queue, &canceled);
         }
         let teller = Arc::clone(inner);

@@ -26,6 +26,7 @@ mod orders;
 mod query;
 pub mod record;
 mod registry;
+mod release;
 mod restart;
 mod runtime;
 mod schema;
@@ -51,6 +52,9 @@ pub use operations::{
 pub use orders::{OrderError, OrderView};
 pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version, Versions};
+pub use release::{
+    Broken, Canary, Release, ReleaseError, ReleaseKind, RulePreview, Share, TakenBack, WorkflowPreview,
+};
 pub use restart::{RESTARTED_FROM, Restart, RestartError};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;

@@ -48,6 +48,11 @@ impl Live {
         )
     }
 
+    /// The next record is followed by a snapshot, whatever the deltas are.
+    pub(crate) const fn needs_snapshot(&mut self) {
+        self.deltas = usize::MAX - 1;
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         HEAD_BYTES + self.memory.memory_bytes() + self.input.as_ref().map_or(0, |input| input.len())
     }

@@ -6,7 +6,6 @@ use celesta_engine::WorkingMemory;
 use celesta_store::{Cell, QueryError, Row};
 use celesta_types::{Digest, ErrorKind, RunId};
 
-use crate::archive::Frame;
 use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::history::Names;
 use crate::live::Live;
@@ -132,7 +131,7 @@ impl Inner {
     }
 
     /// The names behind the numbers in a run's journal; `None` when there is no such run.
-    pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<Names>, LoadError> {
+    pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<(Names, String)>, LoadError> {
         let rows = self
             .store
             .fetch(
@@ -141,7 +140,9 @@ impl Inner {
             )
             .await?;
         let Some(row) = rows.first() else {
-            return Ok(self.archived(run).await?.map(Frame::names));
+            // An archive keeps the names of the version it was made with.
+            let frame = self.archived(run).await?;
+            return Ok(frame.map(|frame| (frame.names(), String::new())));
         };
         let digest = row
             .blob(0)
@@ -158,7 +159,8 @@ impl Inner {
             version: digest,
             reason: error.to_string(),
         })?;
-        Ok(Some(Names::of(&version, row.text(1).unwrap_or_default())))
+        let workflow = row.text(1).unwrap_or_default();
+        Ok(Some((Names::of(&version, workflow), workflow.to_owned())))
     }
 }
 

@@ -7,7 +7,7 @@
 //! facts written from outside and of pauses, format 3 who asked for them; every format ever written is in `tests/formats`.
 
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass, Priority, Timestamp};
+use celesta_types::{CallId, Digest, ErrorClass, Priority, Timestamp};
 
 /// The format written by this release; all earlier ones are readable.
 const FORMAT: u8 = 3;
@@ -93,6 +93,13 @@ pub enum Cause {
     },
     /// The instant of a condition on the time has come.
     Woken,
+    /// The run follows another version from this turn on.
+    Upgraded {
+        /// The version before.
+        from: Digest,
+        /// The version from now on.
+        to: Digest,
+    },
     /// The run became more or less urgent.
     Prioritized {
         /// How urgent it is now.
@@ -461,6 +468,13 @@ impl Cause {
                 out.text(by);
             }
             Self::Woken => out.byte(8),
+            Self::Upgraded { from, to } => {
+                out.byte(50);
+                from.as_bytes()
+                    .iter()
+                    .chain(to.as_bytes())
+                    .for_each(|byte| out.byte(*byte));
+            }
             Self::Prioritized { priority, reason, by } => {
                 out.byte(24);
                 out.uint(priority.rank().into());
@@ -531,6 +545,10 @@ impl Cause {
                 by: if tag == 23 { text(input)? } else { String::new() },
             },
             8 => Self::Woken,
+            50 => Self::Upgraded {
+                from: read_digest(input)?,
+                to: read_digest(input)?,
+            },
             24 => {
                 let rank = input.uint32()?;
                 let deadline = input.flag()?;
@@ -556,6 +574,14 @@ impl Cause {
             _ => return Err(input.damaged("a cause")),
         })
     }
+}
+
+fn read_digest(input: &mut Reader<'_>) -> Result<Digest, Damaged> {
+    let mut bytes = [0; 32];
+    for byte in &mut bytes {
+        *byte = input.byte()?;
+    }
+    Ok(Digest::from_bytes(bytes))
 }
 
 impl Firing {

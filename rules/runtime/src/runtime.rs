@@ -24,6 +24,7 @@ use crate::operations::Operations;
 use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
+use crate::release::Share;
 use crate::submit::InFlight;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
@@ -222,6 +223,9 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        for version in inner.registry.all() {
+            inner.move_runs(&version.service);
+        }
         let sweep = archive::run(Arc::clone(&inner));
         inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
         if config.evaluators > 0 {
@@ -247,8 +251,22 @@ impl Runtime {
     /// # Errors
     /// When the bundle is wrong (every mistake is in the error) or cannot be kept; nothing is stored then.
     pub async fn push(&self, service: &str, files: celesta_bundle::Files) -> Result<Pushed, PushError> {
-        let pushed = self.inner.registry.push(service, files).await?;
+        self.push_for(service, files, None).await
+    }
+
+    /// The same for some new runs only, when there is a share; the rest follow the version that is current.
+    ///
+    /// # Errors
+    /// As for [`Runtime::push`].
+    pub async fn push_for(
+        &self,
+        service: &str,
+        files: celesta_bundle::Files,
+        share: Option<Share>,
+    ) -> Result<Pushed, PushError> {
+        let pushed = self.inner.registry.push(service, files, share).await?;
         self.inner.open_queues(&pushed.version)?;
+        self.inner.move_runs(service);
         Ok(pushed)
     }
 

@@ -3,6 +3,8 @@
 //! Everything of a run is keyed by its id and nothing joins two runs, so that runs can be split over databases by id.
 //! The journal is append-only; its unique key (run, seq) is the fence: a second writer of the same turn conflicts.
 
+pub(crate) mod releases;
+
 use celesta_store::{Expect, Migration, Statement};
 
 /// The schema steps of this crate.
@@ -231,6 +233,7 @@ CREATE TABLE operations (
 ",
     },
     crate::archive::MIGRATION,
+    releases::MIGRATION,
 ];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {

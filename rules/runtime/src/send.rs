@@ -266,7 +266,7 @@ impl Outgoing<'_> {
             .ok_or_else(|| wrong(format!("`{target}` is not `service/operation`")))?;
         let version = self
             .registry
-            .current(service)
+            .chosen(service, live.head.run.child(call), &live.head.labels)
             .ok_or_else(|| wrong(format!("there is no service `{service}`")))?;
         let found = version.bundle.operations.get(operation);
         let found =

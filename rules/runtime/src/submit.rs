@@ -172,19 +172,20 @@ impl Runtime {
                 bytes: request.input.len(),
             });
         }
-        let version =
-            inner
-                .registry
-                .current(&request.service)
-                .ok_or_else(|| SubmitError::UnknownService {
-                    service: request.service.clone(),
-                    known: inner
-                        .registry
-                        .all()
-                        .iter()
-                        .map(|version| version.service.to_string())
-                        .collect(),
-                })?;
+        let now = inner.clock.now();
+        let run = RunId::new(now, inner.random.next_u128());
+        let version = inner
+            .registry
+            .chosen(&request.service, run, &request.labels)
+            .ok_or_else(|| SubmitError::UnknownService {
+                service: request.service.clone(),
+                known: inner
+                    .registry
+                    .all()
+                    .iter()
+                    .map(|version| version.service.to_string())
+                    .collect(),
+            })?;
         let operation = version.bundle.operations.get(&request.operation).ok_or_else(|| {
             SubmitError::UnknownOperation {
                 service: request.service.clone(),
@@ -209,8 +210,6 @@ impl Runtime {
                 Some(accepting)
             }
         };
-        let now = inner.clock.now();
-        let run = RunId::new(now, inner.random.next_u128());
         let mut head = RunHead {
             run,
             service: Arc::clone(&version.service),

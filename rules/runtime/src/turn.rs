@@ -24,6 +24,7 @@ use crate::invariants;
 use crate::live::Live;
 use crate::message::{HostMessage, Onward};
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
+use crate::release::{Upgraded, upgrade};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
 use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
@@ -73,6 +74,7 @@ struct Asked {
     retry: bool,
     resume: bool,
     woken: bool,
+    upgraded: Option<Upgraded>,
     /// The run has passed its gates with this turn.
     admitted: bool,
     /// An order still stops the run's workflow.
@@ -169,6 +171,7 @@ fn take_turn(
         done.live = Some(live);
         return done;
     }
+    asked.upgraded = upgrade(&mut live, sender.registry);
     if asked.retry && state.after(RunStep::Retry).is_ok() {
         live.head.state = RunState::Running;
         live.head.error = None;
@@ -451,6 +454,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         sender.leave_gates(&live, &mut done);
     }
     if asked.causes.is_empty()
+        && asked.upgraded.is_none()
         && outcome.effects.is_empty()
         && outcome.firings.is_empty()
         && outcome.changes.is_empty()
@@ -458,11 +462,17 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         done.live = Some(live);
         return done;
     }
-    if asked.woken {
+    if asked.woken && asked.upgraded.is_none() {
         asked.causes.push(Cause::Woken);
     }
+    if let Some(upgraded) = asked.upgraded {
+        let Upgraded { from, to } = upgraded;
+        asked.causes.push(Cause::Upgraded { from, to });
+        upgraded.write(&mut done.unit, live.head.run, seq);
+    }
     let before = live.head.state;
-    let mut changed = asked.admitted || (live.seq == 0 && before != RunState::Running);
+    let mut changed =
+        asked.admitted || asked.upgraded.is_some() || (live.seq == 0 && before != RunState::Running);
     let mut record = Record {
         at: now,
         causes: asked.causes,
@@ -649,7 +659,7 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
         live.head.steer(unit);
     }
     live.seq = seq;
-    live.deltas += 1;
+    live.deltas = live.deltas.saturating_add(1);
     live.delta_bytes += record.delta.len();
     let large = live.delta_bytes >= DELTA_BYTES_PER_SNAPSHOT.max(live.snapshot_bytes);
     if record.note.is_none() && (large || live.deltas >= DELTAS_PER_SNAPSHOT) {

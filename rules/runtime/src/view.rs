@@ -169,7 +169,7 @@ pub struct TurnView {
 #[derive(Debug, Clone, Serialize)]
 pub struct CauseView {
     /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume`, `time`, `priority`, `breakpoints`
-    /// or `restart`.
+    /// `restart` or `upgrade`.
     pub kind: &'static str,
     /// The call it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -121,6 +121,7 @@ impl Walk<'_> {
                 | Cause::Woken
                 | Cause::Prioritized { .. }
                 | Cause::Restarted { .. }
+                | Cause::Upgraded { .. }
                 | Cause::BreakpointsSet { .. } => {}
             }
         }

@@ -16,6 +16,7 @@ use super::network::{Network, World};
 use super::section::Made;
 use super::store::{FROM_REQUEST, Fact};
 use super::{Halt, WorkingMemory};
+use crate::moves::FactMoves;
 use crate::ruleset::RuleSet;
 use crate::turn::{CallError, CallOptions, Section};
 use crate::value::VALUE_DEPTH_MAX;
@@ -52,6 +53,22 @@ pub enum RestoreError {
         /// Its name.
         name: String,
     },
+    /// A rule that waits for calls matches other facts than when it fired.
+    #[error("rule `{name}` waits for calls and has other clauses now")]
+    ChangedRule {
+        /// Its name.
+        name: String,
+    },
+    /// A stored fact does not fit the rules it is taken over to.
+    #[error("fact #{fact} `{fact_type}` does not fit: {reason}")]
+    Unfit {
+        /// Its number.
+        fact: u64,
+        /// Its type, as stored.
+        fact_type: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl RestoreError {
@@ -60,7 +77,10 @@ impl RestoreError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Format { .. } | Self::Damaged { .. } => ErrorKind::Internal,
-            Self::UnknownFactType { .. } | Self::UnknownRule { .. } => ErrorKind::Conflict,
+            Self::UnknownFactType { .. }
+            | Self::UnknownRule { .. }
+            | Self::ChangedRule { .. }
+            | Self::Unfit { .. } => ErrorKind::Conflict,
         }
     }
 }
@@ -436,6 +456,45 @@ impl WorkingMemory {
         Ok(memory)
     }
 
+    /// This memory under other rules. Rules that are new or changed fire for what they find, the others do not again;
+    /// calls that are open stay open.
+    ///
+    /// # Errors
+    /// When a fact does not fit, or a rule that waits for calls is gone or matches other facts. This memory is as it
+    /// was.
+    pub fn moved_to(&self, rules: &Arc<RuleSet>, moves: &Arc<FactMoves>) -> Result<Self, RestoreError> {
+        for firing in self.firings.values() {
+            let rule = &self.rules.rules[firing.rule as usize];
+            let name = || rule.name.to_string();
+            let next = (rules.rules.iter()).find(|next| next.name == rule.name);
+            match next {
+                None => return Err(RestoreError::UnknownRule { name: name() }),
+                Some(next) if next.layout != rule.layout => {
+                    return Err(RestoreError::ChangedRule { name: name() });
+                }
+                Some(_) => {}
+            }
+        }
+        Self::restore_moved(rules, self.run, &self.snapshot(), moves)
+    }
+
+    /// The memory after a snapshot that was written with other rules, every fact taken over and checked.
+    fn restore_moved(
+        rules: &Arc<RuleSet>,
+        run: RunId,
+        snapshot: &[u8],
+        moves: &Arc<FactMoves>,
+    ) -> Result<Self, RestoreError> {
+        let mut memory = Self::empty(rules, run);
+        let mut reading = Reading {
+            moves: Some(Arc::clone(moves)),
+            ..Reading::default()
+        };
+        reading.read(&mut memory, snapshot)?;
+        memory.rebuild(&reading);
+        Ok(memory)
+    }
+
     fn rebuild(&mut self, reading: &Reading) {
         let rules = Arc::clone(&self.rules);
         for (number, firing) in &self.firings {
@@ -522,6 +581,9 @@ struct StoredType {
     kind: Option<usize>,
     /// For each stored field its slot.
     slots: Vec<Option<usize>>,
+    /// Their names, when facts are taken over to other rules; and whether these are not.
+    fields: Vec<String>,
+    dropped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -532,6 +594,8 @@ struct Reading {
     writers: Vec<Option<u32>>,
     schema: Option<Arc<[u8]>>,
     pending: Vec<(String, Vec<u64>)>,
+    /// The state is taken over to other rules.
+    moves: Option<Arc<FactMoves>>,
 }
 
 struct Bytes<'a> {
@@ -707,12 +771,14 @@ impl Reading {
                 memory.network.clock.now_ms = bytes.signed()?;
             }
             tag::INSERT => {
-                let fact = self.fact(&memory.rules, bytes)?;
-                context.store.add(fact);
+                if let Some(fact) = self.fact(&memory.rules, bytes)? {
+                    context.store.add(fact);
+                }
             }
             tag::GHOST => {
-                let fact = self.fact(&memory.rules, bytes)?;
-                context.ghosts.insert(fact.id, fact);
+                if let Some(fact) = self.fact(&memory.rules, bytes)? {
+                    context.ghosts.insert(fact.id, fact);
+                }
             }
             tag::UPDATE => {
                 let id = bytes.number()?;
@@ -799,13 +865,28 @@ impl Reading {
         self.types.clear();
         for _ in 0..bytes.count()? {
             let name = bytes.text()?.to_owned();
-            let kind = rules.type_index.get(name.as_str()).copied();
+            let to = self
+                .moves
+                .as_ref()
+                .map_or(Some(&*name), |moves| moves.type_name(&name));
+            let kind = to.and_then(|to| rules.type_index.get(to).copied());
+            let dropped = to.is_none();
             let mut slots = Vec::new();
+            let mut fields = Vec::new();
             for _ in 0..bytes.count()? {
                 let field = bytes.text()?;
                 slots.push(kind.and_then(|kind| rules.types[kind].slot(field)));
+                if self.moves.is_some() {
+                    fields.push(field.to_owned());
+                }
             }
-            self.types.push(StoredType { name, kind, slots });
+            self.types.push(StoredType {
+                name,
+                kind,
+                slots,
+                fields,
+                dropped,
+            });
         }
         self.rules.clear();
         self.writers.clear();
@@ -820,6 +901,11 @@ impl Reading {
             self.rules.insert(name.to_owned(), fingerprint);
         }
         let read = &start[..start.len() - bytes.bytes.len()];
+        if self.moves.is_some() {
+            // What is written from now on is written in the new rules' terms.
+            self.schema = Some(Arc::clone(&rules.schema));
+            return Ok(());
+        }
         // The same as the rules' own as a rule: one copy for all runs.
         self.schema = Some(if *read == *rules.schema {
             Arc::clone(&rules.schema)
@@ -829,11 +915,23 @@ impl Reading {
         Ok(())
     }
 
-    fn fact(&self, rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<Fact> {
+    /// A stored fact; none when it is not taken over.
+    fn fact(&self, rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<Option<Fact>> {
         let stored = usize::try_from(bytes.number()?)
             .ok()
             .and_then(|at| self.types.get(at));
         let stored = stored.ok_or_else(|| damaged("a fact of an unknown type"))?;
+        if stored.dropped {
+            bytes.number()?;
+            bytes.number32()?;
+            bytes.number()?;
+            bytes.number()?;
+            for _ in &stored.slots {
+                bytes.value(0)?;
+                bytes.number()?;
+            }
+            return Ok(None);
+        }
         let kind = stored.kind.ok_or_else(|| RestoreError::UnknownFactType {
             name: stored.name.clone(),
         })?;
@@ -857,6 +955,27 @@ impl Reading {
             dirty: 0,
             fresh: false,
         };
+        if let Some(moves) = &self.moves {
+            let mut held = Vec::new();
+            let mut stamps = Vec::new();
+            for field in &stored.fields {
+                held.push((field.clone(), bytes.value(0)?));
+                stamps.push(bytes.number()?);
+            }
+            let slots = moves.slots(rules, &rules.types[kind], &stored.name, &held);
+            let slots = slots.map_err(|reason| RestoreError::Unfit {
+                fact: id,
+                fact_type: stored.name.clone(),
+                reason,
+            })?;
+            for (slot, (value, from)) in slots.into_iter().enumerate() {
+                fact.slots[slot] = value;
+                if let Some(later) = from.map(|from| stamps[from]).filter(|later| *later > 0) {
+                    fact.mark(slot, inserted.wrapping_add(later));
+                }
+            }
+            return Ok(Some(fact));
+        }
         for slot in &stored.slots {
             let (value, later) = (bytes.value(0)?, bytes.number()?);
             if let Some(slot) = slot {
@@ -866,7 +985,7 @@ impl Reading {
                 }
             }
         }
-        Ok(fact)
+        Ok(Some(fact))
     }
 
     fn firing(rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<OpenFiring> {

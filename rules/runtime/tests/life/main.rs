@@ -10,6 +10,7 @@ mod groups;
 mod line;
 mod steering;
 mod stops;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
