@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use crate::live::Live;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
+use crate::sweep::Swept;
 use crate::turn::{Done, turn, wakes};
 
 /// Runs leased at once by one evaluator: enough to share the lock, few enough to leave some to the other evaluators.
@@ -100,6 +101,7 @@ fn evaluate_keys(inner: &Arc<Inner>, handle: &Handle, keys: Vec<LeasedKey>) {
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
                 let mut unit = Unit::new();
+                inner.note_swept_as(&key, Swept::Missed, &mut unit);
                 inner.acknowledge(&mut unit, &key);
                 inner.store.submit_blocking(unit);
             }
@@ -134,6 +136,8 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         runs_queue: &inner.runs_queue,
         now: inner.clock.now(),
     };
+    let mut done = turn(live, &key.messages, held, &sender);
+    inner.note_swept(key, &mut done);
     let Done {
         live,
         mut unit,
@@ -142,7 +146,8 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         children,
         answers,
         firings,
-    } = turn(live, &key.messages, held, &sender);
+        ..
+    } = done;
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
     inner

@@ -145,7 +145,8 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             | Cause::RetryRequested
             | Cause::FactsWritten { .. }
             | Cause::Resumed { .. }
-            | Cause::Woken => continue,
+            | Cause::Woken
+            | Cause::Swept { .. } => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -280,6 +281,7 @@ fn cause_view(cause: Cause) -> CauseView {
         }
         Cause::Resumed { reason } => ("resume", None, Some(reason)),
         Cause::Woken => ("time", None, None),
+        Cause::Swept { sweep } => ("sweep", None, Some(sweep.to_string())),
     };
     CauseView {
         kind,

@@ -23,6 +23,7 @@ mod schema;
 mod send;
 mod state;
 mod submit;
+mod sweep;
 mod turn;
 mod view;
 mod watch;
@@ -37,6 +38,10 @@ pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
 pub use submit::{Submit, SubmitError, Submitted};
+pub use sweep::{
+    IllegalSweepStep, NewSweep, Order, SWEEP_KEYS_MAX, SWEEP_RATE, SWEEP_RATES, SWEEPS_KEPT, SWEEPS_OPEN_MAX,
+    Selection, SweepError, SweepFilter, SweepState, SweepStep, SweepView, SweepsFilter, Swept,
+};
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
     RunEvent, RunFilter, RunView, TurnView,

@@ -2,7 +2,9 @@
 
 use celesta_functions::{HOST_TAG_FIRST, RunMessage};
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass};
+use celesta_types::{CallId, ErrorClass, SweepId};
+
+use crate::sweep::Order;
 
 /// A message of the runtime to a run. Carried as a tag and bytes in [`celesta_functions::RunMessage::Host`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(crate) enum HostMessage {
     Resume { reason: String },
     /// A condition on the time changes at this instant.
     Wake,
+    /// A sweep comes by.
+    Swept { sweep: SweepId, order: Order },
 }
 
 impl HostMessage {
@@ -83,6 +87,13 @@ impl HostMessage {
                 8
             }
             Self::Wake => 9,
+            Self::Swept { sweep, order } => {
+                out.raw(&sweep.to_bytes());
+                match order {
+                    Order::Look => out.byte(0),
+                }
+                20
+            }
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
     }
@@ -140,6 +151,13 @@ impl HostMessage {
                 reason: input.text()?.to_owned(),
             },
             9 => Self::Wake,
+            20 => Self::Swept {
+                sweep: SweepId::from_bits(u128::from_be_bytes(input.array()?)),
+                order: match input.byte()? {
+                    0 => Order::Look,
+                    _ => return Err(input.damaged("an order of this release")),
+                },
+            },
             _ => return Err(input.damaged("a message of this release")),
         })
     }
@@ -169,6 +187,10 @@ mod tests {
             HostMessage::Pause { reason: text() },
             HostMessage::Resume { reason: text() },
             HostMessage::Wake,
+            HostMessage::Swept {
+                sweep: SweepId::from_bits(7),
+                order: Order::Look,
+            },
         ] {
             let payload = message.encode();
             let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else {

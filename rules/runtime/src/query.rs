@@ -76,16 +76,7 @@ impl Inner {
             and("state = ?", vec![i64::from(state.code()).into()]);
         }
         if let Some((key, value)) = &filter.label {
-            // SQLite wants a path, PostgreSQL the name of a member.
-            let sqlite = self.store.path().is_some();
-            let (condition, member) = if sqlite {
-                (
-                    "json_extract(labels, ?) = ?",
-                    format!("$.\"{}\"", key.replace('"', "")),
-                )
-            } else {
-                ("labels::json ->> ? = ?", key.clone())
-            };
+            let (condition, member) = self.label_condition(key);
             and(condition, vec![member.into(), value.as_str().into()]);
         }
         if let Some(after) = filter.created_after {
@@ -114,6 +105,16 @@ impl Inner {
             None
         };
         Ok(Page { rows: views, next })
+    }
+
+    /// The condition that a label has a value, and how it names the label: SQLite wants a path, PostgreSQL a member.
+    pub(crate) fn label_condition(&self, key: &str) -> (&'static str, String) {
+        if self.store.path().is_some() {
+            let path = format!("$.\"{}\"", key.replace('"', ""));
+            ("json_extract(labels, ?) = ?", path)
+        } else {
+            ("labels::json ->> ? = ?", key.to_owned())
+        }
     }
 
     /// The run's facts with ids above `after`, in the order they came; `None` when there is no such run.

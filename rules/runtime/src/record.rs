@@ -4,13 +4,13 @@
 //! and events are read from it. A record names rules by their index in the run's version.
 //!
 //! After the version byte: instant, causes, firings, effects, fact changes, note, delta. Format 2 has the causes and notes of
-//! facts written from outside and of pauses; every format ever written is in `tests/formats`.
+//! facts written from outside and of pauses, format 3 the cause of sweeps; every format ever written is in `tests/formats`.
 
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass, Timestamp};
+use celesta_types::{CallId, ErrorClass, SweepId, Timestamp};
 
 /// The format written by this release; all earlier ones are readable.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// One turn of a run as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -82,6 +82,11 @@ pub enum Cause {
     },
     /// The instant of a condition on the time has come.
     Woken,
+    /// A sweep came by.
+    Swept {
+        /// Which.
+        sweep: SweepId,
+    },
 }
 
 /// How a call's last attempt ran.
@@ -273,7 +278,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut input = Reader::new(bytes);
         if !(1..=FORMAT).contains(&input.byte()?) {
-            return Err(input.damaged("a journal record of format 1 or 2"));
+            return Err(input.damaged("a journal record of format 1 to 3"));
         }
         let mut record = Self {
             at: input.instant()?,
@@ -379,6 +384,10 @@ impl Cause {
                 out.text(reason);
             }
             Self::Woken => out.byte(8),
+            Self::Swept { sweep } => {
+                out.byte(20);
+                out.raw(&sweep.to_bytes());
+            }
         }
     }
 
@@ -418,6 +427,9 @@ impl Cause {
                 reason: input.text()?.to_owned(),
             },
             8 => Self::Woken,
+            20 => Self::Swept {
+                sweep: SweepId::from_bits(u128::from_be_bytes(input.array()?)),
+            },
             _ => return Err(input.damaged("a cause")),
         })
     }
@@ -641,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn what_format_2_added_reads_back() {
+    fn what_later_formats_added_reads_back() {
         let mut record = sample();
         record.causes = vec![
             Cause::FactsWritten {
@@ -652,6 +664,9 @@ mod tests {
                 reason: "go".to_owned(),
             },
             Cause::Woken,
+            Cause::Swept {
+                sweep: SweepId::from_bits(9),
+            },
         ];
         record.note = Some(Note::Paused {
             reason: "wait".to_owned(),

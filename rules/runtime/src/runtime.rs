@@ -20,6 +20,7 @@ use crate::load::LoadError;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version};
 use crate::submit::InFlight;
+use crate::sweep::Sweeps;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
 
@@ -92,6 +93,7 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) sweeps: Sweeps,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -172,6 +174,7 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            sweeps: Sweeps::default(),
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -188,6 +191,10 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        let sweeper = Arc::clone(&inner);
+        inner
+            .tasks
+            .spawn("runs.sweeper", Fate::Essential, crate::sweep::drive(sweeper));
         Ok(Self { inner })
     }
 

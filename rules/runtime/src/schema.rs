@@ -3,10 +3,14 @@
 //! Everything of a run is keyed by its id and nothing joins two runs, so that runs can be split over databases by id.
 //! The journal is append-only; its unique key (run, seq) is the fence: a second writer of the same turn conflicts.
 
+mod shared;
+
 use celesta_store::{Expect, Migration, Statement};
 
 /// The schema steps of this crate.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[RUNS, shared::STEP];
+
+const RUNS: Migration = Migration {
     subsystem: "runs",
     version: 1,
     sql: "
@@ -124,7 +128,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 );
 ",
-}];
+};
 
 pub(crate) static VERSION_INSERT: Statement = Statement {
     name: "versions.insert",

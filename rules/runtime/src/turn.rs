@@ -11,7 +11,7 @@ use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Tur
 use celesta_functions::{ReportOutcome, RunMessage};
 use celesta_queue::{Leased, NewMessage};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Timestamp};
+use celesta_types::{CallId, ErrorClass, MessageId, SweepId, Timestamp};
 
 use crate::facts::{Written, events_of};
 use crate::live::Live;
@@ -20,6 +20,7 @@ use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
 use crate::send::Outgoing;
 use crate::state::{RunState, RunStep};
+use crate::sweep::Order;
 use crate::view::ProgressView;
 
 /// A snapshot is taken when the deltas since the last one are this many,
@@ -49,6 +50,8 @@ pub(crate) struct Done {
     pub(crate) answers: Vec<(MessageId, Written)>,
     /// How many sections ran.
     pub(crate) firings: usize,
+    /// Whether a sweep's order changed the run, besides what fired.
+    pub(crate) changed: bool,
 }
 
 /// What the messages of a lease ask for.
@@ -60,6 +63,7 @@ struct Asked {
     retry: bool,
     resume: bool,
     woken: bool,
+    sweeps: Vec<SweepId>,
     writes: Vec<Writes>,
     rejected: Vec<String>,
 }
@@ -102,6 +106,14 @@ pub(crate) fn wakes(message: &Leased) -> bool {
     matches!(
         HostMessage::read(&message.payload),
         Some(HostMessage::Retry | HostMessage::Resume { .. })
+    )
+}
+
+/// Whether a message is of a sweep: a run that keeps what it is sent sees all there is when it goes on.
+fn passes_by(message: &Leased) -> bool {
+    matches!(
+        HostMessage::read(&message.payload),
+        Some(HostMessage::Swept { .. })
     )
 }
 
@@ -296,6 +308,13 @@ impl Asked {
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
+            HostMessage::Swept { sweep, order } => {
+                self.sweeps.push(sweep);
+                match order {
+                    // A turn looks at all there is.
+                    Order::Look => {}
+                }
+            }
             HostMessage::Resume { reason } => {
                 self.causes.push(Cause::Resumed { reason });
                 self.resume = true;
@@ -370,6 +389,8 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
     if asked.woken {
         asked.causes.push(Cause::Woken);
     }
+    let swept = asked.sweeps.iter().map(|&sweep| Cause::Swept { sweep });
+    asked.causes.extend(swept);
     let before = live.head.state;
     let mut changed = live.seq == 0 && before != RunState::Running;
     let mut record = Record {
@@ -506,7 +527,7 @@ fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reaso
 fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
     let payloads = messages
         .iter()
-        .filter(|message| !wakes(message))
+        .filter(|message| !wakes(message) && !passes_by(message))
         .map(|message| message.payload.to_vec());
     held.iter().cloned().chain(payloads).collect()
 }
@@ -521,7 +542,7 @@ fn pause(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: Strin
             Some(HostMessage::Pause { .. })
         )
     };
-    let waiting = messages.iter().filter(|message| !is_wish(message));
+    let waiting = (messages.iter()).filter(|message| !is_wish(message) && !passes_by(message));
     let note = Note::Paused {
         reason,
         messages: waiting.map(|message| message.payload.to_vec()).collect(),
@@ -536,6 +557,9 @@ fn pause(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: Strin
 /// A run that was put aside or paused keeps what it is sent, unread.
 fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
     let messages = kept(&[], messages);
+    if messages.is_empty() {
+        return Done::nothing(live);
+    }
     let note = if live.head.state == RunState::Paused {
         Note::Paused {
             reason: String::new(),
@@ -594,6 +618,7 @@ impl Done {
             children: Vec::new(),
             answers: Vec::new(),
             firings: 0,
+            changed: false,
         }
     }
 

@@ -103,7 +103,7 @@ pub struct TurnView {
 /// Why a turn happened.
 #[derive(Debug, Clone, Serialize)]
 pub struct CauseView {
-    /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume` or `time`.
+    /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume`, `time` or `sweep`.
     pub kind: &'static str,
     /// The call it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

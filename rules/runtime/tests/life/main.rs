@@ -2,6 +2,7 @@
 
 mod bed;
 mod steering;
+mod sweeping;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
