@@ -16,6 +16,7 @@
 //! [`Migration`]s and its statements as constants. It is not a query builder and has no transactions held open by callers.
 
 mod commit;
+pub mod driven;
 mod error;
 mod migrate;
 mod postgres;

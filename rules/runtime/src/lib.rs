@@ -22,6 +22,7 @@ mod runtime;
 mod schema;
 mod send;
 mod state;
+mod step;
 mod submit;
 mod sweep;
 mod turn;
@@ -37,6 +38,7 @@ pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
+pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
 pub use sweep::{
     IllegalSweepStep, NewSweep, Order, SWEEP_KEYS_MAX, SWEEP_RATE, SWEEP_RATES, SWEEPS_KEPT, SWEEPS_OPEN_MAX,
