@@ -6,6 +6,7 @@
 //! `bench rules` measure the library in this process, and say so.
 
 mod crash;
+mod dormant;
 mod fanout;
 mod fsync;
 mod latency;
@@ -53,6 +54,8 @@ enum Bench {
     Latency(latency::LatencyArgs),
     /// Kill the server again and again under load and count what is lost
     Crash(crash::CrashArgs),
+    /// Many finished runs, a restart, and a shared fact that moves a thousand of them
+    Dormant(dormant::DormantArgs),
     /// The queue by itself, as a library in this process
     Queue(queue::QueueArgs),
     /// The rule engine by itself: classical programs, or your own rules and facts
@@ -71,6 +74,7 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Outcome {
         Bench::Fanout(bench) => fanout::run(context, &place, &bench).await?,
         Bench::Latency(bench) => latency::run(context, &place, &bench).await?,
         Bench::Crash(bench) => crash::run(context, &place, &bench).await?,
+        Bench::Dormant(bench) => dormant::run(context, &place, &bench).await?,
         Bench::Queue(bench) => queue::run(context, &place, &bench).await?,
         Bench::Rules(bench) => rules::run(context, &bench)?,
     };

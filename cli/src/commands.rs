@@ -17,6 +17,7 @@ pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
+pub(crate) mod sweep;
 pub(crate) mod test;
 pub(crate) mod worker;
 
@@ -119,6 +120,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Run(args) => client(run::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
+        Command::Sweep(args) => client(sweep::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
         Command::Demo(args) => client(crate::demo::run(context, args)),
         Command::Bench(args) => node(crate::bench::run(context, args)),

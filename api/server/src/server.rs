@@ -17,7 +17,10 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::listen::Bounded;
-use crate::{artifacts, guard, health, openapi, problem, queues, run_events, runs, services, steer, submit};
+use crate::{
+    artifacts, guard, health, openapi, problem, queues, run_events, runs, services, shared_facts, steer,
+    submit, sweeps,
+};
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
 const REQUESTS_MAX: usize = 16_384;
@@ -193,6 +196,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/runs/{run}/resume", post(steer::resume))
         .route("/v1/runs/{run}/clone", post(steer::clone_run))
         .merge(queue_routes())
+        .merge(shared_routes())
         .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
         .route(
             "/v1/artifacts/{digest}",
@@ -214,6 +218,24 @@ fn router(shared: Arc<Shared>) -> Router {
             guard::admit,
         ))
         .with_state(shared)
+}
+
+/// The routes of shared facts and sweeps.
+fn shared_routes() -> Router<Arc<Shared>> {
+    let bodies = DefaultBodyLimit::max(shared_facts::BODY_BYTES_MAX);
+    Router::new()
+        .route(
+            "/v1/services/{service}/facts",
+            get(shared_facts::list).post(shared_facts::write).layer(bodies),
+        )
+        .route("/v1/services/{service}/facts/{fact}", get(shared_facts::show))
+        .route("/v1/sweeps", get(sweeps::list))
+        .route("/v1/sweeps/{sweep}", get(sweeps::show))
+        .route("/v1/sweeps/{sweep}/runs", get(sweeps::runs))
+        .route("/v1/sweeps/{sweep}/preview", get(sweeps::preview))
+        .route("/v1/sweeps/{sweep}/pause", post(sweeps::pause))
+        .route("/v1/sweeps/{sweep}/resume", post(sweeps::resume))
+        .route("/v1/sweeps/{sweep}/abort", post(sweeps::abort))
 }
 
 /// The routes of the queue.

@@ -182,7 +182,7 @@ fn unwritten(error: WriteError) -> Problem {
     }
 }
 
-async fn reason(shared: &State, body: Body, unless_given: &str) -> Answer<String> {
+pub(crate) async fn reason(shared: &State, body: Body, unless_given: &str) -> Answer<String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Reason {

@@ -1,4 +1,6 @@
-//! `celesta service list|show`.
+//! `celesta service list|show|facts`.
+
+mod facts;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -24,6 +26,8 @@ enum Action {
         /// Its name
         service: String,
     },
+    /// Read and write the facts that all runs of a service share
+    Facts(facts::FactsArgs),
 }
 
 /// Does what was asked.
@@ -42,6 +46,7 @@ pub(crate) async fn run(context: &Context, args: ServiceArgs) -> Outcome {
             out.json(&answer)?;
             out.line(shown(&client::read(answer)?))?;
         }
+        Action::Facts(args) => return facts::run(context, &client, args).await,
     }
     Ok(Exit::Done)
 }

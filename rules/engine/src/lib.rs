@@ -42,6 +42,7 @@ mod meaning;
 mod memory;
 mod ruleset;
 mod scripts;
+mod shared;
 mod steps;
 mod syntax;
 mod turn;
@@ -58,7 +59,9 @@ pub use meaning::{Meaning, meaning};
 pub use memory::{
     ClauseReport, Explanation, FactView, Fired, NearMiss, RestoreError, UnknownRule, WorkingMemory,
 };
+pub use ruleset::interest::Shape;
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
+pub use shared::{SharedFacts, SharedVersion};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,

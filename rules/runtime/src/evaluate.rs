@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use celesta_engine::SharedFacts;
 use celesta_queue::{Failure, LeaseKeys, Leased, LeasedKey};
 use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
 use celesta_store::Unit;
@@ -15,6 +16,7 @@ use tokio::runtime::Handle;
 use crate::live::Live;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
+use crate::shared::Seeing;
 use crate::sweep::Swept;
 use crate::turn::{Done, turn, wakes};
 
@@ -103,10 +105,15 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             }
             _ => Ok(Vec::new()),
         };
-        let live = held.and_then(|held| live.map(|live| live.map(|live| (live, held))));
+        let seen = match &live {
+            Ok(Some(live)) => inner.seen_by(&live.head.service, &live.rules).await,
+            _ => Ok(None),
+        };
+        let given = held.and_then(|held| Ok((held, seen?)));
+        let live = given.and_then(|given| live.map(|live| live.map(|live| (live, given))));
         match live {
-            Ok(Some((live, held))) => {
-                if let Some(unit) = evaluate_key(inner, &key, live, &held) {
+            Ok(Some((live, (held, seen)))) => {
+                if let Some(unit) = evaluate_key(inner, &key, live, &held, seen) {
                     inner.store.submit(unit).await;
                 }
             }
@@ -140,17 +147,28 @@ async fn give_back(inner: &Inner, key: &LeasedKey, error: &str) {
 }
 
 /// One turn; gives what becomes durable, and nothing when the turn cannot stand.
-fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Vec<u8>]) -> Option<Unit> {
+fn evaluate_key(
+    inner: &Arc<Inner>,
+    key: &LeasedKey,
+    live: Box<Live>,
+    held: &[Vec<u8>],
+    seen: Option<(Arc<SharedFacts>, Seeing)>,
+) -> Option<Unit> {
     let begun = inner.clock.monotonic();
     let run = live.head.run;
     let version = Arc::clone(&live.version);
+    let (shared, seeing) = seen.unzip();
     let sender = Outgoing {
         registry: &inner.registry,
         runs_queue: &inner.runs_queue,
         now: inner.clock.now(),
+        shared,
     };
     let mut done = turn(live, &key.messages, held, &sender);
     inner.note_swept(key, &mut done);
+    if let Some(live) = &mut done.live {
+        inner.note_interests(live, &mut done.unit);
+    }
     let Done {
         live,
         mut unit,
@@ -161,6 +179,10 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         firings,
         ..
     } = done;
+    if let Some(seeing) = seeing {
+        // The turn is under way until what it writes to the index of interests is durable.
+        unit.on_done(move |_| drop(seeing));
+    }
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
     inner

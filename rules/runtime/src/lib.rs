@@ -21,6 +21,7 @@ mod registry;
 mod runtime;
 mod schema;
 mod send;
+mod shared;
 mod state;
 mod step;
 mod submit;
@@ -37,6 +38,10 @@ pub use registry::{PushError, Pushed, Version};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
+pub use shared::{
+    SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_VERSIONS_KEPT, SHARED_WRITES_MAX,
+    SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError,
+};
 pub use state::{IllegalStep, RunState, RunStep};
 pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
@@ -46,5 +51,5 @@ pub use sweep::{
 };
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
-    RunEvent, RunFilter, RunView, TurnView,
+    RunEvent, RunFilter, RunView, SharedFactView, TurnView,
 };

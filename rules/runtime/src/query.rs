@@ -154,7 +154,10 @@ impl Inner {
     /// Why `rule` fired in `run`, or why it did not.
     pub(crate) async fn explain(&self, run: RunId, rule: &str) -> Result<Explanation, ExplainError> {
         let live = self.load(run).await?.ok_or(ExplainError::NoRun { run })?;
-        let mut explanation = live.memory.explain(rule).map_err(|_| ExplainError::NoRule {
+        let shared = self.seen_by(&live.head.service, &live.rules).await;
+        let shared = shared.map_err(LoadError::from)?.map(|(shared, _)| shared);
+        let explained = live.memory.explain_seeing(rule, shared.as_deref());
+        let mut explanation = explained.map_err(|_| ExplainError::NoRule {
             rule: rule.to_owned(),
             known: live
                 .rules

@@ -19,6 +19,7 @@ use crate::live::Live;
 use crate::load::LoadError;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version};
+use crate::shared::Shared;
 use crate::submit::InFlight;
 use crate::sweep::Sweeps;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
     pub(crate) sweeps: Sweeps,
+    pub(crate) shared: Shared,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -175,6 +177,7 @@ impl Runtime {
             in_flight: InFlight::default(),
             writers: Writers::default(),
             sweeps: Sweeps::default(),
+            shared: Shared::default(),
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -191,10 +194,11 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
-        let sweeper = Arc::clone(&inner);
-        inner
-            .tasks
-            .spawn("runs.sweeper", Fate::Essential, crate::sweep::drive(sweeper));
+        if config.evaluators > 0 {
+            let sweeper = Arc::clone(&inner);
+            let work = crate::sweep::drive(sweeper);
+            inner.tasks.spawn("runs.sweeper", Fate::Essential, work);
+        }
         Ok(Self { inner })
     }
 

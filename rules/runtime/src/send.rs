@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use celesta_engine::{CallOptions, Effect};
+use celesta_engine::{CallOptions, Effect, SharedFacts};
 use celesta_functions::{INLINE_JSON_MAX, Invocation};
 use celesta_queue::{Key, NewMessage, QueueName};
 use celesta_types::{CallId, ErrorClass, MessageId, Priority, RunId, Timestamp, TraceId};
@@ -28,6 +28,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) runs_queue: &'a QueueName,
     pub(crate) now: Timestamp,
+    /// The service's shared facts, for rules that look at them.
+    pub(crate) shared: Option<Arc<SharedFacts>>,
 }
 
 impl Outgoing<'_> {

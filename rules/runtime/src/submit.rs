@@ -20,6 +20,7 @@ use crate::message::HostMessage;
 use crate::registry::Version;
 use crate::runtime::{Inner, Runtime};
 use crate::schema::IDEMPOTENCY_INSERT;
+use crate::shared::Interests;
 use crate::state::RunState;
 use crate::view::RunView;
 
@@ -326,6 +327,7 @@ pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -
         memory,
         seq: 0,
         input: Some(input),
+        interests: Interests::default(),
         requests: BTreeSet::new(),
         wake_at: None,
         delta_bytes: 0,

@@ -51,6 +51,8 @@ pub enum Selection {
     Interests {
         /// The keys, sorted.
         keys: Vec<i64>,
+        /// The revision of the shared facts that the runs are to see: turns that have seen less are waited for.
+        revision: u64,
     },
     /// Those that a filter names.
     Runs(SweepFilter),
@@ -386,7 +388,7 @@ impl Inner {
             );
             return Err(SweepError::Invalid { reason });
         }
-        if let Selection::Interests { keys } = &new.selection
+        if let Selection::Interests { keys, .. } = &new.selection
             && keys.len() > SWEEP_KEYS_MAX
         {
             let reason = format!(

@@ -162,10 +162,13 @@ pub(crate) fn turn(
         live.head.state = RunState::Running;
     }
     let seq = live.seq + 1;
+    let mut events = std::mem::take(&mut asked.events);
+    // Last in the list, so that the others keep their places; the engine looks at it first.
+    events.extend(sender.shared.clone().map(Event::Shared));
     let turn = Turn {
         seq,
         now_ms: now.as_millis(),
-        events: std::mem::take(&mut asked.events),
+        events,
     };
     let evaluated = catch_unwind(AssertUnwindSafe(|| live.memory.turn(turn)));
     match evaluated {

@@ -8,7 +8,7 @@ use celesta_store::{Cell, Unit};
 use celesta_types::{Class, MessageId, Priority, RunId, SweepId};
 
 use super::rows::{Found, SWEPT_NOTE};
-use super::{SweepError, SweepState, SweepStep, Swept};
+use super::{Selection, SweepError, SweepState, SweepStep, Swept};
 use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::state::RunState;
@@ -56,6 +56,9 @@ async fn round(inner: &Inner) -> Result<bool, SweepError> {
     for found in inner.open_sweeps(None).await? {
         moved |= match found.view.state {
             SweepState::Pending => {
+                if let Selection::Interests { revision, .. } = &found.plan.selection {
+                    inner.await_turns(&found.view.service, *revision).await?;
+                }
                 let runs = inner.count_left(&found).await?;
                 let step = if found.view.hold {
                     SweepStep::Counted

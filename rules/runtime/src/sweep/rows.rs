@@ -408,7 +408,7 @@ impl Inner {
         limit: usize,
     ) -> Result<Option<(Vec<RunId>, Place)>, QueryError> {
         let keys = match &found.plan.selection {
-            Selection::Interests { keys } => keys.len(),
+            Selection::Interests { keys, .. } => keys.len(),
             Selection::Runs(_) => 1,
         };
         let mut runs: Vec<RunId> = Vec::new();
@@ -441,7 +441,7 @@ impl Inner {
     /// How many runs are left after the sweep's place.
     pub(super) async fn count_left(&self, found: &Found) -> Result<u64, QueryError> {
         let keys = match &found.plan.selection {
-            Selection::Interests { keys } => keys.len(),
+            Selection::Interests { keys, .. } => keys.len(),
             Selection::Runs(_) => 1,
         };
         let mut left = 0;
@@ -458,12 +458,45 @@ impl Inner {
         Ok(left)
     }
 
+    /// How many runs a sweep would be about.
+    pub(crate) async fn count_selected(&self, new: &NewSweep) -> Result<u64, QueryError> {
+        let now = self.clock.now();
+        let found = Found {
+            view: SweepView {
+                id: SweepId::from_bits(0),
+                service: new.service.clone(),
+                cause: String::new(),
+                rules: Vec::new(),
+                state: SweepState::Pending,
+                hold: new.hold,
+                rate: new.rate,
+                runs: None,
+                told: 0,
+                moved: 0,
+                still: 0,
+                missed: 0,
+                reason: None,
+                created_at: now,
+                updated_at: now,
+                ended_at: None,
+            },
+            plan: Plan {
+                cause: String::new(),
+                rules: Vec::new(),
+                selection: new.selection.clone(),
+                order: new.order,
+            },
+            place: Place::default(),
+        };
+        self.count_left(&found).await
+    }
+
     /// Table and condition of the runs behind `place`; a run that stands under an earlier key too was told there.
     fn selected(&self, found: &Found, place: Place) -> Condition {
         let after = Cell::Id(place.run.map_or([0; 16], RunId::to_bytes));
         let mut condition = Condition::default();
         match &found.plan.selection {
-            Selection::Interests { keys } => {
+            Selection::Interests { keys, .. } => {
                 condition.sql.push_str("interests s WHERE s.key = ?");
                 condition.cells.push(keys[place.key].into());
                 condition.and("s.run > ?", [after]);
