@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 
 pub(crate) use catalogue::Catalogue;
-pub(crate) use interest::Interests;
+pub(crate) use interest::{Interests, forget};
 pub(crate) use turns::Seeing;
 pub use write::{SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError};
 
@@ -36,8 +36,10 @@ pub const SHARED_FACTS_MAX: usize = 10_000;
 pub const SHARED_FACT_BYTES_MAX: usize = celesta_functions::INLINE_JSON_MAX;
 /// Bytes of JSON of all shared facts of a service: they are in the memory of each node.
 pub const SHARED_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Versions of a fact that are kept for runs that have seen no later one.
-pub const SHARED_VERSIONS_KEPT: u32 = 32;
+/// Versions of a fact that are kept beside the last for runs that have seen no later one: they take as much memory.
+pub const SHARED_VERSIONS_KEPT: u32 = 8;
+/// Retracted facts of a service that are kept for such runs; older ones are forgotten.
+pub const SHARED_RETRACTED_KEPT: usize = 10_000;
 /// Writes of one request.
 pub const SHARED_WRITES_MAX: usize = 1_000;
 

@@ -8,10 +8,13 @@ use celesta_store::Row;
 use celesta_types::Timestamp;
 use parking_lot::Mutex;
 
-use super::SHARED_VERSIONS_KEPT;
+use super::{SHARED_RETRACTED_KEPT, SHARED_VERSIONS_KEPT};
 
 /// Views of rule sets that are kept; as many versions of a service are rarely in use at once.
 const VIEWS_MAX: usize = 64;
+
+/// Facts that one write forgets at most: more than one write retracts.
+const FORGOTTEN_MAX: usize = 2_000;
 
 /// A version and when it was written.
 pub(crate) type Written = (SharedVersion, Timestamp);
@@ -59,6 +62,27 @@ impl Catalogue {
             known.push(Arc::new(written));
         }
         next
+    }
+
+    /// The retracted facts beyond those that are kept, the oldest first; some of them at a time.
+    pub(super) fn forgotten(&self) -> Vec<u64> {
+        let last = self.facts.values().filter_map(|versions| versions.last());
+        let mut retracted: Vec<(u64, u64)> = last
+            .filter(|written| written.0.fields.is_none())
+            .map(|written| (written.0.revision, written.0.fact))
+            .collect();
+        let beyond = retracted.len().saturating_sub(SHARED_RETRACTED_KEPT);
+        retracted.sort_unstable();
+        let oldest = retracted.into_iter().take(beyond.min(FORGOTTEN_MAX));
+        oldest.map(|(_, fact)| fact).collect()
+    }
+
+    /// Without these facts.
+    pub(super) fn without(mut self, facts: &[u64]) -> Self {
+        for fact in facts {
+            self.facts.remove(fact);
+        }
+        self
     }
 
     /// What `rules` see of it.

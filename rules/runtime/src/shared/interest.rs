@@ -104,6 +104,13 @@ fn settle(live: &mut Live, unit: &mut Unit) -> bool {
     true
 }
 
+/// Adds to a unit that a run that is no more stands under none of these keys.
+pub(crate) fn forget(unit: &mut Unit, run: RunId, keys: &[i64]) {
+    for key in keys {
+        unit.add(&INTEREST_DROP, [(*key).into(), Cell::Id(run.to_bytes())]);
+    }
+}
+
 /// A shape as the store has it.
 fn text(shape: &Shape) -> String {
     let parts: Vec<&str> = std::iter::once(&*shape.fact_type)

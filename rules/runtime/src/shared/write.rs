@@ -44,6 +44,16 @@ static SHARED_FORGET: Statement = Statement {
     expect: Expect::Any,
 };
 
+static SHARED_DROP: Statement = Statement {
+    name: "shared_facts.drop",
+    rank: 30,
+    head: "DELETE FROM shared_facts WHERE (service, fact) IN (VALUES ",
+    row: "(?, ?)",
+    tail: ")",
+    cells: 2,
+    expect: Expect::Any,
+};
+
 /// One write to the shared facts of a service: exactly one of `insert`, `update` and `retract`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -329,6 +339,10 @@ impl Inner {
                 unit.add(&SHARED_FORGET, [service.into(), cell(fact.fact), version]);
             }
         }
+        let forgotten = catalogue.forgotten();
+        for fact in &forgotten {
+            unit.add(&SHARED_DROP, [service.into(), cell(*fact)]);
+        }
         if !prepared.versions.is_empty() {
             place(&mut unit, sweep, &new, self.clock.now());
             written.sweep = Some(sweep);
@@ -357,7 +371,10 @@ impl Inner {
             }
         }
         if !prepared.versions.is_empty() {
-            self.keep_catalogue(service, Arc::new(catalogue.with(prepared.versions)));
+            self.keep_catalogue(
+                service,
+                Arc::new(catalogue.with(prepared.versions).without(&forgotten)),
+            );
             self.sweeps.bell.notify_one();
         }
         Ok(written)

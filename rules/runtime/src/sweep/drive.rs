@@ -19,7 +19,7 @@ const BATCH_RUNS_MAX: usize = 256;
 /// Batches a second at the sweep's rate: a pause is felt, and other sweeps are looked at, this often.
 const BATCHES_PER_SECOND: u32 = 4;
 /// How long a batch's runs are waited for; one that stays silent counts as missed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The driver looks again by itself after this, whatever it was told.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// When the store did not answer, the driver asks again after this.
@@ -118,8 +118,7 @@ async fn batch(inner: &Inner, mut found: Found) -> Result<(), SweepError> {
         }
     }
     let count = u32::try_from(settled.len()).unwrap_or(u32::MAX);
-    let kept = inner.keep_place(&mut found, place, &settled).await;
-    kept.map_err(SweepError::unavailable)?;
+    inner.keep_place(&mut found, place, &settled).await?;
     let due = Duration::from_secs_f64(f64::from(count) / f64::from(rate));
     let spent = inner.clock.monotonic().saturating_sub(begun);
     // The last batch owes nobody its time.

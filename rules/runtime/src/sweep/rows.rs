@@ -1,5 +1,6 @@
 //! Sweeps as rows: made, moved, counted, listed; and the runs they are about.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use celesta_store::{Cell, CommitError, Expect, QueryError, Row, Statement, Unit};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{NewSweep, Order, SWEEPS_KEPT, Selection, SweepError, SweepState, SweepStep, SweepView, Swept};
 use crate::query::PAGE_ROWS_MAX;
 use crate::runtime::Inner;
+use crate::shared::forget;
 use crate::view::Page;
 
 static SWEEP_INSERT: Statement = Statement {
@@ -334,13 +336,33 @@ impl Inner {
         self.store.commit(unit).await.map_err(SweepError::unavailable)
     }
 
-    /// Keeps the place and the counts after a batch; `settled` are the batch's runs and what became of them.
+    /// Those of these runs that are no more.
+    async fn gone(&self, settled: &[(RunId, Swept)]) -> Result<BTreeSet<RunId>, QueryError> {
+        let missed = settled.iter().filter(|(_, swept)| *swept == Swept::Missed);
+        let mut gone: BTreeSet<RunId> = missed.map(|(run, _)| *run).collect();
+        for run in gone.clone() {
+            let sql = "SELECT 1 FROM runs WHERE id = ?";
+            if !self
+                .store
+                .fetch(sql, &[Cell::Id(run.to_bytes())])
+                .await?
+                .is_empty()
+            {
+                gone.remove(&run);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Keeps the place and the counts after a batch; `settled` are the batch's runs and what became of them. Those that
+    /// are no more are taken out of the index.
     pub(super) async fn keep_place(
         &self,
         found: &mut Found,
         place: Place,
         settled: &[(RunId, Swept)],
-    ) -> Result<(), CommitError> {
+    ) -> Result<(), SweepError> {
+        let gone = self.gone(settled).await?;
         let count = |wanted: Swept| {
             let counted = settled.iter().filter(|(_, swept)| *swept == wanted).count();
             u64::try_from(counted).unwrap_or(u64::MAX)
@@ -370,13 +392,18 @@ impl Inner {
                 // Counted; nobody will ask for it by name.
                 Swept::Still => unit.add(&SWEPT_DELETE, [sweep(), Cell::Id(run.to_bytes())]),
                 Swept::Missed => {
+                    if let (Selection::Interests { keys, .. }, true) =
+                        (&found.plan.selection, gone.contains(run))
+                    {
+                        forget(&mut unit, *run, keys);
+                    }
                     let missed = Swept::Missed.code().into();
                     unit.add(&SWEPT_NOTE, [sweep(), Cell::Id(run.to_bytes()), missed]);
                 }
                 Swept::Moved => {}
             }
         }
-        self.store.commit(unit).await
+        self.store.commit(unit).await.map_err(SweepError::unavailable)
     }
 
     /// What became of these runs, as far as they have answered.
