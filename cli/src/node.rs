@@ -33,6 +33,21 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// The store commits what it was handed.
 const STORE_DRAIN: Duration = Duration::from_secs(5);
 
+/// The record of a node, in its data folder.
+pub(crate) const STORE_FILE: &str = "celesta.db";
+/// The blobs of a node, in its data folder.
+pub(crate) const ARTIFACTS_FOLDER: &str = "artifacts";
+
+/// The schema of a node's record.
+pub(crate) fn migrations() -> Vec<Migration> {
+    [
+        celesta_queue::MIGRATIONS,
+        celesta_runs::MIGRATIONS,
+        celesta_worker::MIGRATIONS,
+    ]
+    .concat()
+}
+
 /// How a node is set up.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeOptions {
@@ -81,21 +96,15 @@ impl Node {
         let (clock, random) = (Clock::system(), Random::system());
         let (tasks, keepers) = (TaskSet::new(Shutdown::new()), TaskSet::new(Shutdown::new()));
 
-        let migrations: Vec<Migration> = [
-            celesta_queue::MIGRATIONS,
-            celesta_runs::MIGRATIONS,
-            celesta_worker::MIGRATIONS,
-        ]
-        .concat();
         let store = Store::open(
-            &StoreOptions::at(data.join("celesta.db")),
-            &migrations,
+            &StoreOptions::at(data.join(STORE_FILE)),
+            &migrations(),
             &clock,
             &keepers,
         )
         .await
         .map_err(|error| failed("the store", &error))?;
-        let artifacts = Artifacts::open(data.join("artifacts"))
+        let artifacts = Artifacts::open(data.join(ARTIFACTS_FOLDER))
             .await
             .map_err(|error| failed("the artifacts", &error))?;
         let queues = Queues::open(&store, &clock, &keepers, celesta_queue::Options::default())

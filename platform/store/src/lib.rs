@@ -21,6 +21,7 @@ mod error;
 mod migrate;
 mod postgres;
 pub mod reference;
+mod snapshot;
 mod sqlite;
 mod statement;
 #[cfg(any(test, feature = "testing"))]
@@ -31,5 +32,6 @@ pub use commit::{Committed, Store, StoreOptions};
 pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
 pub use postgres::{Arg, Call, Heard, Listener, Postgres};
+pub use snapshot::{Snapshot, copy_file};
 pub use statement::{Expect, Statement};
 pub use unit::{Cell, Row, Unit};

@@ -5,12 +5,14 @@
 //! sends to the functions' queues; it runs no function and knows no HTTP.
 //!
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
+//! What holds of a store at every instant is in `invariants.rs`.
 
 mod cache;
 mod evaluate;
 mod facts;
 mod head;
 mod history;
+pub mod invariants;
 mod lifecycle;
 mod live;
 mod load;
@@ -39,8 +41,8 @@ pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use shared::{
-    SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_VERSIONS_KEPT, SHARED_WRITES_MAX,
-    SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError,
+    SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_RETRACTED_KEPT, SHARED_VERSIONS_KEPT,
+    SHARED_WRITES_MAX, SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError,
 };
 pub use state::{IllegalStep, RunState, RunStep};
 pub use step::Turns;

@@ -18,6 +18,14 @@ CREATE TABLE shared_facts (
     PRIMARY KEY (service, revision)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX shared_facts_by_fact ON shared_facts (service, fact, version);
+CREATE TABLE shared_keys (
+    service TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    answer TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (service, key)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE interests (
     key INTEGER NOT NULL,
     run BLOB NOT NULL,
@@ -67,6 +75,14 @@ CREATE TABLE shared_facts (
     PRIMARY KEY (service, revision)
 );
 CREATE UNIQUE INDEX shared_facts_by_fact ON shared_facts (service, fact, version);
+CREATE TABLE shared_keys (
+    service TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body BYTEA NOT NULL,
+    answer TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (service, key)
+);
 CREATE TABLE interests (
     key BIGINT NOT NULL,
     run UUID NOT NULL,

@@ -14,7 +14,6 @@ use super::interest::key_of;
 use super::{SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_WRITES_MAX};
 use crate::registry::Version;
 use crate::runtime::{Inner, Runtime};
-use crate::schema::IDEMPOTENCY_INSERT;
 use crate::sweep::{NewSweep, Order, Selection, SweepError, place};
 
 /// Writers that may be in each other's way before one gives up: each loss is another's success.
@@ -42,6 +41,16 @@ static SHARED_FORGET: Statement = Statement {
     tail: ")",
     cells: 3,
     expect: Expect::Any,
+};
+
+static KEY_INSERT: Statement = Statement {
+    name: "shared_keys.insert",
+    rank: 10,
+    head: "INSERT INTO shared_keys (service, key, body, answer, created_at) VALUES ",
+    row: "(?, ?, ?, ?, ?)",
+    tail: "",
+    cells: 5,
+    expect: Expect::Each,
 };
 
 static SHARED_DROP: Statement = Statement {
@@ -349,13 +358,13 @@ impl Inner {
         }
         if let Some(key) = &request.idempotency_key {
             unit.add(
-                &IDEMPOTENCY_INSERT,
+                &KEY_INSERT,
                 [
-                    scope(service).into(),
+                    service.into(),
                     key.as_str().into(),
-                    Cell::Id(sweep.to_bytes()),
-                    [body, &serde_json::to_vec(&Kept::of(&written)).unwrap_or_default()]
-                        .concat()
+                    body.to_vec().into(),
+                    serde_json::to_string(&Kept::of(&written))
+                        .unwrap_or_default()
                         .into(),
                     self.clock.now().as_millis().into(),
                 ],
@@ -405,22 +414,18 @@ impl Inner {
         key: &str,
         body: &[u8],
     ) -> Result<Option<SharedWritten>, WriteSharedError> {
-        let Some((_, known)) = self.idempotent(&scope(service), key).await? else {
-            return Ok(None);
-        };
-        let kept = known
-            .strip_prefix(body)
-            .ok_or(WriteSharedError::IdempotencyConflict)?;
-        let kept: Kept = serde_json::from_slice(kept).map_err(|error| WriteSharedError::Unavailable {
-            reason: format!("what was written under the key cannot be read: {error}"),
+        let sql = "SELECT body, answer FROM shared_keys WHERE service = ? AND key = ?";
+        let rows = self.store.fetch(sql, &[service.into(), key.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        if row.blob(0) != Some(body) {
+            return Err(WriteSharedError::IdempotencyConflict);
+        }
+        let kept: Kept = serde_json::from_str(row.text(1).unwrap_or_default()).map_err(|error| {
+            let reason = format!("what was written under the key cannot be read: {error}");
+            WriteSharedError::Unavailable { reason }
         })?;
         Ok(Some(kept.written()))
     }
-}
-
-/// Where a client's keys for shared facts stand among those for requests.
-fn scope(service: &str) -> String {
-    format!("{service}/facts")
 }
 
 /// What is kept beside a client's key.
