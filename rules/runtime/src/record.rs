@@ -9,7 +9,7 @@
 use celesta_types::wire::{Damaged, Reader, Writer};
 use celesta_types::{CallId, ErrorClass, SweepId, Timestamp};
 
-/// The format written by this release; all earlier ones are readable.
+/// The latest format; all earlier ones are readable, and records that need nothing new are written in them.
 const FORMAT: u8 = 3;
 
 /// One turn of a run as it stands in the journal.
@@ -244,12 +244,22 @@ impl Note {
 }
 
 impl Record {
+    /// The earliest format that can say all of it: nodes of the release before read the others while both run.
+    fn format(&self) -> u8 {
+        let is_swept = |cause: &Cause| matches!(cause, Cause::Swept { .. });
+        if self.causes.iter().any(is_swept) {
+            FORMAT
+        } else {
+            2
+        }
+    }
+
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out =
             Writer::with_capacity(64 + self.delta.len() + 32 * (self.causes.len() + self.effects.len()));
-        out.byte(FORMAT);
+        out.byte(self.format());
         out.instant(self.at);
         out.size(self.causes.len());
         self.causes.iter().for_each(|cause| cause.write(&mut out));

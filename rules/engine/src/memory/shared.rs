@@ -121,7 +121,6 @@ impl WorkingMemory {
             }
             context.store.get_mut(place).version = standing.version;
             updates.push(Update {
-                id: standing.id,
                 place,
                 slots,
                 stamp: 0,
