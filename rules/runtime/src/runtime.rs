@@ -7,7 +7,7 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_engine::Explanation;
 use celesta_functions::names::RUNS_QUEUE;
-use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings};
+use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings, StaleToken};
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, RunId};
@@ -18,7 +18,7 @@ use crate::facts::Writers;
 use crate::live::Live;
 use crate::load::LoadError;
 use crate::query::ExplainError;
-use crate::registry::{PushError, Pushed, Registry, Version};
+use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::shared::Shared;
 use crate::submit::InFlight;
 use crate::sweep::Sweeps;
@@ -43,6 +43,8 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
+    /// The versions that are compiled already.
+    pub versions: Versions,
 }
 
 impl RuntimeConfig {
@@ -57,6 +59,7 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
+            versions: Versions::default(),
         }
     }
 }
@@ -159,8 +162,14 @@ impl Runtime {
             .map_err(|error| RuntimeError::Queue {
                 reason: error.to_string(),
             })?;
-        let registry =
-            Registry::open(config.bundles, store.clone(), artifacts.clone(), clock.clone()).await?;
+        let registry = Registry::open(
+            config.bundles,
+            store.clone(),
+            artifacts.clone(),
+            clock.clone(),
+            config.versions,
+        )
+        .await?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -437,11 +446,12 @@ impl Inner {
     }
 
     /// The acknowledgement of a lease becomes part of `unit`.
-    pub(crate) fn acknowledge(&self, unit: &mut Unit, key: &LeasedKey) {
+    ///
+    /// # Errors
+    /// When the lease is over: nothing that was made of it may stand.
+    pub(crate) fn acknowledge(&self, unit: &mut Unit, key: &LeasedKey) -> Result<(), StaleToken> {
         let leases: Vec<LeaseRef> = key.messages.iter().map(Leased::lease).collect();
-        if let Err(error) = self.queues.stage_complete(unit, &leases) {
-            tracing::debug!(%error, "a lease was lost; its turn will conflict in the journal");
-        }
+        self.queues.stage_complete(unit, &leases)
     }
 
     /// A durable turn: whoever watches hears of it.

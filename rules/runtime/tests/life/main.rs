@@ -2,6 +2,7 @@
 
 mod bed;
 mod damage;
+mod driven;
 mod sharing;
 mod steering;
 mod sweeping;
