@@ -5,6 +5,7 @@
 //! commits what was handed to it, and what is still there is dropped with the process. Nothing else of this program
 //! knows how they are put together.
 
+mod broker;
 mod lock;
 mod packages;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
 use celesta_queue::{AnyQueues, Queues};
+use celesta_rabbitmq::BrokerUrl;
 use celesta_runs::{Parts, Runtime, RuntimeConfig};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
@@ -59,8 +61,12 @@ pub(crate) struct NodeOptions {
     pub(crate) token: Option<String>,
     /// A PostgreSQL database for the queues of `/v1/queues`; the data folder unless given.
     pub(crate) queues: Option<String>,
+    /// A broker that gets the messages of queues which are configured so.
+    pub(crate) broker: Option<BrokerUrl>,
     /// Processor slots for functions; the machine's unless given. Zero runs no functions here.
     pub(crate) workers: Option<u32>,
+    /// How long the ids of events are kept, so that one that comes again counts once; a week unless given.
+    pub(crate) events_kept: Option<Duration>,
 }
 
 /// A running node.
@@ -114,6 +120,9 @@ impl Node {
             Some(url) => shared_queues(url, &clock, &keepers).await?,
             None => (AnyQueues::from(queues.clone()), None),
         };
+        if let Some(url) = &options.broker {
+            broker::start(url, &data, &open_to_all, &clock, &random, &tasks)?;
+        }
         let parts = Parts {
             store: store.clone(),
             queues: queues.clone(),
@@ -122,7 +131,9 @@ impl Node {
             random: random.clone(),
             tasks: tasks.clone(),
         };
-        let runtime = Runtime::open(RuntimeConfig::new(data.join("bundles")), parts)
+        let mut config = RuntimeConfig::new(data.join("bundles"));
+        config.events_kept = options.events_kept.unwrap_or(config.events_kept);
+        let runtime = Runtime::open(config, parts)
             .await
             .map_err(|error| failed("the runtime", &error))?;
 

@@ -58,6 +58,28 @@ Migration {
     sql: "",
     postgres: crate::postgres::FEWER,
 },
+Migration {
+    subsystem: "queue",
+    version: 4,
+    sql: "
+CREATE TABLE queue_later (
+  seq INTEGER PRIMARY KEY,
+  at INTEGER NOT NULL,
+  queue INTEGER NOT NULL,
+  id BLOB NOT NULL,
+  head BLOB NOT NULL,
+  payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX queue_later_by_at ON queue_later (at);
+CREATE UNIQUE INDEX queue_later_by_id ON queue_later (queue, id);",
+    postgres: "",
+},
+Migration {
+    subsystem: "queue",
+    version: 5,
+    sql: "",
+    postgres: crate::postgres::STAGE,
+},
 ];
 
 pub(crate) static SET_META: Statement = Statement {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use celesta_artifacts::Artifacts;
 use celesta_queue::AnyQueues;
 use celesta_runs::Runtime;
@@ -16,10 +16,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::listen::Bounded;
+use crate::listen::{Bounded, listen};
 use crate::{
-    artifacts, guard, health, openapi, problem, queues, run_events, runs, services, shared_facts, steer,
-    submit, sweeps,
+    artifacts, guard, health, openapi, operations, orders, problem, publish, queues, run_events, runs,
+    services, shared_facts, steer, submit, sweeps,
 };
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
@@ -115,7 +115,7 @@ impl Server {
     /// # Errors
     /// When the address is wrong or taken, or is not loopback and there is no token.
     pub async fn bind(config: ServerConfig, api: Api) -> Result<Self, BindError> {
-        let listener = TcpListener::bind(&config.listen).await?;
+        let listener = listen(&config.listen).await?;
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() && config.token.is_none() {
             return Err(BindError::NeedsToken { address });
@@ -148,12 +148,13 @@ impl Server {
             random: Random::system(),
             tasks: tasks.clone(),
         });
-        let router = router(shared);
+        // Made once, not for each connection.
+        let service = router(shared).into_make_service();
         let listener = self.listener;
         tasks.spawn("server", Fate::Essential, async move {
             let asked = shutdown.clone();
             let serving =
-                axum::serve(Bounded::new(listener, clock.clone()), router).with_graceful_shutdown(async move { asked.requested().await });
+                axum::serve(Bounded::new(listener, clock.clone()), service).with_graceful_shutdown(async move { asked.requested().await });
             let late = async {
                 shutdown.requested().await;
                 clock.sleep(DRAIN).await;
@@ -194,7 +195,13 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/runs/{run}/retry", post(steer::retry))
         .route("/v1/runs/{run}/pause", post(steer::pause))
         .route("/v1/runs/{run}/resume", post(steer::resume))
+        .route("/v1/runs/{run}/step", post(steer::step))
+        .route("/v1/runs/{run}/prioritize", post(steer::prioritize))
+        .route("/v1/runs/{run}/breakpoints", put(steer::set_breakpoints))
         .route("/v1/runs/{run}/clone", post(steer::clone_run))
+        .route("/v1/runs/{run}/restart", post(steer::restart))
+        .route("/v1/events", post(publish::publish))
+        .merge(order_routes())
         .merge(queue_routes())
         .merge(shared_routes())
         .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
@@ -236,6 +243,27 @@ fn shared_routes() -> Router<Arc<Shared>> {
         .route("/v1/sweeps/{sweep}/pause", post(sweeps::pause))
         .route("/v1/sweeps/{sweep}/resume", post(sweeps::resume))
         .route("/v1/sweeps/{sweep}/abort", post(sweeps::abort))
+}
+
+/// The routes of what is done to many runs, and of what holds for all runs of a workflow.
+fn order_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v1/operations", get(operations::list).post(operations::begin))
+        .route("/v1/operations/{operation}", get(operations::show))
+        .route("/v1/operations/{operation}/{step}", post(operations::change))
+        .route("/v1/orders", get(orders::list))
+        .route(
+            "/v1/pauses/{service}",
+            put(orders::pause_service).delete(orders::resume_service),
+        )
+        .route(
+            "/v1/pauses/{service}/{workflow}",
+            put(orders::pause_workflow).delete(orders::resume_workflow),
+        )
+        .route(
+            "/v1/breakpoints/{service}/{workflow}",
+            put(orders::set_breakpoints),
+        )
 }
 
 /// The routes of the queue.

@@ -15,7 +15,7 @@ use crate::commands::push;
 use crate::exit::Failure;
 
 /// The files of the bench's bundle; `@COMMAND@` becomes the path of this program.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("service.toml", include_str!("../../bundles/bench/service.toml")),
     (
         "rules/steps.rules",
@@ -28,6 +28,10 @@ const FILES: [(&str, &str); 5] = [
     (
         "rules/dormant.rules",
         include_str!("../../bundles/bench/rules/dormant.rules"),
+    ),
+    (
+        "rules/tree.rules",
+        include_str!("../../bundles/bench/rules/tree.rules"),
     ),
     (
         "functions/echo/function.toml",

@@ -45,7 +45,9 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
         listen: args.listen,
         token: context.global.token.clone(),
         queues: None,
+        broker: None,
         workers: args.workers,
+        events_kept: None,
     };
     let node = Node::start(options).await?;
     out.json(&json!({ "kind": "listening", "url": node.url, "pid": std::process::id() }))?;

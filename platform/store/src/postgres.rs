@@ -28,6 +28,7 @@ use fate::{Fate, Session};
 pub(crate) use fault::Fault;
 pub(crate) use groups::Groups;
 pub use listen::{Heard, Listener};
+pub(crate) use translate::expressions;
 pub use values::Arg;
 use values::{bind, bind_cell, read_row};
 

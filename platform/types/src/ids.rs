@@ -143,6 +143,11 @@ id!(
     "swp"
 );
 id!(
+    /// One bulk operation on runs. Ordered by creation time (UUID version 7).
+    OperationId,
+    "op"
+);
+id!(
     /// One trace through the platform, as in W3C trace context.
     TraceId,
     "trc"
@@ -174,6 +179,14 @@ impl RunId {
 
 impl SweepId {
     /// A new id from an instant and 80 random bits, both given by the caller.
+    #[must_use]
+    pub fn new(at: Timestamp, random: u128) -> Self {
+        Self(version_7(at, random))
+    }
+}
+
+impl OperationId {
+    /// A new operation id from an instant and 80 random bits, both given by the caller.
     #[must_use]
     pub fn new(at: Timestamp, random: u128) -> Self {
         Self(version_7(at, random))

@@ -65,6 +65,6 @@ pub use shared::{SharedFacts, SharedVersion};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,
-    Outcome, Section, Turn,
+    Outcome, Section, Stopped, Stops, Turn,
 };
 pub use value::{Map, Text, VALUE_DEPTH_MAX, Value};

@@ -11,6 +11,7 @@ mod firing;
 mod network;
 pub(crate) mod section;
 mod shared;
+mod stops;
 pub(crate) mod store;
 mod waiting;
 
@@ -30,7 +31,8 @@ use crate::expression::Bound;
 use crate::ruleset::RuleSet;
 use crate::scripts::Port;
 use crate::turn::{
-    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Turn,
+    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Stopped,
+    Stops, Turn,
 };
 use firing::{Bindings, CallState, Held, OpenFiring};
 use network::{Batch, Network, World};
@@ -72,6 +74,8 @@ pub struct WorkingMemory {
     seen: Option<u64>,
     /// A restored state that waits for the shared facts it has seen.
     unmatched: Option<Box<Unmatched>>,
+    /// Before which activation the turn has stopped.
+    stopped: Option<Stopped>,
     journal: Journal,
 }
 
@@ -153,6 +157,7 @@ impl WorkingMemory {
             resting: false,
             seen: None,
             unmatched: None,
+            stopped: None,
             journal: Journal::default(),
         }
     }
@@ -211,6 +216,8 @@ impl WorkingMemory {
             .filter(|(_, call)| call.outcome.is_none())
             .map(|(firing, call)| OpenCall {
                 call: call.call,
+                priority: call.made.options().and_then(|options| options.priority),
+                timeout_ms: call.made.options().and_then(|options| options.timeout_ms),
                 target: call.made.target(),
                 at_ms: if let Made::Timer { at_ms } = call.made {
                     Some(at_ms)
@@ -246,8 +253,15 @@ impl WorkingMemory {
     /// When the outcome has a fault, nothing of the turn counts and the memory must be dropped.
     #[must_use]
     pub fn turn(&mut self, turn: Turn) -> Outcome {
+        self.turn_until(turn, &Stops::default())
+    }
+
+    /// As [`WorkingMemory::turn`], and stops before what `stops` says; [`Outcome::stopped`] is the activation that would
+    /// fire next. What was not fired waits for the next turn.
+    #[must_use]
+    pub fn turn_until(&mut self, turn: Turn, stops: &Stops<'_>) -> Outcome {
         let rejected = self.load(turn);
-        let fault = self.fire_all();
+        let fault = self.fire_until(stops);
         self.outcome(rejected, fault)
     }
 
@@ -283,7 +297,7 @@ impl WorkingMemory {
 
     /// Fires rules until none is left: what [`WorkingMemory::turn`] does after the events, without the delta.
     pub fn fire_loaded(&mut self) -> Option<Fault> {
-        self.fire_all()
+        self.fire_until(&Stops::default())
     }
 
     /// Fires at most `count` activations, whatever the bound of a turn is; true when there may be more. For measuring.
@@ -337,6 +351,7 @@ impl WorkingMemory {
             rejected,
             quiescent,
             outstanding: self.outstanding,
+            stopped: self.stopped.take(),
             next_wake_ms: if self.halted.is_none() && fault.is_none() {
                 next_wake_ms
             } else {
@@ -367,8 +382,12 @@ impl WorkingMemory {
         self.network.next(world)
     }
 
-    fn fire_all(&mut self) -> Option<Fault> {
+    fn fire_until(&mut self, stops: &Stops<'_>) -> Option<Fault> {
+        let watching = stops.all || !stops.rules.is_empty();
         while self.halted.is_none() && !self.resting {
+            if watching && self.journal.fired >= stops.free && self.stops_here(stops) {
+                break;
+            }
             let Some(token) = self.next_activation() else {
                 break;
             };
@@ -440,6 +459,7 @@ impl WorkingMemory {
             Event::CallSucceeded { call, result } => self.answer(call, Ok(result))?,
             Event::CallFailed { call, error } => self.answer(call, Err(error))?,
             Event::TimerFired { call } => self.answer(call, Ok(Value::Null))?,
+            Event::Remake => self.remake(),
             Event::RetryFailed => self.retry_failed()?,
             // Seen before all others.
             Event::Shared(_) => {}

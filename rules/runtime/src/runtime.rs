@@ -12,11 +12,16 @@ use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, RunId};
 
+use crate::archive;
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::events::Events;
 use crate::facts::Writers;
+use crate::gates::Gates;
 use crate::live::Live;
 use crate::load::LoadError;
+use crate::operations::Operations;
+use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::shared::Shared;
@@ -27,6 +32,9 @@ use crate::watch::{Watch, Watchers};
 
 /// Live runs take at most this much memory unless configured: tens of thousands of ordinary runs.
 const CACHE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Ids of events are kept so long unless configured: longer than producers try.
+const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// A message of a run is never given up: a turn that fails for want of a disk is repeated until there is one. Turns that
 /// fail for reasons of their own put the run aside instead.
@@ -43,6 +51,8 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
+    /// How long the ids of events are kept: an event that comes again within it counts once.
+    pub events_kept: Duration,
     /// The versions that are compiled already.
     pub versions: Versions,
 }
@@ -59,6 +69,7 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
+            events_kept: EVENTS_KEPT,
             versions: Versions::default(),
         }
     }
@@ -99,6 +110,10 @@ pub(crate) struct Inner {
     pub(crate) writers: Writers,
     pub(crate) sweeps: Sweeps,
     pub(crate) shared: Shared,
+    pub(crate) gates: Gates,
+    pub(crate) orders: Orders,
+    pub(crate) events: Events,
+    pub(crate) operations: Operations,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -170,6 +185,12 @@ impl Runtime {
             config.versions,
         )
         .await?;
+        let orders = Orders::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
+        let operations = Operations::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -187,6 +208,10 @@ impl Runtime {
             writers: Writers::default(),
             sweeps: Sweeps::default(),
             shared: Shared::default(),
+            gates: Gates::default(),
+            orders,
+            events: Events::new(config.events_kept),
+            operations,
             canceled: OnceLock::new(),
         });
         for version in inner.registry.all() {
@@ -203,7 +228,15 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        let sweep = archive::run(Arc::clone(&inner));
+        inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
         if config.evaluators > 0 {
+            let router = Arc::clone(&inner);
+            let routing = async move { router.route_emitted().await };
+            inner.tasks.spawn("runs.events", Fate::Essential, routing);
+            let operator = Arc::clone(&inner);
+            let operating = async move { operator.operate().await };
+            inner.tasks.spawn("runs.operations", Fate::Essential, operating);
             let sweeper = Arc::clone(&inner);
             let work = crate::sweep::drive(sweeper);
             inner.tasks.spawn("runs.sweeper", Fate::Essential, work);
@@ -280,9 +313,9 @@ impl Runtime {
         self.wait_with(watch, run, patience).await
     }
 
-    pub(crate) async fn wait_with(
+    async fn wait_with(
         &self,
-        mut watch: Watch,
+        watch: Watch,
         run: RunId,
         patience: Duration,
     ) -> Result<Option<RunView>, QueryError> {
@@ -299,6 +332,16 @@ impl Runtime {
                 ended_or_unknown => return Ok(ended_or_unknown),
             },
         }
+        self.wait_heard(watch, run, patience).await
+    }
+
+    /// As [`Runtime::wait`] with a watch from before the run could end.
+    pub(crate) async fn wait_heard(
+        &self,
+        mut watch: Watch,
+        run: RunId,
+        patience: Duration,
+    ) -> Result<Option<RunView>, QueryError> {
         let ended = async {
             loop {
                 let heard = watch.next().await;

@@ -10,3 +10,4 @@ mod problems;
 mod queues;
 mod runs;
 mod shared_facts;
+mod steering;

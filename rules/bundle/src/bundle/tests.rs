@@ -299,3 +299,24 @@ fn a_shared_fact_is_the_same_in_every_rules_file() {
     .expect_err("a name");
     assert!(errors.contains("no operation can be named `facts`"), "{errors}");
 }
+
+#[test]
+fn retention_is_of_workflows_there_are_and_reads_durations() {
+    let service = |retention: &str| with("service.toml", &format!("{SERVICE}\n{retention}"));
+    let bundle = Bundle::compile(&service("[retention.copy]\nfinished = \"30d\"\n"));
+    let kept = bundle.expect("a right bundle").retention;
+    assert_eq!(kept["copy"].finished_ms, Some(30 * 24 * 3_600_000));
+    for (wrong, words) in [
+        (
+            "[retention.copied]\nfinished = \"30d\"\n",
+            "there is no workflow `copied`",
+        ),
+        ("[retention.copy]\nfinished = \"soon\"\n", "soon"),
+        ("[retention.copy]\nfinished = \"5ms\"\n", "less than a second"),
+        ("[retention.copy]\nfinishd = \"5d\"\n", "finishd"),
+        ("[retention]\ncopy = 3\n", "expected a table"),
+    ] {
+        let errors = Bundle::compile(&service(wrong)).expect_err(wrong);
+        assert!(errors.to_string().contains(words), "{wrong}: {errors}");
+    }
+}

@@ -2,10 +2,10 @@
 
 use celesta_store::Migration;
 
-/// Schema step 2 of this crate.
+/// Schema step 4 of this crate.
 pub(super) const STEP: Migration = Migration {
     subsystem: "runs",
-    version: 2,
+    version: 4,
     sql: "
 CREATE TABLE shared_facts (
     service TEXT NOT NULL,

@@ -42,16 +42,24 @@ static SHAPE_ADD: Statement = Statement {
 
 /// The keys a run stands under in the index, as of its last durable turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Interests(Vec<i64>);
+pub(crate) struct Interests {
+    keys: Vec<i64>,
+    /// Its own turns may not have written them: it goes on where another run was.
+    is_unsure: bool,
+}
 
 impl Interests {
-    /// Those of a run as it was restored: its turns have written what its facts say.
-    pub(crate) fn of(service: &str, memory: &WorkingMemory) -> Self {
+    /// Those of a run as it was restored: its turns have written what its facts say. `is_unsure` when none of its turns
+    /// were seen.
+    pub(crate) fn of(service: &str, memory: &WorkingMemory, is_unsure: bool) -> Self {
         // What has seen no shared facts was written by a release without an index.
         if memory.shared_seen().is_none() {
             return Self::default();
         }
-        Self(keys(service, memory))
+        Self {
+            keys: keys(service, memory),
+            is_unsure,
+        }
     }
 }
 
@@ -75,32 +83,28 @@ fn keys(service: &str, memory: &WorkingMemory) -> Vec<i64> {
     keys
 }
 
-/// Adds to a turn's unit what has changed in the run's interests; whether there are new ones.
+/// Adds to a turn's unit what has changed in the run's interests; whether there is anything.
 fn settle(live: &mut Live, unit: &mut Unit) -> bool {
-    if !live.rules.reads_shared() && live.interests.0.is_empty() {
+    let before = &live.interests;
+    if !live.rules.reads_shared() && before.keys.is_empty() {
         return false;
     }
     let now = keys(&live.head.service, &live.memory);
-    if now == live.interests.0 {
+    if now == before.keys && !before.is_unsure {
         return false;
     }
-    let run = live.head.run;
-    let row = |key: i64| [key.into(), Cell::Id(RunId::to_bytes(run))];
-    for key in now
-        .iter()
-        .filter(|key| live.interests.0.binary_search(key).is_err())
-    {
+    let row = |key: i64| [key.into(), Cell::Id(live.head.run.to_bytes())];
+    let is_new = |key: &&i64| before.is_unsure || before.keys.binary_search(key).is_err();
+    for key in now.iter().filter(is_new) {
         unit.add(&INTEREST_ADD, row(*key));
     }
-    for key in live
-        .interests
-        .0
-        .iter()
-        .filter(|key| now.binary_search(key).is_err())
-    {
+    for key in before.keys.iter().filter(|key| now.binary_search(key).is_err()) {
         unit.add(&INTEREST_DROP, row(*key));
     }
-    live.interests = Interests(now);
+    live.interests = Interests {
+        keys: now,
+        is_unsure: false,
+    };
     true
 }
 

@@ -8,7 +8,7 @@ use celesta_types::{RunId, SweepId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{NewSweep, Order, SWEEPS_KEPT, Selection, SweepError, SweepState, SweepStep, SweepView, Swept};
-use crate::query::PAGE_ROWS_MAX;
+use crate::query::{PAGE_ROWS_MAX, label_condition};
 use crate::runtime::Inner;
 use crate::shared::forget;
 use crate::view::Page;
@@ -561,7 +561,7 @@ impl Inner {
                     condition.and("s.version <> ?", [version.as_bytes().to_vec().into()]);
                 }
                 if let Some((key, value)) = &filter.label {
-                    let (sql, member) = self.label_condition(key);
+                    let (sql, member) = label_condition(key, self.store.path().is_some());
                     condition.and(sql, [member.into(), value.as_str().into()]);
                 }
             }
