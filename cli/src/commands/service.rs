@@ -1,5 +1,6 @@
-//! `celesta service list|show|releases|promote|rollback|orders|pause|resume|break`.
+//! `celesta service list|show|facts|releases|promote|rollback|orders|pause|resume|break`.
 
+mod facts;
 mod orders;
 
 use clap::{Args, Subcommand};
@@ -41,6 +42,8 @@ enum Action {
         /// The service
         service: String,
     },
+    /// Read and write the facts that all runs of a service share
+    Facts(facts::FactsArgs),
     /// Show what holds for all of its runs: pauses and breakpoints
     Orders {
         /// Its name
@@ -103,6 +106,7 @@ pub(crate) async fn run(context: &Context, args: ServiceArgs) -> Outcome {
                 "{from} is taken back; new runs of {service} follow {to}"
             ))?;
         }
+        Action::Facts(args) => return facts::run(context, &client, args).await,
         Action::Orders { service } => return orders::list(context, &client, &service).await,
         Action::Pause(args) => return orders::pause(context, &client, &args).await,
         Action::Resume(args) => return orders::resume(context, &client, &args).await,

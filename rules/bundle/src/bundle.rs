@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use celesta_engine::{Environment, Limits, RuleSet, Source};
+use celesta_engine::{Environment, FactType, Limits, RuleSet, Source};
 use celesta_functions::{MANIFEST_FILE, Manifest, Schema};
 use celesta_types::Digest;
 use serde_json::Value;
@@ -76,6 +76,7 @@ impl Bundle {
         }
         let functions = functions(files, &mut found);
         let workflows = workflows(files, &functions, limits, &mut found);
+        shared_types(files, &workflows, &mut found);
         schemas(files, &mut found);
         let (service, operations, retention, versions) = service(files, &workflows, &mut found);
         let settings = service.workflows.into_iter();
@@ -223,6 +224,56 @@ fn workflows(
     workflows
 }
 
+/// A shared fact type is the service's: rules files that declare it declare the same.
+fn shared_types(
+    files: &Files,
+    workflows: &BTreeMap<String, Option<Arc<RuleSet>>>,
+    found: &mut Vec<Diagnostic>,
+) {
+    let alike = |one: &FactType, other: &FactType| {
+        let shape = |fact_type: &FactType| {
+            let mut fields: Vec<_> = (fact_type.fields.iter())
+                .map(|field| {
+                    (
+                        field.name.clone(),
+                        field.kind,
+                        field.optional,
+                        format!("{:?}", field.default),
+                    )
+                })
+                .collect();
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            fields
+        };
+        shape(one) == shape(other)
+    };
+    let mut known: BTreeMap<&str, (&str, &FactType)> = BTreeMap::new();
+    for (workflow, rules) in workflows {
+        let types = rules.iter().flat_map(|rules| rules.fact_types());
+        for fact_type in types.filter(|fact_type| fact_type.shared) {
+            let (first, declared) = *known.entry(&fact_type.name).or_insert((workflow, fact_type));
+            if alike(declared, fact_type) {
+                continue;
+            }
+            let path = format!("rules/{workflow}.rules");
+            let text = files
+                .get(&path)
+                .and_then(|file| std::str::from_utf8(&file.content).ok());
+            let text = text.unwrap_or_default();
+            let at = text
+                .find(&format!("fact {}", fact_type.name))
+                .map_or(0, |at| at + 5);
+            let message = format!(
+                "the shared fact `{}` has other fields than in `rules/{first}.rules`",
+                fact_type.name
+            );
+            let hint = "a shared fact belongs to the service: declare the same fields, kinds and defaults in each file";
+            let span = at..at + fact_type.name.len();
+            found.push(Diagnostic::at("shared-fact", &path, text, &span, message).hint(hint.to_owned()));
+        }
+    }
+}
+
 fn schemas(files: &Files, found: &mut Vec<Diagnostic>) {
     for (path, file) in files {
         if path.starts_with("schemas/") && path.ends_with(".json") {
@@ -336,6 +387,22 @@ fn operation(
         );
         return None;
     };
+    if fact_type.shared {
+        text.report_with(
+            span,
+            format!("`{fact}` is a shared fact, which no request makes"),
+            "name a fact type of the run".to_owned(),
+        );
+        return None;
+    }
+    if written.name == "facts" {
+        text.report_with(
+            span,
+            "no operation can be named `facts`",
+            "its path, `/v1/services/{service}/facts`, is that of the service's shared facts".to_owned(),
+        );
+        return None;
+    }
     let fields: Vec<InputField> = fact_type
         .fields
         .iter()

@@ -3,6 +3,7 @@
 
 mod analysis;
 mod effects;
+mod interests;
 mod library;
 mod lints;
 mod native;
@@ -185,6 +186,11 @@ fn build<'p>(
     } else {
         Plan::default()
     };
+    let (interests, shapes) = if rules.len() == file.rules.len() {
+        interests::interests(&rules, &nodes, &types)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     let type_index = types
         .iter()
         .enumerate()
@@ -207,6 +213,8 @@ fn build<'p>(
         scripts,
         schema: Arc::new([]),
         uses,
+        interests,
+        shapes,
     };
     rules.schema = crate::memory::schema(&rules);
     Some(rules)
@@ -465,6 +473,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             .position(|known| *known.name == *name.text);
         if let Some(kind) = found {
             self.used.insert(kind);
+            self.shared_word(clause, kind, &name.span);
         } else {
             let types: Vec<&str> = self.names.types.iter().map(|known| &*known.name).collect();
             self.report
@@ -477,6 +486,25 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                 .similar(&name.text, types);
         }
         found
+    }
+
+    /// `shared` stands before the types of shared facts and before no other.
+    fn shared_word(&mut self, clause: &Clause, kind: usize, span: &Span) {
+        let fact_type = &self.names.types[kind];
+        let name = &fact_type.name;
+        if fact_type.shared && !clause.shared {
+            let message = format!("`{name}` is a shared fact");
+            self.report
+                .error("shared-fact", span, message, format!("expected `shared {name}`"))
+                .hint("shared facts belong to the service; `shared` says so where they are matched");
+        } else if clause.shared && !fact_type.shared {
+            let message = format!("`{name}` is no shared fact");
+            self.report
+                .error("shared-fact", span, message, "its facts belong to each run")
+                .hint(format!(
+                    "leave `shared` out, or declare it: `shared fact {name} {{ … }}`"
+                ));
+        }
     }
 
     fn clause(

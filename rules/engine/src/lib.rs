@@ -43,6 +43,7 @@ mod memory;
 mod moves;
 mod ruleset;
 mod scripts;
+mod shared;
 mod steps;
 mod syntax;
 mod turn;
@@ -60,7 +61,9 @@ pub use memory::{
     ClauseReport, Explanation, FactView, Fired, NearMiss, RestoreError, UnknownRule, WorkingMemory,
 };
 pub use moves::{Break, FactMove, FactMoves, MoveMistake};
+pub use ruleset::interest::Shape;
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
+pub use shared::{SharedFacts, SharedVersion};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,

@@ -1,5 +1,6 @@
 //! A compiled rules file: fact types, rules, and the network's nodes, shared by every run. It holds no state of a run.
 
+pub(crate) mod interest;
 pub(crate) mod plan;
 
 use std::collections::BTreeSet;
@@ -307,6 +308,9 @@ pub struct RuleSet {
     pub(crate) schema: Arc<[u8]>,
     /// What each rule reads and writes.
     pub(crate) uses: Vec<RuleUses>,
+    /// The clauses on shared facts, and the shapes of their keys.
+    pub(crate) interests: Vec<interest::Interest>,
+    pub(crate) shapes: Vec<interest::Shape>,
 }
 
 impl RuleSet {
@@ -336,6 +340,18 @@ impl RuleSet {
     /// The functions that are called by name.
     pub fn called_functions(&self) -> impl Iterator<Item = &str> {
         self.functions.iter().map(String::as_str)
+    }
+
+    /// Whether some rule looks at shared facts: then turns are given them.
+    #[must_use]
+    pub const fn reads_shared(&self) -> bool {
+        !self.interests.is_empty()
+    }
+
+    /// What is looked up when a shared fact changes; besides these, runs may be interested in every fact of a type.
+    #[must_use]
+    pub fn shapes(&self) -> &[interest::Shape] {
+        &self.shapes
     }
 
     /// The bounds in force.

@@ -158,7 +158,8 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             | Cause::Upgraded { .. }
             | Cause::Prioritized { .. }
             | Cause::BreakpointsSet { .. }
-            | Cause::Restarted { .. } => continue,
+            | Cause::Restarted { .. }
+            | Cause::Swept { .. } => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -340,6 +341,9 @@ fn cause_view(cause: Cause) -> CauseView {
             let writes = if writes == "[]" { String::new() } else { writes };
             let parts: Vec<String> = said(reason).into_iter().chain(said(writes)).collect();
             (view.kind, view.message, view.by) = ("restart", said(parts.join("; ")), named(by));
+        }
+        Cause::Swept { sweep } => {
+            (view.kind, view.message) = ("sweep", Some(sweep.to_string()));
         }
     }
     view

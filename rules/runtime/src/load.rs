@@ -11,6 +11,7 @@ use crate::history::Names;
 use crate::live::Live;
 use crate::record::Record;
 use crate::runtime::Inner;
+use crate::shared::Interests;
 
 /// Why a run could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +115,7 @@ impl Inner {
             requests().map(|open| open.call).collect(),
         );
         Ok(Some(Box::new(Live {
+            interests: Interests::of(&head.service, &memory, deltas.is_empty()),
             requests,
             timed,
             steered: false,

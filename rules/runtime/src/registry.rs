@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use celesta_artifacts::Artifacts;
 use celesta_bundle::{Bundle, BundleErrors, Files};
-use celesta_engine::{Limits, RuleSet};
+use celesta_engine::{FactType, Limits, RuleSet};
 use celesta_functions::names::function_queue;
 use celesta_queue::QueueName;
 use celesta_runtime::Clock;
@@ -42,6 +42,17 @@ impl Version {
     /// The rules of `workflow`.
     pub(crate) fn rules(&self, workflow: &str) -> Option<&Arc<RuleSet>> {
         self.bundle.workflows.get(workflow)
+    }
+
+    /// The shared fact types that its rules declare, by name; those of one name are alike.
+    pub(crate) fn shared_types(&self) -> BTreeMap<&str, &FactType> {
+        let types = self
+            .bundle
+            .workflows
+            .values()
+            .flat_map(|rules| rules.fact_types());
+        let shared = types.filter(|fact_type| fact_type.shared);
+        shared.map(|fact_type| (&*fact_type.name, fact_type)).collect()
     }
 }
 

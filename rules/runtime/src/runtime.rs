@@ -25,7 +25,9 @@ use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::release::Share;
+use crate::shared::Shared;
 use crate::submit::InFlight;
+use crate::sweep::Sweeps;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
 
@@ -107,6 +109,8 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) sweeps: Sweeps,
+    pub(crate) shared: Shared,
     pub(crate) gates: Gates,
     pub(crate) orders: Orders,
     pub(crate) events: Events,
@@ -203,6 +207,8 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            sweeps: Sweeps::default(),
+            shared: Shared::default(),
             gates: Gates::default(),
             orders,
             events: Events::new(config.events_kept),
@@ -235,6 +241,9 @@ impl Runtime {
             let operator = Arc::clone(&inner);
             let operating = async move { operator.operate().await };
             inner.tasks.spawn("runs.operations", Fate::Essential, operating);
+            let sweeper = Arc::clone(&inner);
+            let work = crate::sweep::drive(sweeper);
+            inner.tasks.spawn("runs.sweeper", Fate::Essential, work);
         }
         Ok(Self { inner })
     }

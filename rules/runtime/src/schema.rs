@@ -4,6 +4,7 @@
 //! The journal is append-only; its unique key (run, seq) is the fence: a second writer of the same turn conflicts.
 
 pub(crate) mod releases;
+mod shared;
 
 use celesta_store::{Expect, Migration, Statement};
 
@@ -233,6 +234,7 @@ CREATE TABLE operations (
 ",
     },
     crate::archive::MIGRATION,
+    shared::STEP,
     releases::MIGRATION,
 ];
 

@@ -21,6 +21,7 @@ use crate::live::Live;
 use crate::registry::Version;
 use crate::runtime::Runtime;
 use crate::schema::{CORRELATION_INSERT, IDEMPOTENCY_INSERT};
+use crate::shared::Interests;
 use crate::state::RunState;
 use crate::steering::Steering;
 use crate::view::RunView;
@@ -407,6 +408,7 @@ pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -
         memory,
         seq: 0,
         input: Some(input),
+        interests: Interests::default(),
         requests: BTreeSet::new(),
         timed: BTreeSet::new(),
         steered: false,

@@ -14,7 +14,7 @@ use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Sto
 use celesta_functions::{ReportOutcome, RunMessage};
 use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Priority};
+use celesta_types::{CallId, ErrorClass, MessageId, Priority, SweepId};
 
 use self::held::{hold, kept, pause};
 use self::wishes::Wishes;
@@ -28,6 +28,7 @@ use crate::release::{Upgraded, upgrade};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
 use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
+use crate::sweep::Order;
 use crate::view::{ProgressView, StoppedBy, StoppedView};
 
 /// A snapshot is taken when the deltas since the last one are this many,
@@ -59,6 +60,8 @@ pub(crate) struct Done {
     pub(crate) answers: Vec<(MessageId, Written)>,
     /// How many sections ran.
     pub(crate) firings: usize,
+    /// Whether a sweep's order changed the run, besides what fired.
+    pub(crate) changed: bool,
 }
 
 /// What the messages of a lease ask for.
@@ -75,6 +78,7 @@ struct Asked {
     resume: bool,
     woken: bool,
     upgraded: Option<Upgraded>,
+    sweeps: Vec<SweepId>,
     /// The run has passed its gates with this turn.
     admitted: bool,
     /// An order still stops the run's workflow.
@@ -185,10 +189,13 @@ fn take_turn(
         live.steered = true;
     }
     let seq = live.seq + 1;
+    let mut events = std::mem::take(&mut asked.events);
+    // Last in the list, so that the others keep their places; the engine looks at it first.
+    events.extend(sender.shared.clone().map(Event::Shared));
     let turn = Turn {
         seq,
         now_ms: now.as_millis(),
-        events: std::mem::take(&mut asked.events),
+        events,
     };
     let mut breakpoints = live.head.steering().breakpoints.clone();
     sender
@@ -368,6 +375,13 @@ impl Asked {
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
+            HostMessage::Swept { sweep, order } => {
+                self.sweeps.push(sweep);
+                match order {
+                    // A turn looks at all there is.
+                    Order::Look => {}
+                }
+            }
             // The run moves in this very turn, so it is not what the archive holds.
             HostMessage::Archive(_) => {}
             HostMessage::Resume { reason, by, how } => {
@@ -470,6 +484,8 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         asked.causes.push(Cause::Upgraded { from, to });
         upgraded.write(&mut done.unit, live.head.run, seq);
     }
+    let swept = asked.sweeps.iter().map(|&sweep| Cause::Swept { sweep });
+    asked.causes.extend(swept);
     let before = live.head.state;
     let mut changed =
         asked.admitted || asked.upgraded.is_some() || (live.seq == 0 && before != RunState::Running);
@@ -699,6 +715,7 @@ impl Done {
             children: Vec::new(),
             answers: Vec::new(),
             firings: 0,
+            changed: false,
         }
     }
 }

@@ -122,6 +122,7 @@ impl Walk<'_> {
                 | Cause::Prioritized { .. }
                 | Cause::Restarted { .. }
                 | Cause::Upgraded { .. }
+                | Cause::Swept { .. }
                 | Cause::BreakpointsSet { .. } => {}
             }
         }

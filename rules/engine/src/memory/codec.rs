@@ -14,7 +14,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::firing::{CallState, Held, OpenFiring, Stage};
 use super::network::{Network, World};
 use super::section::Made;
-use super::store::{FROM_REQUEST, Fact};
+use super::shared::Unmatched;
+use super::store::{FROM_REQUEST, Fact, SHARED_FIRST};
 use super::{Halt, WorkingMemory};
 use crate::moves::FactMoves;
 use crate::ruleset::RuleSet;
@@ -97,6 +98,7 @@ mod tag {
     pub(super) const PENDING: u8 = 9;
     pub(super) const GHOST: u8 = 10;
     pub(super) const CLOCK: u8 = 11;
+    pub(super) const SHARED: u8 = 12;
 }
 
 #[derive(Debug, Default)]
@@ -310,16 +312,28 @@ impl WorkingMemory {
         out.byte(tag::SCHEMA);
         out.0.extend_from_slice(&self.rules.schema);
         self.write_counters(&mut out);
-        let mut facts: Vec<_> = self.context().store.live().map(|(_, fact)| fact).collect();
+        let own = |fact: &&Fact| fact.id < SHARED_FIRST;
+        let live = self.context().store.live().map(|(_, fact)| fact);
+        let mut facts: Vec<_> = live.filter(own).collect();
         facts.sort_unstable_by_key(|fact| fact.id);
         facts.into_iter().for_each(|fact| out.fact(tag::INSERT, fact));
-        let mut ghosts: Vec<_> = self.context().ghosts.values().collect();
+        let mut ghosts: Vec<_> = self.context().ghosts.values().filter(own).collect();
         ghosts.sort_unstable_by_key(|fact| fact.id);
         ghosts.into_iter().for_each(|fact| out.fact(tag::GHOST, fact));
         for (number, firing) in &self.firings {
             out.firing(&self.rules, *number, firing);
         }
-        if self.network.waiting() > 0 {
+        if let Some(unmatched) = &self.unmatched {
+            if !unmatched.pending.is_empty() {
+                out.byte(tag::PENDING);
+                out.count(unmatched.pending.len());
+                for (rule, facts) in &unmatched.pending {
+                    out.text(rule);
+                    out.count(facts.len());
+                    facts.iter().for_each(|id| out.number(*id));
+                }
+            }
+        } else if self.network.waiting() > 0 {
             self.write_pending(&mut out);
         }
         out.0
@@ -341,6 +355,10 @@ impl WorkingMemory {
             out.byte(tag::CLOCK);
             out.signed(born_ms);
             out.signed(self.network.clock.now_ms);
+        }
+        if let Some(seen) = self.seen {
+            out.byte(tag::SHARED);
+            out.number(seen);
         }
     }
 
@@ -398,7 +416,7 @@ impl WorkingMemory {
         let mut ghosts: Vec<_> = context
             .ghosts
             .values_mut()
-            .filter(|ghost| ghost.dirty != 0 || ghost.fresh)
+            .filter(|ghost| ghost.id < SHARED_FIRST && (ghost.dirty != 0 || ghost.fresh))
             .collect();
         ghosts.sort_unstable_by_key(|ghost| ghost.id);
         for ghost in ghosts {
@@ -515,7 +533,16 @@ impl WorkingMemory {
         let quiet: Vec<bool> = (rules.rules.iter())
             .map(|rule| known(&rule.name, rule.fingerprint))
             .collect();
-        self.match_all(&quiet, &reading.pending);
+        if rules.reads_shared() {
+            // What the run has matched is known only with the shared facts it has seen.
+            self.at_rest = true;
+            self.unmatched = Some(Box::new(Unmatched {
+                quiet,
+                pending: reading.pending.clone(),
+            }));
+        } else {
+            self.match_all(&quiet, &reading.pending);
+        }
         self.journal.schema.clone_from(&reading.schema);
         self.journal.pending = !reading.pending.is_empty();
     }
@@ -564,11 +591,18 @@ impl WorkingMemory {
         self.network = Network::new();
         self.network.clock = clock;
         self.at_rest = true;
+        if self.rules.reads_shared() {
+            // The host gives them again.
+            self.context_mut().store.own_only();
+        }
     }
 
     /// The matches of a memory at rest: all of them have fired.
     pub(super) fn wake(&mut self) {
-        if std::mem::take(&mut self.at_rest) {
+        if let Some(unmatched) = self.unmatched.take() {
+            self.at_rest = false;
+            self.match_all(&unmatched.quiet, &unmatched.pending);
+        } else if std::mem::take(&mut self.at_rest) {
             self.match_all(&vec![true; self.rules.rules.len()], &[]);
         }
     }
@@ -770,6 +804,7 @@ impl Reading {
                 memory.network.clock.born_ms = Some(bytes.signed()?);
                 memory.network.clock.now_ms = bytes.signed()?;
             }
+            tag::SHARED => memory.seen = Some(bytes.number()?),
             tag::INSERT => {
                 if let Some(fact) = self.fact(&memory.rules, bytes)? {
                     context.store.add(fact);

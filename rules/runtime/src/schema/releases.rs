@@ -6,7 +6,7 @@ use celesta_store::{Expect, Migration, Statement};
 /// The schema step.
 pub(crate) const MIGRATION: Migration = Migration {
     subsystem: "runs",
-    version: 4,
+    version: 5,
     sql: "
 CREATE TABLE releases (
     service TEXT NOT NULL,
