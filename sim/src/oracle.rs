@@ -206,11 +206,7 @@ fn run_is_right(view: &View<'_>, row: &Row) -> Result<(), String> {
         RunState::Failed => row.is_child || row.operation == "steps" || row.operation == "fat",
         // Of what refuses always nothing is left to do when it is tried again.
         RunState::Idle => row.is_child && row.input["x"].as_i64().is_some_and(|x| x % 5 == 4),
-        RunState::Waiting
-        | RunState::Running
-        | RunState::Quarantined
-        | RunState::Paused
-        | RunState::Waiting => false,
+        RunState::Waiting | RunState::Running | RunState::Quarantined | RunState::Paused => false,
     };
     if !is_ended {
         return Err(format!("it has not come to its end: {:?}", row.error));

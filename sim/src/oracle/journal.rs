@@ -118,10 +118,10 @@ impl Walk<'_> {
                 Cause::Started
                 | Cause::RetryRequested { .. }
                 | Cause::FactsWritten { .. }
-                | Cause::Woken
                 | Cause::Prioritized { .. }
+                | Cause::BreakpointsSet { .. }
                 | Cause::Restarted { .. }
-                | Cause::BreakpointsSet { .. } => {}
+                | Cause::Woken => {}
             }
         }
         if self.paused && !turn.firings.is_empty() {
