@@ -53,13 +53,6 @@ pub(crate) async fn run(context: &Context, args: &PushArgs) -> Outcome {
 }
 
 /// Checks, packs and pushes the bundle in `folder`; remarks go to standard error.
-///
-/// # Errors
-/// When the bundle is wrong, or the server is away or refuses it.
-pub(crate) async fn push_folder(context: &Context, client: &Client, folder: &Path) -> Result<Value, Failure> {
-    push_with(context, client, folder, &[]).await
-}
-
 async fn push_with(
     context: &Context,
     client: &Client,

@@ -118,8 +118,8 @@ impl Walk<'_> {
                 Cause::Started
                 | Cause::RetryRequested { .. }
                 | Cause::FactsWritten { .. }
-                | Cause::Woken
                 | Cause::Prioritized { .. }
+                | Cause::BreakpointsSet { .. }
                 | Cause::Restarted { .. }
                 | Cause::Upgraded { .. }
                 | Cause::Swept { .. }
