@@ -123,7 +123,7 @@ impl Walk<'_> {
                 | Cause::Restarted { .. }
                 | Cause::Upgraded { .. }
                 | Cause::Swept { .. }
-                | Cause::BreakpointsSet { .. } => {}
+                | Cause::Woken => {}
             }
         }
         if self.paused && !turn.firings.is_empty() {
