@@ -26,9 +26,14 @@ impl Core {
             let mut shards = (0..queue.shards()).map(|shard| queue.shard(shard));
             return Ok(shards.find_map(|shard| shard.state.lock().past(id)));
         };
+        let sql = if store.database().is_some() {
+            schema::SELECT_HISTORY_POSTGRES
+        } else {
+            schema::SELECT_HISTORY
+        };
         let rows = store
             .fetch(
-                schema::SELECT_HISTORY,
+                sql,
                 &[schema::id_cell(id), schema::id_cell(id)],
             )
             .await?;

@@ -20,6 +20,7 @@ mod error;
 mod migrate;
 mod postgres;
 pub mod reference;
+pub mod scratch;
 mod sqlite;
 mod statement;
 #[cfg(any(test, feature = "testing"))]

@@ -6,6 +6,7 @@
 //! long as a restart of the server may take.
 
 mod fault;
+pub(crate) mod fence;
 mod groups;
 mod listen;
 mod translate;
@@ -76,8 +77,9 @@ pub(crate) trait Work: Send {
 }
 
 impl Postgres {
-    /// The database at `url`; nothing is connected yet.
-    pub(crate) fn new(url: &str) -> Result<Self, sqlx::Error> {
+    /// The database at `url`, its tables in `schema` when one is named; nothing is connected yet. At most `sessions`
+    /// connections work at the same time.
+    pub(crate) fn new(url: &str, schema: Option<&str>, sessions: Option<usize>) -> Result<Self, sqlx::Error> {
         let options = PgConnectOptions::from_str(url)?;
         // Nobody listens between two processes of one machine, and records of TLS, which sqlx sends one by one, wait there
         // for acknowledgements that come 40 ms late: a fifth of the rate. Who wants TLS all the same says so in the URL.
@@ -102,11 +104,15 @@ impl Postgres {
                 ("enable_sort", "off"),
             ])
             .disable_statement_logging();
+        let options = match schema {
+            Some(schema) => options.options([("search_path", schema)]),
+            None => options,
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 options,
                 idle: Mutex::default(),
-                turns: Semaphore::new(SESSIONS_MAX),
+                turns: Semaphore::new(sessions.unwrap_or(SESSIONS_MAX)),
             }),
         })
     }
