@@ -1,6 +1,9 @@
 //! Spawned work has a name, a fate and an end: the one place where tasks are spawned.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -51,6 +54,7 @@ pub enum Fate {
 pub struct TaskSet {
     tracker: TaskTracker,
     shutdown: Shutdown,
+    polls: Arc<AtomicU64>,
 }
 
 impl TaskSet {
@@ -60,7 +64,15 @@ impl TaskSet {
         Self {
             tracker: TaskTracker::new(),
             shutdown,
+            polls: Arc::default(),
         }
+    }
+
+    /// How often the work of this set has been polled. On a runtime of one thread it stands still exactly when there is
+    /// nothing to do before something else happens: a simulation waits for that after each of its steps.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
     }
 
     /// The shutdown of this set.
@@ -76,7 +88,15 @@ impl TaskSet {
         F: Future<Output = ()> + Send + 'static,
     {
         let shutdown = self.shutdown.clone();
-        let tracked = self.tracker.track_future(work);
+        let polls = Arc::clone(&self.polls);
+        let tracked = self.tracker.track_future(async move {
+            let mut work = pin!(work);
+            poll_fn(|context| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                work.as_mut().poll(context)
+            })
+            .await;
+        });
         let tracker = self.tracker.clone();
         tracker.spawn(async move {
             let outcome = tokio::spawn(tracked).await;

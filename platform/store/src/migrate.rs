@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _, SqliteConnection};
 
 use crate::error::OpenError;
-use crate::postgres::{Fault, Postgres, Work};
+use crate::postgres::{FATES_TABLE, Fault, Postgres, Work};
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version INTEGER NOT NULL, \
      fingerprint INTEGER NOT NULL, PRIMARY KEY (subsystem, version))";
@@ -88,14 +88,15 @@ fn missing<'a>(
     Ok(missing)
 }
 
-/// All missing steps in one transaction. Nodes that start at the same time take turns.
+/// All missing steps in one transaction, which changes nothing when it is repeated. Nodes that start at the same time
+/// take turns.
 pub(crate) async fn migrate_postgres(database: &Postgres, migrations: &[Migration]) -> Result<(), OpenError> {
     let connect = |fault: Fault| OpenError::Connect {
         path: "PostgreSQL".to_owned(),
         reason: fault.into_commit().to_string(),
     };
     let mut steps = Steps(migrations);
-    database.transact(&mut steps).await.map_err(connect)?
+    database.repeat(&mut steps).await.map_err(connect)?
 }
 
 struct Steps<'a>(&'a [Migration]);
@@ -113,6 +114,10 @@ impl Work for Steps<'_> {
         .execute(&mut *connection)
         .await
         .map_err(fault)?;
+        sqlx::raw_sql(FATES_TABLE)
+            .execute(&mut *connection)
+            .await
+            .map_err(fault)?;
         let rows = sqlx::query("SELECT subsystem, version, fingerprint FROM schema_migrations")
             .fetch_all(&mut *connection)
             .await

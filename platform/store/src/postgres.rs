@@ -1,10 +1,11 @@
 //! PostgreSQL: a few connections, transactions whose end is known even when the connection is lost in the middle.
 //!
-//! Before anything is written a transaction asks for its own number. When the connection breaks while it commits, another
-//! connection asks the server what became of that number: callers are told what has happened, and nothing is done twice.
+//! Every transaction writes its own number into the row of its connection (`fate.rs`). When the connection breaks while it
+//! commits, another connection reads that row: callers are told what has happened, and nothing is done twice.
 //! A transaction that was lost before its commit did not happen and is simply tried again, with growing pauses, for as
 //! long as a restart of the server may take.
 
+mod fate;
 mod fault;
 pub(crate) mod fence;
 mod groups;
@@ -18,11 +19,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection};
 use tokio::sync::Semaphore;
 
 use crate::error::QueryError;
 use crate::unit::{Cell, Row};
+pub(crate) use fate::TABLE as FATES_TABLE;
+use fate::{Fate, Session};
 pub(crate) use fault::Fault;
 pub(crate) use groups::Groups;
 pub use listen::{Heard, Listener};
@@ -59,7 +62,7 @@ pub struct Postgres {
 
 struct Shared {
     options: PgConnectOptions,
-    idle: Mutex<Vec<PgConnection>>,
+    idle: Mutex<Vec<Session>>,
     turns: Semaphore,
 }
 
@@ -149,7 +152,7 @@ impl Postgres {
     async fn ask_once(&self, call: &Call) -> Result<Vec<Row>, Fault> {
         let _turn = self.turn().await?;
         let mut session = self.session().await?;
-        let outcome = execute(&mut session, call).await;
+        let outcome = execute(&mut session.connection, call).await;
         self.back(session, &outcome);
         outcome
     }
@@ -174,7 +177,8 @@ impl Postgres {
         }
         let _turn = self.turn().await?;
         let mut session = self.session().await?;
-        let outcome = query(&mut session, "fetch", translate::numbered(sql), arguments).await;
+        let text = translate::numbered(sql);
+        let outcome = query(&mut session.connection, "fetch", text, arguments).await;
         self.back(session, &outcome);
         outcome
     }
@@ -190,66 +194,79 @@ impl Postgres {
         }
     }
 
+    /// Does `work` in one transaction that may be repeated: nobody asks whether a lost one has happened.
+    pub(crate) async fn repeat<W: Work>(&self, work: &mut W) -> Result<W::Out, Fault> {
+        let mut pauses = Pauses::new();
+        loop {
+            let _turn = self.turn().await?;
+            let mut session = self.session().await?;
+            let begun = control(&mut session.connection, "BEGIN").await;
+            let outcome = match begun {
+                Ok(()) => self.within(session, work, None).await,
+                Err(fault) => self.back_failed(session, fault),
+            };
+            match outcome {
+                Err(fault @ (Fault::Lost(_) | Fault::Again(_))) => pauses.wait(fault).await?,
+                other => return other,
+            }
+        }
+    }
+
     async fn attempt<W: Work>(&self, work: &mut W) -> Result<W::Out, Fault> {
         let _turn = self.turn().await?;
         let mut session = self.session().await?;
-        let begun = begin(&mut session).await;
-        let number = match begun {
-            Ok(number) => number,
-            Err(fault) => {
-                self.back(session, &Err::<(), _>(fault.clone()));
-                return Err(fault);
-            }
-        };
-        let outcome = work.run(&mut session).await;
+        match session.begin().await {
+            Ok(fate) => self.within(session, work, Some(fate)).await,
+            Err(fault) => self.back_failed(session, fault),
+        }
+    }
+
+    /// From the begin of a transaction to its end.
+    async fn within<W: Work>(
+        &self,
+        mut session: Session,
+        work: &mut W,
+        fate: Option<Fate>,
+    ) -> Result<W::Out, Fault> {
+        let outcome = work.run(&mut session.connection).await;
         match &outcome {
             Err(fault @ Fault::Lost(_)) => {
                 self.back(session, &Err::<(), _>(fault.clone()));
                 return outcome;
             }
             Err(_) => {
-                let ended = control(&mut session, "ROLLBACK").await;
+                let ended = control(&mut session.connection, "ROLLBACK").await;
                 self.back(session, &ended);
                 return outcome;
             }
             Ok(_) => {}
         }
-        let ended = control(&mut session, "COMMIT").await;
+        let ended = control(&mut session.connection, "COMMIT").await;
         self.back(session, &ended);
-        match ended {
-            Ok(()) => outcome,
-            Err(Fault::Lost(reason)) if self.happened(&number).await? => {
+        match (ended, fate) {
+            (Ok(()), _) => outcome,
+            (Err(Fault::Lost(reason)), Some(fate)) if self.happened(&fate).await? => {
                 tracing::info!(
                     reason,
                     "a connection was lost while committing; the commit stands"
                 );
                 outcome
             }
-            Err(fault) => Err(fault),
+            (Err(fault), _) => Err(fault),
         }
     }
 
-    /// What became of the transaction of that number whose connection is gone.
-    async fn happened(&self, number: &str) -> Result<bool, Fault> {
-        let call = Call {
-            name: "transaction status",
-            sql: "SELECT pg_xact_status($1::text::xid8)",
-            args: vec![Arg::Text(Some(number.into()))],
-        };
+    /// What became of a transaction whose connection is gone.
+    async fn happened(&self, fate: &Fate) -> Result<bool, Fault> {
         let mut pauses = Pauses::new();
         loop {
             // The turn of the lost transaction is still held, so this connects on its own.
             let fault = match self.session().await {
                 Ok(mut session) => {
-                    let outcome = execute(&mut session, &call).await;
+                    let outcome = fate.stands(&mut session.connection).await;
                     self.back(session, &outcome);
                     match outcome {
-                        Ok(rows) => match rows.first().and_then(|row| row.text(0)) {
-                            Some("committed") => return Ok(true),
-                            Some("aborted") => return Ok(false),
-                            // Its process has not noticed yet, or is on its way to the disk.
-                            _ => Fault::Lost("a transaction is still in progress".to_owned()),
-                        },
+                        Ok(stands) => return Ok(stands),
                         Err(fault) => fault,
                     }
                 }
@@ -266,11 +283,11 @@ impl Postgres {
 
     /// A connection. Dropped instead of given back (an error, a dropped future), it is closed, and the server ends
     /// whatever it did.
-    async fn session(&self) -> Result<PgConnection, Fault> {
+    async fn session(&self) -> Result<Session, Fault> {
         if let Some(session) = self.shared.idle.lock().pop() {
             return Ok(session);
         }
-        self.connect().await
+        Ok(Session::new(self.connect().await?))
     }
 
     pub(crate) async fn connect(&self) -> Result<PgConnection, Fault> {
@@ -278,7 +295,15 @@ impl Postgres {
         connected.map_err(|error| Fault::of("connect", &error))
     }
 
-    fn back<T>(&self, session: PgConnection, outcome: &Result<T, Fault>) {
+    /// A connection whose transaction did not begin is closed: nobody knows in which state it is.
+    fn back_failed<T>(&self, session: Session, fault: Fault) -> Result<T, Fault> {
+        if matches!(fault, Fault::Lost(_)) {
+            self.back(session, &Err::<(), _>(fault.clone()));
+        }
+        Err(fault)
+    }
+
+    fn back<T>(&self, session: Session, outcome: &Result<T, Fault>) {
         if matches!(outcome, Err(Fault::Lost(_))) {
             // The others are most likely gone with it.
             let gone = std::mem::take(&mut *self.shared.idle.lock());
@@ -301,18 +326,6 @@ impl Work for Calls<'_> {
         }
         Ok(answers)
     }
-}
-
-/// Begins a transaction and gives its number.
-async fn begin(connection: &mut PgConnection) -> Result<String, Fault> {
-    let answer = sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()::text")
-        .fetch_all(connection)
-        .await
-        .map_err(|error| Fault::of("begin", &error))?;
-    let number = answer.first().map(|row| row.try_get_unchecked::<String, _>(0));
-    number
-        .and_then(Result::ok)
-        .ok_or_else(|| Fault::Refused("the server gave no transaction number".to_owned()))
 }
 
 async fn control(connection: &mut PgConnection, sql: &'static str) -> Result<(), Fault> {

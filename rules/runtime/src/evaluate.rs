@@ -55,15 +55,7 @@ impl Meters {
 pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     let shutdown = inner.tasks.shutdown().clone();
     while !shutdown.is_requested() {
-        let request = LeaseKeys {
-            metadata: Vec::new(),
-            queue: inner.runs_queue.clone(),
-            max_keys: KEYS_PER_LEASE,
-            max_messages_per_key: MESSAGES_PER_TURN,
-            lease_ms: Some(LEASE_MS),
-            wait: WAIT,
-            consumer: inner.node.clone(),
-        };
+        let request = inner.lease_of_runs(KEYS_PER_LEASE, WAIT);
         let leased = handle.block_on(async {
             tokio::select! {
                 leased = inner.queues.lease_keys(&request) => leased,
@@ -71,7 +63,7 @@ pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
             }
         });
         match leased {
-            Ok(keys) => evaluate_keys(inner, handle, keys),
+            Ok(keys) => handle.block_on(evaluate_keys(inner, keys)),
             Err(error) => {
                 tracing::error!(%error, "cannot lease runs");
                 handle.block_on(inner.clock.sleep(Duration::from_secs(1)));
@@ -80,39 +72,59 @@ pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     }
 }
 
-fn evaluate_keys(inner: &Arc<Inner>, handle: &Handle, keys: Vec<LeasedKey>) {
+impl Inner {
+    /// What an evaluator asks the queue for.
+    pub(crate) fn lease_of_runs(&self, max_keys: usize, wait: Duration) -> LeaseKeys {
+        LeaseKeys {
+            metadata: Vec::new(),
+            queue: self.runs_queue.clone(),
+            max_keys,
+            max_messages_per_key: MESSAGES_PER_TURN,
+            lease_ms: Some(LEASE_MS),
+            wait,
+            consumer: Arc::clone(&self.node),
+        }
+    }
+}
+
+/// A turn for each key.
+pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
     for key in keys {
         let run = RunId::from_bits(key.key.bits());
         let live = match inner.cache.take(run) {
             Some(live) => Ok(Some(live)),
-            None => handle.block_on(inner.load(run)),
+            None => inner.load(run).await,
         };
         // A run that goes on is given what was kept for it; its key is ours, so nothing more is kept meanwhile.
         let held = match &live {
             Ok(Some(live)) if live.keeps_messages() && key.messages.iter().any(wakes) => {
-                handle.block_on(inner.held_messages(run))
+                inner.held_messages(run).await
             }
             _ => Ok(Vec::new()),
         };
         let live = held.and_then(|held| live.map(|live| live.map(|live| (live, held))));
         match live {
-            Ok(Some((live, held))) => evaluate_key(inner, &key, live, &held),
+            Ok(Some((live, held))) => {
+                if let Some(unit) = evaluate_key(inner, &key, live, &held) {
+                    inner.store.submit(unit).await;
+                }
+            }
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
                 let mut unit = Unit::new();
                 inner.acknowledge(&mut unit, &key);
-                inner.store.submit_blocking(unit);
+                inner.store.submit(unit).await;
             }
             Err(error) => {
                 tracing::error!(%run, %error, "cannot read a run; its messages are given back");
-                give_back(inner, handle, &key, &error.to_string());
+                give_back(inner, &key, &error.to_string()).await;
             }
         }
     }
 }
 
 /// The messages come again after a while: reading may succeed then.
-fn give_back(inner: &Inner, handle: &Handle, key: &LeasedKey, error: &str) {
+async fn give_back(inner: &Inner, key: &LeasedKey, error: &str) {
     let failure = |message: &Leased| Failure {
         lease: message.lease(),
         retryable: true,
@@ -120,12 +132,13 @@ fn give_back(inner: &Inner, handle: &Handle, key: &LeasedKey, error: &str) {
         error: error.to_owned(),
     };
     let failures = key.messages.iter().map(failure).collect();
-    if let Err(error) = handle.block_on(inner.queues.fail(failures)) {
+    if let Err(error) = inner.queues.fail(failures).await {
         tracing::warn!(%error, "the messages come back when their lease lapses");
     }
 }
 
-fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Vec<u8>]) {
+/// One turn; gives what becomes durable, and nothing when the turn cannot stand.
+fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Vec<u8>]) -> Option<Unit> {
     let begun = inner.clock.monotonic();
     let run = live.head.run;
     let version = Arc::clone(&live.version);
@@ -173,7 +186,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
     if let Err(error) = inner.queues.stage_enqueue(&mut unit, outgoing) {
         // Nothing of the turn becomes durable; its lease lapses and it is evaluated again.
         tracing::error!(%run, %error, "the queue does not take what a turn sends");
-        return;
+        return None;
     }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.
@@ -188,5 +201,5 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         });
     }
     inner.acknowledge(&mut unit, key);
-    inner.store.submit_blocking(unit);
+    Some(unit)
 }

@@ -22,6 +22,7 @@ mod runtime;
 mod schema;
 mod send;
 mod state;
+mod step;
 mod submit;
 mod turn;
 mod view;
@@ -36,6 +37,7 @@ pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
+pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
