@@ -103,6 +103,8 @@ pub(crate) enum Command {
     Run(commands::run::RunArgs),
     /// Use queues on their own: send messages, take them, look at them
     Queue(commands::queue::QueueArgs),
+    /// Look at the nodes of a deployment
+    Node(commands::node::NodeArgs),
     /// Look at services
     Service(commands::service::ServiceArgs),
     /// Store and fetch artifacts

@@ -9,6 +9,7 @@ mod crash;
 mod fanout;
 mod fsync;
 mod latency;
+mod postgres;
 mod quantile;
 mod queue;
 mod rig;

@@ -11,6 +11,7 @@ mod guard;
 pub(crate) mod help;
 pub(crate) mod lsp;
 pub(crate) mod new;
+pub(crate) mod node;
 pub(crate) mod push;
 pub(crate) mod queue;
 pub(crate) mod rules;
@@ -118,6 +119,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Rules(args) => rules::run(context, &args),
         Command::Run(args) => client(run::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
+        Command::Node(args) => client(node::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
         Command::Demo(args) => client(crate::demo::run(context, args)),

@@ -32,10 +32,7 @@ impl Core {
             schema::SELECT_HISTORY
         };
         let rows = store
-            .fetch(
-                sql,
-                &[schema::id_cell(id), schema::id_cell(id)],
-            )
+            .fetch(sql, &[schema::id_cell(id), schema::id_cell(id)])
             .await?;
         for row in rows {
             let body = row.blob(0).unwrap_or_default();

@@ -272,7 +272,8 @@ pub(crate) const SELECT_HISTORY: &str = "WITH RECURSIVE piece(n) AS (\
      WHERE h.id = ? ORDER BY h.place DESC LIMIT 10";
 
 /// The same for PostgreSQL, where an index by whole ids is cheap enough; it takes the id twice, too.
-pub(crate) const SELECT_HISTORY_POSTGRES: &str = "SELECT body FROM queue_history WHERE id = ? AND id = ? ORDER BY place DESC LIMIT 10";
+pub(crate) const SELECT_HISTORY_POSTGRES: &str =
+    "SELECT body FROM queue_history WHERE id = ? AND id = ? ORDER BY place DESC LIMIT 10";
 
 /// The bytes that make an id a cell.
 pub(crate) fn id_cell(id: MessageId) -> Cell {

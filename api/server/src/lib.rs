@@ -5,9 +5,12 @@
 
 mod artifacts;
 mod body;
+mod forward;
+mod front;
 mod guard;
 mod health;
 mod listen;
+mod nodes;
 mod openapi;
 mod problem;
 mod queues;

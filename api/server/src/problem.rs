@@ -222,6 +222,11 @@ impl IntoResponse for Problem {
 #[derive(Debug, Clone)]
 struct Members(Arc<Map<String, Value>>);
 
+fn is_problem(response: &Response) -> bool {
+    let media_type = response.headers().get(header::CONTENT_TYPE);
+    media_type.is_some_and(|media_type| media_type == "application/problem+json")
+}
+
 /// A problem with the path it happened at; a refusal of the framework's own becomes a problem first.
 pub(crate) fn complete(response: Response, path: &str) -> Response {
     let status = response.status();
@@ -230,6 +235,8 @@ pub(crate) fn complete(response: Response, path: &str) -> Response {
     }
     let response = match response.extensions().get::<Members>() {
         Some(_) => response,
+        // Another node said it.
+        None if is_problem(&response) => return response,
         None if status.is_server_error() => Problem::internal().into_response(),
         None => {
             let detail = status

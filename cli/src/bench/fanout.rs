@@ -4,9 +4,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::quantile::rounded;
-use super::rig::{Place, Rig};
+use super::rig::{GroundArgs, Place, Rig};
 use super::steps::{Over, connect, one_run, warm_up};
-use super::usage::Usage;
 use crate::commands::Context;
 use crate::exit::Failure;
 
@@ -16,6 +15,8 @@ pub(crate) struct FanoutArgs {
     /// Calls of the run
     #[arg(long, default_value_t = 10_000)]
     children: u64,
+    #[command(flatten)]
+    ground: GroundArgs,
 }
 
 /// The figures.
@@ -32,15 +33,16 @@ struct Figures {
 
 /// Runs the bench; says whether nothing was lost or doubled.
 pub(crate) async fn run(context: &Context, place: &Place, args: &FanoutArgs) -> Result<bool, Failure> {
-    let rig = Rig::start(place).await?;
+    let rig = Rig::start(place, &args.ground).await?;
     warm_up(&rig).await?;
     let mut wire = connect(&rig.host()).await?;
-    let before = Usage::of_tree(rig.server.pid);
+    let before = rig.usage();
     let begun = rig.clock.monotonic();
     let body = format!("{{\"children\":{}}}", args.children);
     let over = one_run(&rig, &mut wire, "/v1/services/bench/fanout", &body).await?;
     let wall = rig.clock.monotonic().saturating_sub(begun);
-    let after = Usage::of_tree(rig.server.pid);
+    let after = rig.usage();
+    let store = rig.ground.name();
     rig.stop().await;
     let counted = match over {
         Over::Counted(counted) => counted,
@@ -56,7 +58,7 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &FanoutArgs) -> 
         doubled: counted.count.saturating_sub(args.children) + swapped,
         children: args.children,
         cpu_s: rounded(after.cpu_s_since(&before)),
-        store: "sqlite",
+        store,
     };
     super::print(context.out, &figures)?;
     Ok(figures.lost == 0 && figures.doubled == 0)

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::quantile::{Durations, number, rounded};
-use super::rig::{Ended, Place, Rig};
+use super::rig::{Ended, GroundArgs, Place, Rig};
 use super::usage::Usage;
 use super::wire::Wire;
 use crate::commands::Context;
@@ -32,6 +32,8 @@ pub(crate) struct StepsArgs {
     /// Runs at a time
     #[arg(long, default_value_t = 256)]
     concurrency: u64,
+    #[command(flatten)]
+    ground: GroundArgs,
 }
 
 /// The figures.
@@ -44,17 +46,20 @@ struct Figures {
     p50_ms: f64,
     p99_ms: f64,
     cpu_s_per_1k_steps: f64,
+    /// With the database server's, where there is one on this machine.
+    cpu_s_per_1k_steps_total: f64,
     client_cpu_s: f64,
     peak_rss_mb: f64,
     workers_peak_rss_mb: f64,
     wall_s: f64,
     store: &'static str,
+    nodes: usize,
 }
 
 /// What the clients share: they take turns on one thread.
 struct Shared<'a> {
     rig: &'a Rig,
-    host: String,
+    hosts: Vec<String>,
     body: String,
     runs: u64,
     steps: u64,
@@ -72,10 +77,10 @@ struct Tally {
 
 /// Runs the bench; says whether nothing was lost or doubled.
 pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> Result<bool, Failure> {
-    let rig = Rig::start(place).await?;
+    let rig = Rig::start(place, &args.ground).await?;
     warm_up(&rig).await?;
     let shared = Shared {
-        host: rig.host(),
+        hosts: rig.hosts(),
         body: format!("{{\"total\":{}}}", args.steps),
         rig: &rig,
         runs: args.runs,
@@ -83,15 +88,16 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> R
         begun: Cell::new(0),
         tally: RefCell::default(),
     };
-    let (before, client_before) = (Usage::of_tree(rig.server.pid), Usage::of_self());
+    let (before, database_before, client_before) = (rig.usage(), rig.database_usage(), Usage::of_self());
     let begun = rig.clock.monotonic();
-    let clients = (0..args.concurrency.min(args.runs)).map(|_| client(&shared));
+    let clients = (0..args.concurrency.min(args.runs)).map(|number| client(&shared, number));
     let outcomes = futures_util::future::join_all(clients).await;
     let wall = rig.clock.monotonic().saturating_sub(begun);
-    let (after, client_after) = (Usage::of_tree(rig.server.pid), Usage::of_self());
+    let (after, database_after, client_after) = (rig.usage(), rig.database_usage(), Usage::of_self());
     outcomes.into_iter().collect::<Result<Vec<()>, Failure>>()?;
     let mut tally = shared.tally.take();
     drop(shared);
+    let store = rig.ground.name();
     rig.stop().await;
     if let Some(trouble) = &tally.first_trouble {
         Output::remark(format_args!("trouble: {trouble}"));
@@ -105,11 +111,15 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> R
         p50_ms: tally.per_step.quantile_ms(50),
         p99_ms: tally.per_step.quantile_ms(99),
         cpu_s_per_1k_steps: rounded(after.cpu_s_since(&before) * 1_000.0 / steps),
+        cpu_s_per_1k_steps_total: rounded(
+            (after.cpu_s_since(&before) + database_after.cpu_s_since(&database_before)) * 1_000.0 / steps,
+        ),
         client_cpu_s: rounded(client_after.cpu_s_since(&client_before)),
         peak_rss_mb: after.peak_rss_mb(),
         workers_peak_rss_mb: after.workers_peak_rss_mb(),
         wall_s: rounded(wall.as_secs_f64()),
-        store: "sqlite",
+        store,
+        nodes: args.ground.nodes.max(1),
     };
     super::print(context.out, &figures)?;
     Ok(figures.lost == 0 && figures.doubled == 0)
@@ -133,8 +143,9 @@ pub(crate) async fn warm_up(rig: &Rig) -> Result<(), Failure> {
 }
 
 /// One connection of the closed loop: the next run begins when the last has ended.
-async fn client(shared: &Shared<'_>) -> Result<(), Failure> {
-    let mut wire = connect(&shared.host).await?;
+async fn client(shared: &Shared<'_>, number: u64) -> Result<(), Failure> {
+    let node = usize::try_from(number).unwrap_or(0) % shared.hosts.len();
+    let mut wire = connect(&shared.hosts[node]).await?;
     loop {
         let number = shared.begun.get();
         if number >= shared.runs {

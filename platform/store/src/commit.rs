@@ -323,11 +323,8 @@ async fn open_sqlite(
     ))
 }
 
-async fn open_postgres(
-    remote: &Remote,
-    migrations: &[Migration],
-) -> Result<(Engine, Database), OpenError> {
-    let database = Postgres::new(&remote.url, remote.schema.as_deref(), remote.sessions);
+async fn open_postgres(remote: &Remote, migrations: &[Migration]) -> Result<(Engine, Database), OpenError> {
+    let database = Postgres::at(&remote.url, remote.schema.as_deref(), remote.sessions);
     let database = database.map_err(|error| OpenError::Connect {
         path: "the URL given".to_owned(),
         reason: error.to_string(),
@@ -434,7 +431,10 @@ impl Committer {
             self.engine.commit(&rows).await
         };
         if matches!(outcomes, Err(CommitError::Fenced)) && !self.fenced.is_requested() {
-            tracing::warn!(units = rows.len(), "somebody else owns this store by now; a commit was refused");
+            tracing::warn!(
+                units = rows.len(),
+                "somebody else owns this store by now; a commit was refused"
+            );
             self.fenced.request();
         }
         self.seconds

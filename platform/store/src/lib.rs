@@ -30,6 +30,6 @@ mod unit;
 pub use commit::{Committed, Store, StoreOptions};
 pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
-pub use postgres::{Arg, Call, Heard, Listener, Postgres};
+pub use postgres::{Arg, Call, Heard, Listener, Means, Postgres};
 pub use statement::{Expect, Statement};
 pub use unit::{Cell, Row, Unit};

@@ -1,7 +1,7 @@
 //! A PostgreSQL database made for one purpose and dropped with its handle: of a test, of a bench.
 
 use celesta_runtime::Random;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use crate::error::QueryError;
 
@@ -21,7 +21,9 @@ impl ScratchDatabase {
     pub async fn create(url: &str, prefix: &str) -> Result<Self, QueryError> {
         let (base, options) = url
             .split_once('?')
-            .map_or((url, String::new()), |(base, options)| (base, format!("?{options}")));
+            .map_or((url, String::new()), |(base, options)| {
+                (base, format!("?{options}"))
+            });
         let host = base.find("://").map_or(0, |at| at + 3);
         let end = base[host..].find('/').map_or(base.len(), |at| host + at);
         let database = Self {
@@ -59,6 +61,24 @@ impl ScratchDatabase {
     /// When the server does not do it.
     pub async fn execute(&self, sql: &str) -> Result<(), QueryError> {
         run(&self.url(), sql).await
+    }
+
+    /// The process of the server itself, when it runs on this machine: the parent of whoever serves a connection.
+    pub async fn postmaster(&self) -> Option<u32> {
+        let mut connection = PgConnection::connect(&self.url()).await.ok()?;
+        let row = sqlx::raw_sql("SELECT pg_backend_pid()")
+            .fetch_one(&mut connection)
+            .await
+            .ok()?;
+        let pid: i32 = row.try_get_unchecked(0).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        connection.close().await.ok();
+        let (name, rest) = stat.rsplit_once(')')?;
+        // Another machine's process may have the same number here.
+        if !name.contains("postgres") {
+            return None;
+        }
+        rest.split_whitespace().nth(1)?.parse().ok()
     }
 
     async fn control(&self, sql: &str) -> Result<(), QueryError> {

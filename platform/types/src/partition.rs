@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn keys_keep_their_places_over_releases() {
-        let places = ["a", "b", "c", "d", "order-1", "order-2"].map(|key| Partition::of_key("shop", key, 8).index);
+        let places =
+            ["a", "b", "c", "d", "order-1", "order-2"].map(|key| Partition::of_key("shop", key, 8).index);
         assert_eq!(places, [2, 3, 1, 7, 4, 0]);
     }
 }

@@ -7,6 +7,7 @@
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
 
 mod cache;
+mod cluster;
 mod evaluate;
 mod facts;
 mod head;
@@ -28,6 +29,10 @@ mod turn;
 mod view;
 mod watch;
 
+pub use cluster::{
+    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, Drain, MAIN_SCHEMA, Member, NodeSeen, OpenError,
+    PARTITIONS, PartitionSeen, Partitions,
+};
 pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
 pub use lifecycle::{CLONED_FROM, LifecycleError, REASON_BYTES_MAX};
 pub use load::LoadError;

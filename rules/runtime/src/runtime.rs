@@ -10,7 +10,7 @@ use celesta_functions::names::RUNS_QUEUE;
 use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings};
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
-use celesta_types::{MessageId, RunId};
+use celesta_types::{MessageId, Partition, RunId, Timestamp};
 
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
@@ -41,6 +41,8 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
+    /// Which part of the deployment's runs it has: new runs are made there.
+    pub partition: Partition,
 }
 
 impl RuntimeConfig {
@@ -55,6 +57,7 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
+            partition: Partition::WHOLE,
         }
     }
 }
@@ -84,7 +87,10 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) tasks: TaskSet,
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) partition: Partition,
+    /// The runtimes that lists go through, where they go through more than one.
+    pub(crate) readers: OnceLock<Vec<Runtime>>,
     pub(crate) cache: Cache,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) runs_queue: QueueName,
@@ -133,6 +139,22 @@ impl Runtime {
     /// # Errors
     /// When the services cannot be read from the store.
     pub async fn open(config: RuntimeConfig, parts: Parts) -> Result<Self, RuntimeError> {
+        let registry = Registry::open(
+            config.bundles.clone(),
+            parts.store.clone(),
+            parts.artifacts.clone(),
+            parts.clock.clone(),
+        );
+        let registry = Arc::new(registry.await?);
+        Self::open_with(config, parts, registry)
+    }
+
+    /// As [`Runtime::open`] with the services of the whole node.
+    pub(crate) fn open_with(
+        config: RuntimeConfig,
+        parts: Parts,
+        registry: Arc<Registry>,
+    ) -> Result<Self, RuntimeError> {
         let Parts {
             store,
             queues,
@@ -155,8 +177,6 @@ impl Runtime {
             .map_err(|error| RuntimeError::Queue {
                 reason: error.to_string(),
             })?;
-        let registry =
-            Registry::open(config.bundles, store.clone(), artifacts.clone(), clock.clone()).await?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -165,6 +185,8 @@ impl Runtime {
             random,
             tasks,
             registry,
+            partition: config.partition,
+            readers: OnceLock::new(),
             cache: Cache::new(config.cache_bytes),
             watchers: Arc::default(),
             runs_queue,
@@ -174,6 +196,7 @@ impl Runtime {
             writers: Writers::default(),
             canceled: OnceLock::new(),
         });
+        inner.registry.follow(&inner);
         for version in inner.registry.all() {
             inner.open_queues(&version)?;
         }
@@ -203,9 +226,7 @@ impl Runtime {
     /// # Errors
     /// When the bundle is wrong (every mistake is in the error) or cannot be kept; nothing is stored then.
     pub async fn push(&self, service: &str, files: celesta_bundle::Files) -> Result<Pushed, PushError> {
-        let pushed = self.inner.registry.push(service, files).await?;
-        self.inner.open_queues(&pushed.version)?;
-        Ok(pushed)
+        self.inner.registry.push(service, files).await
     }
 
     /// The current version of every service, by name.
@@ -292,6 +313,8 @@ impl Runtime {
         };
         tokio::select! {
             Some(view) = ended => Ok(Some(view)),
+            // Whoever owns the run next tells its end; here nobody hears of it any more.
+            () = self.inner.tasks.shutdown().requested() => self.inner.view(run).await,
             () = self.inner.clock.sleep(patience) => self.inner.view(run).await,
             else => self.inner.view(run).await,
         }
@@ -307,7 +330,19 @@ impl Runtime {
         cursor: Option<RunId>,
         limit: usize,
     ) -> Result<Page<RunView>, QueryError> {
-        self.inner.list(filter, cursor, limit).await
+        let Some(readers) = self.inner.readers.get() else {
+            return self.inner.list(filter, cursor, limit).await;
+        };
+        let pages = readers
+            .iter()
+            .map(|reader| reader.inner.list(filter, cursor, limit));
+        let newest = |a: &RunView, b: &RunView| b.id.cmp(&a.id);
+        crate::cluster::merged(pages, limit, newest, |last| last.id.to_string()).await
+    }
+
+    /// Has lists go through all of these.
+    pub(crate) fn read_through(&self, readers: Vec<Self>) {
+        self.inner.readers.set(readers).ok();
     }
 
     /// A page of the run's facts with ids above `after`; `None` when there is no such run.
@@ -403,14 +438,18 @@ impl EventStream {
             if view.state.is_ended() {
                 return Ok(None);
             }
-            self.watch.next().await;
+            tokio::select! {
+                _ = self.watch.next() => {}
+                // The run has another owner, or the process stops: whoever follows it asks there, from here on.
+                () = self.runtime.inner.tasks.shutdown().requested() => return Ok(None),
+            }
         }
     }
 }
 
 impl Inner {
     /// The queues of a version's functions are there before the first call, so that workers can wait at them.
-    fn open_queues(&self, version: &Version) -> Result<(), PushError> {
+    pub(crate) fn open_queues(&self, version: &Version) -> Result<(), PushError> {
         for queue in version.queues.values() {
             // How often a call is tried is its manifest's to say; the queue only counts.
             let settings = Settings {
@@ -423,6 +462,11 @@ impl Inner {
                 .map_err(PushError::unavailable)?;
         }
         Ok(())
+    }
+
+    /// The id of a new run of this partition.
+    pub(crate) fn new_run(&self, now: Timestamp) -> RunId {
+        self.partition.place(RunId::new(now, self.random.next_u128()))
     }
 
     /// The acknowledgement of a lease becomes part of `unit`.

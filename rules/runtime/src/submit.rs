@@ -201,7 +201,7 @@ impl Runtime {
             }
         };
         let now = inner.clock.now();
-        let run = RunId::new(now, inner.random.next_u128());
+        let run = inner.new_run(now);
         let head = RunHead {
             run,
             service: Arc::clone(&version.service),

@@ -18,7 +18,7 @@ pub(crate) async fn raise(database: &Postgres, epoch: i64) -> Result<(), OpenErr
             reason: fault.into_commit().to_string(),
         },
     };
-    database.transact(&mut Raise(epoch)).await.map_err(connect)
+    database.repeat(&mut Raise(epoch)).await.map_err(connect)
 }
 
 struct Raise(i64);
@@ -62,9 +62,9 @@ pub(crate) async fn check(connection: &mut PgConnection, epoch: Option<i64>) -> 
 /// Makes the schema when it is not there. Nodes that do so at the same time do not mind each other.
 pub(crate) async fn make_schema(database: &Postgres, schema: &str) -> Result<(), OpenError> {
     let mut making = Make(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
-    let made = match database.transact(&mut making).await {
+    let made = match database.repeat(&mut making).await {
         // Somebody else made it at this very moment.
-        Err(Fault::Conflict { .. }) => database.transact(&mut making).await,
+        Err(Fault::Conflict { .. }) => database.repeat(&mut making).await,
         made => made,
     };
     made.map_err(|fault| OpenError::Connect {
