@@ -109,6 +109,8 @@ pub(crate) enum Command {
     Service(commands::service::ServiceArgs),
     /// Store and fetch artifacts
     Artifact(commands::artifact::ArtifactArgs),
+    /// Check every invariant of a node's data, also while it runs
+    Doctor(commands::doctor::DoctorArgs),
     /// Encode a video with the example service, from nothing to files
     Demo(crate::demo::DemoArgs),
     /// Measure this machine

@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod dev;
+pub(crate) mod doctor;
 pub(crate) mod fmt;
 mod guard;
 pub(crate) mod help;
@@ -122,6 +123,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Node(args) => client(node::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
+        Command::Doctor(args) => client(doctor::run(context, args)),
         Command::Demo(args) => client(crate::demo::run(context, args)),
         Command::Bench(args) => node(crate::bench::run(context, args)),
         Command::Completions(args) => completions::run(context, &args),

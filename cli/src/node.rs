@@ -19,7 +19,7 @@ use celesta_queue::AnyQueues;
 use celesta_runs::{Partitions, Runtime};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
-use celesta_store::{Store, StoreOptions};
+use celesta_store::{Migration, Store, StoreOptions};
 use celesta_worker::{GuardProgram, PartedFeed, Worker, WorkerConfig, WorkerParts};
 
 use self::deployment::{Deployment, Feeding, Means};
@@ -34,6 +34,21 @@ use crate::signals;
 const DRAIN: Duration = Duration::from_secs(10);
 /// The store commits what it was handed.
 const STORE_DRAIN: Duration = Duration::from_secs(5);
+
+/// The record of a node, in its data folder.
+pub(crate) const STORE_FILE: &str = "celesta.db";
+/// The blobs of a node, in its data folder.
+pub(crate) const ARTIFACTS_FOLDER: &str = "artifacts";
+
+/// The schema of a node's record.
+pub(crate) fn migrations() -> Vec<Migration> {
+    migrations_with(celesta_queue::MIGRATIONS)
+}
+
+/// The schema of runs, with that of the queues they go through.
+fn migrations_with(queues: &[Migration]) -> Vec<Migration> {
+    [queues, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat()
+}
 
 /// How a node is set up.
 #[derive(Debug, Clone)]
@@ -116,7 +131,7 @@ impl Node {
         let folder = options
             .artifacts
             .clone()
-            .unwrap_or_else(|| data.join("artifacts"));
+            .unwrap_or_else(|| data.join(ARTIFACTS_FOLDER));
         let artifacts = Artifacts::open(folder)
             .await
             .map_err(|error| failed("the artifacts", &error))?;

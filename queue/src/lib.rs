@@ -22,6 +22,7 @@ mod core;
 mod entry;
 mod error;
 mod index;
+pub mod inspect;
 mod keys;
 mod lease;
 mod ledger;

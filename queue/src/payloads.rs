@@ -24,7 +24,14 @@ const LOOK: usize = 256;
 const INSTALL: usize = 128;
 /// Rows of one read; a power of two, as the shorter ones are, so that few texts stay prepared.
 const ROWS: usize = 256;
-
+/// Rows of one read when they stand side by side: at the largest payload 32 MiB.
+const RUN: usize = 1_024;
+/// Payloads as one run of bytes, and where each is in it: an answer of many rows would cost far more than the reading.
+const RUN_OF: &str =
+    "SELECT group_concat(seq || ' ' || length(payload)), CAST(group_concat(payload, '') AS BLOB) FROM ";
+/// The same for PostgreSQL.
+const RUN_OF_POSTGRES: &str =
+    "SELECT string_agg(seq || ' ' || length(payload), ','), string_agg(payload, ''::bytea) FROM ";
 type Payloads = HashMap<i64, Payload>;
 
 impl Core {
@@ -112,27 +119,38 @@ impl Core {
         let Some(store) = &self.store else {
             return Ok(payloads);
         };
+        let run_of = if store.database().is_some() {
+            RUN_OF_POSTGRES
+        } else {
+            RUN_OF
+        };
         seqs.sort_unstable();
         let mut rest = &seqs[..];
         while let Some(&first) = rest.first() {
-            let part = rest.len().min(ROWS * 16);
+            let part = rest.len().min(RUN);
             let last = rest[part - 1];
             let dense = last - first < 2 * i64::try_from(part).unwrap_or(i64::MAX);
             let (now, rows) = if dense && part > 1 {
                 let range = [Cell::Int(first), Cell::Int(last)];
-                let sql = "SELECT seq, payload FROM queue_rows WHERE seq BETWEEN ? AND ?";
-                (part, store.fetch(sql, &range).await?)
+                let sql =
+                    format!("{run_of}(SELECT seq, payload FROM queue_rows WHERE seq BETWEEN ? AND ?) AS run");
+                (part, store.fetch(&sql, &range).await?)
             } else {
                 let now = prev_power_of_two(rest.len().min(ROWS));
                 let cells: Vec<Cell> = rest[..now].iter().map(|&seq| Cell::Int(seq)).collect();
                 let places = vec!["?"; now].join(",");
-                let sql = format!("SELECT seq, payload FROM queue_rows WHERE seq IN ({places})");
+                let sql =
+                    format!("{run_of}(SELECT seq, payload FROM queue_rows WHERE seq IN ({places})) AS run");
                 (now, store.fetch(&sql, &cells).await?)
             };
-            for mut row in rows {
-                if let (Some(seq), Some(payload)) = (row.int(0), row.take_blob(1)) {
-                    payloads.insert(seq, payload.into());
-                }
+            for row in &rows {
+                let (Some(lengths), Some(bytes)) = (row.text(0), row.blob(1)) else {
+                    continue;
+                };
+                cut(lengths, bytes, &mut payloads).ok_or(Error::Corrupt {
+                    seq: first,
+                    what: "a run of payloads",
+                })?;
             }
             rest = &rest[now..];
         }
@@ -158,6 +176,17 @@ pub(crate) async fn run(
         }
         queue.shard(number).reading.store(false, Ordering::Release);
     }
+}
+
+/// Cuts a run of payloads apart; nothing when the lengths are not those of the run.
+fn cut(lengths: &str, mut bytes: &[u8], payloads: &mut Payloads) -> Option<()> {
+    for one in lengths.split(',') {
+        let (seq, length) = one.split_once(' ')?;
+        let (payload, rest) = bytes.split_at_checked(length.parse().ok()?)?;
+        bytes = rest;
+        payloads.insert(seq.parse().ok()?, payload.into());
+    }
+    bytes.is_empty().then_some(())
 }
 
 /// The largest power of two not above `number`, at least one.

@@ -18,6 +18,7 @@ mod rows;
 mod settle;
 mod sweep;
 mod text;
+mod works;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -37,6 +38,8 @@ use crate::settings::{Options, Settings};
 
 /// The PostgreSQL text of the queue's schema.
 pub(crate) const SCHEMA: &str = include_str!("postgres/schema.sql");
+/// What the third version changes.
+pub(crate) const FEWER: &str = include_str!("postgres/fewer.sql");
 
 /// A handle on all queues of one database, which any number of nodes may share. Cheap to clone.
 #[derive(Clone)]
@@ -75,8 +78,7 @@ struct Core {
     due: Mutex<BTreeSet<i64>>,
     due_changed: Notify,
     enqueues: gather::Gather<enqueue::Batch>,
-    leases: gather::Gather<lease::Wanted>,
-    completions: gather::Gather<settle::Completing>,
+    works: gather::Gather<works::Work>,
     /// Leases of consumers that have gone.
     returns: gather::Gather<Vec<LeaseRef>>,
     /// What other nodes have to be told.
@@ -106,8 +108,7 @@ impl SharedQueues {
             reason: "the store is not on PostgreSQL".to_owned(),
         })?;
         let (enqueues, to_enqueue) = gather::gather();
-        let (leases, to_lease) = gather::gather();
-        let (completions, to_complete) = gather::gather();
+        let (works, to_work) = gather::gather();
         let (returns, to_return) = gather::gather();
         let core = Arc::new(Core {
             _store: store.clone(),
@@ -121,8 +122,7 @@ impl SharedQueues {
             due: Mutex::default(),
             due_changed: Notify::new(),
             enqueues,
-            leases,
-            completions,
+            works,
             returns,
             news: Mutex::default(),
             news_changed: Notify::new(),
@@ -133,8 +133,7 @@ impl SharedQueues {
         });
         core.load_queues().await?;
         gather::serve(tasks, "queue.enqueue", &core, &to_enqueue, enqueue::serve);
-        gather::serve(tasks, "queue.lease", &core, &to_lease, lease::serve);
-        gather::serve(tasks, "queue.complete", &core, &to_complete, settle::serve);
+        gather::serve(tasks, "queue.consume", &core, &to_work, works::serve);
         gather::serve(tasks, "queue.return", &core, &to_return, lease::serve_returns);
         tasks.spawn("queue.sweep", Fate::Expendable, sweep::run(Arc::clone(&core)));
         tasks.spawn("queue.listen", Fate::Expendable, hear::listen(Arc::clone(&core)));
@@ -163,6 +162,14 @@ impl Core {
 /// A call of one of the queue's functions.
 fn call(name: &'static str, sql: &'static str, args: Vec<Arg>) -> celesta_store::Call {
     celesta_store::Call { name, sql, args }
+}
+
+/// One value for a column that is the same everywhere.
+fn narrow(mut values: Vec<i64>) -> Arg {
+    if values.windows(2).all(|pair| pair[0] == pair[1]) {
+        values.truncate(1);
+    }
+    Arg::Ints(values)
 }
 
 fn unavailable(error: QueryError) -> CommitError {

@@ -52,6 +52,12 @@ CREATE TABLE queue_history (place INTEGER PRIMARY KEY, id BLOB NOT NULL, body BL
 CREATE INDEX queue_history_by_id ON queue_history (place >> 12, substr(id, 13, 4));",
     postgres: "",
 },
+Migration {
+    subsystem: "queue",
+    version: 3,
+    sql: "",
+    postgres: crate::postgres::FEWER,
+},
 ];
 
 /// The tables of queues that one process owns in a PostgreSQL schema of their own, as a partition of a cluster has them.

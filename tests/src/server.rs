@@ -60,8 +60,18 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_on(arguments, |_| ())
+    }
+
+    /// A server on a folder whose data `lay_out` puts there first.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_on(arguments: &[&str], lay_out: impl FnOnce(&Path)) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let folder = tempfile::tempdir().expect("a temporary folder");
+        lay_out(&folder.path().join("data"));
         let (child, url, pid) = launch(
             &folder.path().join("data"),
             "127.0.0.1:0",

@@ -4,6 +4,7 @@
 //! With a backlog the same is done a second time on top of it, after the store was closed and opened again. Other
 //! forms hold a rate, let thousands of consumers wait, or put one hot key beside others.
 
+mod churn;
 mod load;
 mod phases;
 mod target;
@@ -75,6 +76,9 @@ pub(crate) struct QueueArgs {
     /// Measure so many consumers that wait: their processor time, and how soon a message reaches one of them
     #[arg(long, value_name = "N", conflicts_with_all = ["backlog", "rate", "hot_key"], value_parser = clap::value_parser!(u64).range(1..=10_000))]
     idle_consumers: Option<u64>,
+    /// Let all messages pass through a queue that holds at most so many at a time, and compare its end with its start
+    #[arg(long, value_name = "DEPTH", conflicts_with_all = ["backlog", "rate", "hot_key", "idle_consumers"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    churn: Option<u64>,
     /// Give one leased key all messages, and measure how soon messages of other keys are delivered
     #[arg(long, conflicts_with_all = ["backlog", "rate"])]
     hot_key: bool,
@@ -110,6 +114,19 @@ struct Figures {
     ready_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle_cpu_percent: Option<f64>,
+    /// Messages a second through the whole queue, enqueued, leased and completed at the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    churn_per_s: Option<f64>,
+    /// Stored after the first tenth of the messages, and after the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_start_mb: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_end_mb: Option<f64>,
+    /// Of the leases of the first tenth of the messages, and of the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_tenth_lease_p99_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_tenth_lease_p99_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered_p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +164,8 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &QueueArgs) -> R
     let before = Usage::of_self();
     let target = if let Some(waiters) = args.idle_consumers {
         idle(target, args, waiters, &mut figures).await?
+    } else if let Some(depth) = args.churn {
+        churning(target, args, depth, &mut figures).await?
     } else if args.hot_key {
         hot_key(target, args, &mut figures).await?
     } else {
@@ -252,6 +271,34 @@ async fn hot_key(target: Target, args: &QueueArgs, figures: &mut Figures) -> Res
     Ok(target)
 }
 
+async fn churning(
+    target: Target,
+    args: &QueueArgs,
+    depth: u64,
+    figures: &mut Figures,
+) -> Result<Target, Failure> {
+    let keys = args.exclusive.then_some(args.keys);
+    let load = load(&target, args, keys).await?;
+    let seen = Arc::new(Seen::none_of(args.messages));
+    let crowd = Arc::new(crowd(&target, args, &load, &seen));
+    let mut churned = churn::churn(&target, &crowd, args.messages, depth).await?;
+    figures.churn_per_s = Some(per_s(churned.completed, churned.took));
+    figures.size_start_mb = Some(megabytes(churned.bytes_start));
+    figures.size_end_mb = Some(megabytes(churned.bytes_end));
+    figures.first_tenth_lease_p99_ms = Some(churned.first.quantile_ms(99));
+    figures.last_tenth_lease_p99_ms = Some(churned.last.quantile_ms(99));
+    figures.lease_p50_ms = Some(churned.all.quantile_ms(50));
+    figures.lease_p99_ms = Some(churned.all.quantile_ms(99));
+    figures.stale = churned.stale;
+    figures.lost = lost(&crowd, args.messages).await?;
+    figures.duplicates = seen.duplicates();
+    Ok(target)
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    rounded(number(bytes) / 1e6)
+}
+
 /// The messages, and the queue they go to.
 async fn load(target: &Target, args: &QueueArgs, keys: Option<u64>) -> Result<Arc<Load>, Failure> {
     let payload = usize::try_from(args.payload).unwrap_or(0);
@@ -262,6 +309,15 @@ async fn load(target: &Target, args: &QueueArgs, keys: Option<u64>) -> Result<Ar
         Settings::exclusive()
     } else {
         Settings::simple()
+    };
+    let settings = Settings {
+        // What is kept on purpose is not what churn asks about.
+        history_ms: if args.churn.is_some() {
+            0
+        } else {
+            settings.history_ms
+        },
+        ..settings
     };
     target
         .queues

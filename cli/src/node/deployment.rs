@@ -12,10 +12,10 @@ use celesta_runs::{
     RuntimeConfig,
 };
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
-use celesta_store::{Migration, Store, StoreOptions};
+use celesta_store::{Store, StoreOptions};
 use celesta_worker::{Handle, PartedFeed, QueueFeed};
 
-use super::NodeOptions;
+use super::{NodeOptions, STORE_FILE, migrations_with};
 use crate::exit::{Exit, Failure};
 
 /// Functions that run in a partition which is given up may end within this time; longer ones are run again.
@@ -43,11 +43,6 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::internal(format!("cannot open {what}: {error}"))
 }
 
-/// The schema steps of a store that holds runs, with those of its queues.
-fn migrations(queues: &[Migration]) -> Vec<Migration> {
-    [queues, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat()
-}
-
 /// A store of this node's own, in its data folder.
 pub(super) async fn alone(
     data: &Path,
@@ -60,8 +55,8 @@ pub(super) async fn alone(
         tasks,
         keepers,
     } = means;
-    let place = StoreOptions::at(data.join("celesta.db"));
-    let store = Store::open(&place, &migrations(celesta_queue::MIGRATIONS), clock, keepers)
+    let place = StoreOptions::at(data.join(STORE_FILE));
+    let store = Store::open(&place, &super::migrations(), clock, keepers)
         .await
         .map_err(|error| failed("the store", &error))?;
     let queues = Queues::open(&store, clock, keepers, Options::default())
@@ -131,7 +126,7 @@ pub(super) async fn shared(
     let parts = ClusterParts {
         store: store.clone(),
         url: url.to_owned(),
-        migrations: migrations(celesta_queue::OWNED_MIGRATIONS),
+        migrations: migrations_with(celesta_queue::OWNED_MIGRATIONS),
         queues: Options::default(),
         artifacts: artifacts.clone(),
         clock: clock.clone(),

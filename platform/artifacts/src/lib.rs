@@ -114,6 +114,15 @@ impl Artifacts {
         })
     }
 
+    /// The folder as it stands, to read from: nothing is created, nothing removed, and its node may go on.
+    #[must_use]
+    pub fn reading(folder: impl AsRef<Path>) -> Self {
+        Self {
+            folder: folder.as_ref().into(),
+            bytes_max: BYTES_MAX,
+        }
+    }
+
     /// With another bound for one blob.
     #[must_use]
     pub const fn with_bytes_max(mut self, bytes_max: u64) -> Self {

@@ -13,6 +13,7 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::driven::{self, Record};
 use crate::error::{CommitError, OpenError, QueryError};
 use crate::migrate::{Migration, migrate_postgres};
 use crate::postgres::{self, Postgres, fence};
@@ -20,7 +21,7 @@ use crate::sqlite::{self, connect_options};
 use crate::unit::{Cell, Hook, Row, Rows, Unit, call};
 
 /// Units that may wait for the committer: a few commits' worth at full load. Submitting beyond it waits.
-const UNITS_WAITING_MAX: usize = 16_384;
+pub(crate) const UNITS_WAITING_MAX: usize = 16_384;
 /// Units of one commit: bounds the time the first of them waits for the last.
 const UNITS_PER_COMMIT_MAX: usize = 4_096;
 /// Rows of one commit, for the same reason when units are large.
@@ -147,6 +148,7 @@ pub struct Store {
 enum Database {
     Sqlite { readers: SqlitePool, path: Arc<Path> },
     Postgres(Postgres),
+    Driven(Record),
 }
 
 /// Resolves when a unit is durable, or has failed.
@@ -213,11 +215,21 @@ impl Store {
         self.fenced.requested().await;
     }
 
+    /// A store whose units go to somebody who commits them at will.
+    pub(crate) fn driven(units: mpsc::Sender<Unit>, record: Record) -> Self {
+        Self {
+            units,
+            database: Database::Driven(record),
+            fenced: Shutdown::new(),
+        }
+    }
+
     /// The file of a SQLite store.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.database {
             Database::Sqlite { path, .. } => Some(path),
+            Database::Driven(_) => Some(Path::new(driven::PLACE)),
             Database::Postgres(_) => None,
         }
     }
@@ -226,7 +238,7 @@ impl Store {
     #[must_use]
     pub const fn database(&self) -> Option<&Postgres> {
         match &self.database {
-            Database::Sqlite { .. } => None,
+            Database::Sqlite { .. } | Database::Driven(_) => None,
             Database::Postgres(database) => Some(database),
         }
     }
@@ -294,6 +306,7 @@ impl Store {
                 Ok(sqlite::fetch(&mut connection, sql, cells).await?)
             }
             Database::Postgres(database) => database.fetch(sql, cells).await,
+            Database::Driven(record) => record.fetch_for_store(sql, cells),
         }
     }
 }

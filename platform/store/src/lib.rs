@@ -16,11 +16,13 @@
 //! [`Migration`]s and its statements as constants. It is not a query builder and has no transactions held open by callers.
 
 mod commit;
+pub mod driven;
 mod error;
 mod migrate;
 mod postgres;
 pub mod reference;
 pub mod scratch;
+mod snapshot;
 mod sqlite;
 mod statement;
 #[cfg(any(test, feature = "testing"))]
@@ -31,5 +33,6 @@ pub use commit::{Committed, Store, StoreOptions};
 pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
 pub use postgres::{Arg, Call, Heard, Listener, Means, Postgres};
+pub use snapshot::{Snapshot, copy_file};
 pub use statement::{Expect, Statement};
 pub use unit::{Cell, Row, Unit};

@@ -53,6 +53,18 @@ pub(crate) async fn migrate_sqlite(
     Ok(())
 }
 
+/// The steps that the file lacks; it is left as it is.
+pub(crate) async fn unapplied<'a>(
+    connection: &mut SqliteConnection,
+    migrations: &'a [Migration],
+) -> Result<Vec<&'a Migration>, OpenError> {
+    let applied = applied(connection).await.map_err(|error| OpenError::Connect {
+        path: "the file".to_owned(),
+        reason: format!("it is no store: {error}"),
+    })?;
+    missing(&applied, migrations, |step| step.sql)
+}
+
 /// The steps that are not applied yet.
 fn missing<'a>(
     applied: &BTreeMap<(String, i64), i64>,

@@ -128,6 +128,17 @@ impl Postgres {
         })
     }
 
+    /// The same database through so many connections of its own.
+    pub(crate) fn with_sessions(&self, sessions: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                options: self.shared.options.clone(),
+                idle: Mutex::default(),
+                turns: Semaphore::new(sessions),
+            }),
+        }
+    }
+
     /// Executes `calls` in one transaction, exactly once, and gives the rows of each. Returns when it is durable.
     ///
     /// # Errors

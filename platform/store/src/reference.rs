@@ -32,6 +32,7 @@ pub async fn plain_table(
     batch: u32,
     connections: u32,
 ) -> Result<Reference, QueryError> {
+    let database = &database.with_sessions(connections as usize);
     let plain = |name, sql| Call {
         name,
         sql,

@@ -173,6 +173,10 @@ impl Unit {
         call(self.hooks, outcome);
     }
 
+    pub(crate) const fn of_parts(rows: Rows, hooks: Vec<Hook>) -> Self {
+        Self { rows, hooks }
+    }
+
     pub(crate) fn into_parts(self) -> (Rows, Vec<Hook>) {
         (self.rows, self.hooks)
     }

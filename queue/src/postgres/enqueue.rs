@@ -7,7 +7,8 @@ use celesta_store::{Arg, CommitError};
 use celesta_types::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{Core, Entry, SharedQueues, call, text, unavailable};
+use super::gather::Request;
+use super::{Core, Entry, SharedQueues, call, narrow, text, unavailable};
 use crate::entry::NEVER;
 use crate::error::{EnqueueError, Error};
 use crate::limits::BATCH_MAX;
@@ -21,8 +22,13 @@ const ROWS_MAX: usize = 8_192;
 /// A step of virtual time of a fairness key of weight 1.
 pub(super) const STEP: i64 = 1_000_000;
 
-const ENQUEUE: &str =
-    "SELECT * FROM queue_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+const ENQUEUE: &str = "SELECT * FROM queue_put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
+impl Request for Batch {
+    fn rows(&self) -> usize {
+        self.messages.len()
+    }
+}
 
 /// Messages of one caller on their way.
 pub(super) struct Batch {
@@ -122,11 +128,11 @@ async fn enqueue_group(core: &Core, group: Vec<Batch>) {
     let (entries, calls) = columns.into_call(now);
     let outcome = core.database.write(std::slice::from_ref(&calls)).await;
     let outcome = outcome.map_err(unavailable).map(|answers| {
-        let mut new = vec![false; entries.len()];
+        let mut new = vec![true; entries.len()];
         for row in answers.iter().flatten() {
             let place = row.int(0).and_then(|place| usize::try_from(place - 1).ok());
             if let Some(new) = place.and_then(|place| new.get_mut(place)) {
-                *new = true;
+                *new = false;
             }
         }
         new
@@ -230,25 +236,31 @@ impl Columns {
     }
 
     fn into_call(self, now: i64) -> (Vec<(Arc<Entry>, i64)>, celesta_store::Call) {
-        let fairness = if self.fair {
-            Arg::Texts(self.fairness)
+        // Virtual time is counted place by place.
+        let (queues, ranks, fairness, steps) = if self.fair {
+            let (queues, ranks) = (Arg::Ints(self.queues), Arg::Ints(self.ranks));
+            (queues, ranks, Arg::Texts(self.fairness), Arg::Ints(self.steps))
         } else {
-            Arg::NoTexts
+            (narrow(self.queues), narrow(self.ranks), Arg::NoTexts, Arg::NoInts)
         };
+        let some = |any: bool, arg: Arg, none: Arg| if any { arg } else { none };
+        let has_keys = self.keys.iter().any(Option::is_some);
+        let has_expiry = self.expires.iter().any(Option::is_some);
+        let has_metadata = self.metadata.iter().any(Option::is_some);
         let args = vec![
             Arg::Int(now),
-            Arg::Ints(self.queues),
-            Arg::Ints(self.exclusive),
+            queues,
+            narrow(self.exclusive),
             Arg::Ids(self.ids),
-            Arg::Ids(self.keys),
-            Arg::Ints(self.ranks),
-            Arg::Ints(self.deadlines),
-            Arg::Ints(self.visible),
-            Arg::OptionalInts(self.expires),
-            Arg::Ints(self.attempts),
+            some(has_keys, Arg::Ids(self.keys), Arg::NoIds),
+            ranks,
+            narrow(self.deadlines),
+            narrow(self.visible),
+            some(has_expiry, Arg::OptionalInts(self.expires), Arg::NoInts),
+            narrow(self.attempts),
             fairness,
-            Arg::Ints(self.steps),
-            Arg::Texts(self.metadata),
+            steps,
+            some(has_metadata, Arg::Texts(self.metadata), Arg::NoTexts),
             Arg::Blobs(self.payloads),
         ];
         (self.entries, call("queue.enqueue", ENQUEUE, args))

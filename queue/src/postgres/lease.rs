@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use celesta_runtime::Fate;
-use celesta_store::{Arg, QueryError};
+use celesta_store::{Arg, Call, QueryError, Row};
 use tokio::sync::oneshot;
 
+use super::gather::Request;
 use super::rows::{Taken, leased, leased_columns};
+use super::works::Work;
 use super::{Core, Entry, SharedQueues, call, text};
 use crate::error::{Error, LeaseError};
 use crate::limits::{BATCH_MAX, LEASE_MS_MAX, LEASE_MS_MIN, METADATA_PAIRS_MAX, STAGED_MAX};
@@ -22,7 +24,7 @@ const ROWS_MAX: usize = 4_096;
 /// Consumers woken by one change; each that takes all it may wakes the next.
 const WOKEN_AT_ONCE: usize = 4;
 
-const LEASE: &str = concat!(leased_columns!(), "queue_lease($1, $2, $3, $4, $5, $6)");
+const LEASE: &str = "SELECT * FROM queue_take($1, $2, $3, $4, $5, $6)";
 const LEASE_MATCHING: &str = concat!(
     leased_columns!(),
     "queue_lease_matching($1, $2, $3, $4, $5, $6, $7)"
@@ -41,6 +43,18 @@ pub(super) struct Wanted {
     lease_ms: i64,
     consumer: Arc<str>,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Wanted {
+    pub(super) const fn max(&self) -> usize {
+        self.max
+    }
+}
+
+impl Request for Vec<LeaseRef> {
+    fn rows(&self) -> usize {
+        self.len()
+    }
 }
 
 /// Leases on their way to a consumer. When it has gone meanwhile they are given back.
@@ -284,7 +298,7 @@ impl Core {
             consumer: Arc::clone(&request.consumer),
             answer,
         };
-        self.leases.ask(wanted).await;
+        self.works.ask(Work::Lease(wanted)).await;
         match answered.await {
             Ok(handed) => Ok(handed?.keep()),
             Err(_) => Err(LeaseError::Stopping),
@@ -317,11 +331,7 @@ impl Core {
     }
 
     /// Takes apart from the caller, who may go away: then what was leased is given back.
-    async fn take_apart(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        call: celesta_store::Call,
-    ) -> Result<Vec<Leased>, LeaseError> {
+    async fn take_apart(self: &Arc<Self>, entry: &Arc<Entry>, call: Call) -> Result<Vec<Leased>, LeaseError> {
         let (answer, answered) = oneshot::channel::<Answer>();
         let (core, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tasks.spawn("queue.take", Fate::Expendable, async move {
@@ -341,10 +351,15 @@ impl Core {
         (now.saturating_add(lease_ms), event)
     }
 
-    async fn take(&self, entry: &Entry, call: celesta_store::Call) -> Result<Vec<Leased>, QueryError> {
-        let answers = self.database.write(std::slice::from_ref(&call)).await?;
-        let mut taken = Vec::new();
-        for mut row in answers.into_iter().flatten() {
+    async fn take(&self, entry: &Entry, call: Call) -> Result<Vec<Leased>, QueryError> {
+        let mut answers = self.database.write(std::slice::from_ref(&call)).await?;
+        self.taken(entry, answers.pop().unwrap_or_default()).await
+    }
+
+    /// Reads what was leased.
+    async fn taken(&self, entry: &Entry, rows: Vec<Row>) -> Result<Vec<Leased>, QueryError> {
+        let mut taken = Vec::with_capacity(rows.len());
+        for mut row in rows {
             let read = leased(&mut row, &entry.name).map_err(|error: Error| QueryError {
                 reason: error.to_string(),
             });
@@ -410,40 +425,52 @@ impl Entry {
     }
 }
 
-pub(super) async fn serve(core: Arc<Core>, mut wanted: Vec<Wanted>) {
+/// Consumers whose leases are one statement.
+pub(super) struct Group {
+    entry: Arc<Entry>,
+    wanted: Vec<Wanted>,
+}
+
+/// What is wanted, as statements.
+pub(super) fn groups(core: &Core, mut wanted: Vec<Wanted>) -> Vec<(Group, Call)> {
     // Whoever has gone meanwhile wants nothing.
     wanted.retain(|wanted| !wanted.answer.is_closed());
     wanted.sort_by_key(|wanted| (wanted.entry.id, wanted.lease_ms));
+    let mut groups = Vec::new();
     let mut rest = wanted.into_iter().peekable();
     while let Some(first) = rest.next() {
+        let entry = Arc::clone(&first.entry);
         let same = (first.entry.id, first.lease_ms);
         let mut rows = first.max;
-        let mut group = vec![first];
+        let mut wanted = vec![first];
         while let Some(next) =
             rest.next_if(|next| (next.entry.id, next.lease_ms) == same && rows + next.max <= ROWS_MAX)
         {
             rows += next.max;
-            group.push(next);
+            wanted.push(next);
         }
-        lease_group(&core, group, rows).await;
+        let call = lease_call(core, &entry, same.1, &wanted, rows);
+        groups.push((Group { entry, wanted }, call));
     }
+    groups
 }
 
-async fn lease_group(core: &Arc<Core>, group: Vec<Wanted>, rows: usize) {
-    let Some(first) = group.first() else { return };
-    let entry = Arc::clone(&first.entry);
-    let one = group.iter().all(|wanted| wanted.consumer == first.consumer);
-    let name = if one { &*first.consumer } else { "" };
-    let (until, mut event) = core.terms(&entry, first.lease_ms, name);
+fn lease_call(core: &Core, entry: &Entry, lease_ms: i64, wanted: &[Wanted], rows: usize) -> Call {
+    let one = wanted.windows(2).all(|pair| pair[0].consumer == pair[1].consumer);
+    let name = wanted
+        .first()
+        .filter(|_| one)
+        .map_or("", |first| &*first.consumer);
+    let (until, mut event) = core.terms(entry, lease_ms, name);
     if !one && !event.is_empty() {
         // Who it was stands in the row; the timeline of a group says it of the node's consumers together.
         event = text::event(1, core.now(), 'L', "several consumers of one node");
     }
     let consumers = if one {
-        vec![Some(text::plain(&first.consumer))]
+        vec![Some(text::plain(name))]
     } else {
         let each = |wanted: &Wanted| std::iter::repeat_n(Some(text::plain(&wanted.consumer)), wanted.max);
-        group.iter().flat_map(each).collect()
+        wanted.iter().flat_map(each).collect()
     };
     let args = vec![
         Arg::Int(core.now()),
@@ -453,19 +480,29 @@ async fn lease_group(core: &Arc<Core>, group: Vec<Wanted>, rows: usize) {
         Arg::Texts(consumers),
         Arg::Text(Some(event)),
     ];
-    let taken = core.take(&entry, call("queue.lease", LEASE, args)).await;
-    let mut taken = match taken {
-        Ok(taken) => taken.into_iter(),
-        Err(error) => {
-            for wanted in group {
-                wanted.answer.send(Err(error.clone())).ok();
+    call("queue.lease", LEASE, args)
+}
+
+impl Group {
+    /// Shares out what was leased.
+    pub(super) async fn finish(self, core: &Arc<Core>, answer: Result<Vec<Row>, QueryError>) {
+        let taken = match answer {
+            Ok(rows) => core.taken(&self.entry, rows).await,
+            Err(error) => Err(error),
+        };
+        let mut taken = match taken {
+            Ok(taken) => taken.into_iter(),
+            Err(error) => {
+                for wanted in self.wanted {
+                    wanted.answer.send(Err(error.clone())).ok();
+                }
+                return;
             }
-            return;
+        };
+        for wanted in self.wanted {
+            let part: Vec<_> = taken.by_ref().take(wanted.max).collect();
+            let handed = Handed::new(Arc::clone(core), part);
+            wanted.answer.send(Ok(handed)).ok();
         }
-    };
-    for wanted in group {
-        let part: Vec<_> = taken.by_ref().take(wanted.max).collect();
-        let handed = Handed::new(Arc::clone(core), part);
-        wanted.answer.send(Ok(handed)).ok();
     }
 }

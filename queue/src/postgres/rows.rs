@@ -10,11 +10,11 @@ use crate::machine::State;
 use crate::message::{Leased, MessageView};
 use crate::name::{Key, QueueName, Token};
 
-/// The columns of a leased message, in the order [`leased`] reads them.
+/// The columns of a leased message, in the order [`leased`] reads them; the type `queue_leased` has them too.
 macro_rules! leased_columns {
     () => {
         "SELECT seq, id, key, rank, deadline, attempt, attempts_max, token, enqueued_at, at, \
-         array_to_string(metadata, E'\\x1e'), payload, consumer, pass, fairness IS NOT NULL FROM "
+         array_to_string(metadata, E'\\x1e'), payload, pass, fairness IS NOT NULL FROM "
     };
 }
 pub(super) use leased_columns;
@@ -83,8 +83,8 @@ pub(super) fn leased(row: &mut Row, queue: &QueueName) -> Result<Taken, Error> {
         metadata,
     };
     Ok(Taken {
-        order: (rank, row.int(13).unwrap_or(0), row.int(4).unwrap_or(NEVER), seq),
-        fair: row.int(14) == Some(1),
+        order: (rank, row.int(12).unwrap_or(0), row.int(4).unwrap_or(NEVER), seq),
+        fair: row.int(13) == Some(1),
         leased,
     })
 }

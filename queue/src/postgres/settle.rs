@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use celesta_store::{Arg, CommitError, QueryError};
+use celesta_store::{Arg, Call, CommitError, QueryError, Row};
 use celesta_types::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{Core, Entry, SharedQueues, call, text, unavailable};
+use super::works::Work;
+use super::{Core, Entry, SharedQueues, call, narrow, text, unavailable};
 use crate::consume::cut;
 use crate::error::{Error, ExtendError, StaleToken};
 use crate::limits::{BATCH_MAX, DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN};
@@ -18,12 +19,20 @@ use crate::state::Tally;
 /// Rows of one statement.
 const ROWS_MAX: usize = 8_192;
 
+const COMPLETE: &str = "SELECT * FROM queue_done($1, $2, $3, $4, $5, $6)";
+
 /// Leases of one caller to be completed, all with the same keeping of completed messages.
 pub(super) struct Completing {
     keep_ms: i64,
     history: bool,
     leases: Columns,
     answer: oneshot::Sender<Result<Vec<bool>, CommitError>>,
+}
+
+impl Completing {
+    pub(super) const fn len(&self) -> usize {
+        self.leases.ids.len()
+    }
 }
 
 /// Leases as columns.
@@ -46,6 +55,11 @@ impl Columns {
         self.queues.append(&mut other.queues);
         self.ids.append(&mut other.ids);
         self.tokens.append(&mut other.tokens);
+    }
+
+    /// The same with one value for a column that is the same everywhere.
+    fn into_narrow_args(self) -> [Arg; 3] {
+        [narrow(self.queues), Arg::Ids(self.ids), narrow(self.tokens)]
     }
 
     fn into_args(self) -> [Arg; 3] {
@@ -83,7 +97,7 @@ impl SharedQueues {
                 leases: columns,
                 answer,
             };
-            self.core.completions.ask(completing).await;
+            self.core.works.ask(Work::Complete(completing)).await;
             let stood = answered.await.unwrap_or(Err(CommitError::Closed))?;
             let mut completed = 0;
             for (outcome, stood) in outcomes[from..].iter_mut().zip(stood) {
@@ -318,67 +332,75 @@ impl Core {
     }
 }
 
-pub(super) async fn serve(core: Arc<Core>, mut requests: Vec<Completing>) {
-    requests.sort_by_key(|request| (request.keep_ms, request.history));
-    let mut rest = requests.into_iter().peekable();
-    while let Some(first) = rest.next() {
-        let same = (first.keep_ms, first.history);
-        let mut rows = first.leases.ids.len();
-        let mut group = vec![first];
-        while let Some(next) = rest
-            .next_if(|next| (next.keep_ms, next.history) == same && rows + next.leases.ids.len() <= ROWS_MAX)
-        {
-            rows += next.leases.ids.len();
-            group.push(next);
-        }
-        complete_group(&core, group, same).await;
-    }
+/// Completions that are one statement: who waits for which of its rows.
+pub(super) struct Group {
+    count: usize,
+    parts: Vec<(oneshot::Sender<Result<Vec<bool>, CommitError>>, usize)>,
+    due: Option<i64>,
 }
 
-async fn complete_group(core: &Core, group: Vec<Completing>, (keep_ms, history): (i64, bool)) {
-    let now = core.now();
-    let mut columns = Columns::default();
-    let mut ends = Vec::with_capacity(group.len());
-    let mut answers = Vec::with_capacity(group.len());
-    for completing in group {
-        columns.append(completing.leases);
-        ends.push(columns.ids.len());
-        answers.push(completing.answer);
-    }
-    let count = columns.ids.len();
-    let [queues, ids, tokens] = columns.into_args();
-    let event = text::event(history.into(), now, 'C', "");
-    let args = vec![
-        Arg::Int(now),
-        Arg::Int(keep_ms),
-        queues,
-        ids,
-        tokens,
-        Arg::Text(Some(event)),
-    ];
-    let sql = "SELECT * FROM queue_complete($1, $2, $3, $4, $5, $6)";
-    let outcome = core.database.write(&[call("queue.complete", sql, args)]).await;
-    let outcome = outcome.map_err(unavailable).map(|rows| {
-        let mut stood = vec![false; count];
-        for row in rows.iter().flatten() {
-            if let Some(stood) = place_of(row.int(0)).and_then(|at| stood.get_mut(at)) {
-                *stood = true;
-            }
+/// Completions as statements.
+pub(super) fn groups(core: &Core, mut requests: Vec<Completing>) -> Vec<(Group, Call)> {
+    // One order for all nodes: keys are locked in it.
+    requests.sort_by_key(|request| (request.keep_ms, request.history));
+    let mut groups = Vec::new();
+    let mut rest = requests.into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let (keep_ms, history) = (first.keep_ms, first.history);
+        let now = core.now();
+        let mut columns = first.leases;
+        let mut parts = vec![(first.answer, columns.ids.len())];
+        while let Some(next) = rest.next_if(|next| {
+            (next.keep_ms, next.history) == (keep_ms, history)
+                && columns.ids.len() + next.leases.ids.len() <= ROWS_MAX
+        }) {
+            columns.append(next.leases);
+            parts.push((next.answer, columns.ids.len()));
         }
-        stood
-    });
-    if keep_ms > 0 {
-        core.arm(now.saturating_add(keep_ms));
+        let count = columns.ids.len();
+        let [queues, ids, tokens] = columns.into_narrow_args();
+        let args = vec![
+            Arg::Int(now),
+            Arg::Int(keep_ms),
+            queues,
+            ids,
+            tokens,
+            Arg::Text(Some(text::event(history.into(), now, 'C', ""))),
+        ];
+        let due = (keep_ms > 0).then(|| now.saturating_add(keep_ms));
+        groups.push((
+            Group { count, parts, due },
+            call("queue.complete", COMPLETE, args),
+        ));
     }
-    let mut from = 0;
-    for (answer, end) in answers.into_iter().zip(ends) {
-        let part = outcome
-            .as_ref()
-            .map(|stood| stood[from..end].to_vec())
-            .map_err(Clone::clone);
-        from = end;
-        // Whoever asked may be gone: the completions stand all the same.
-        answer.send(part).ok();
+    groups
+}
+
+impl Group {
+    /// Tells everybody what became of theirs.
+    pub(super) fn finish(self, core: &Core, answer: Result<Vec<Row>, QueryError>) {
+        let outcome = answer.map_err(unavailable).map(|rows| {
+            let mut stood = vec![true; self.count];
+            for row in &rows {
+                if let Some(stood) = place_of(row.int(0)).and_then(|at| stood.get_mut(at)) {
+                    *stood = false;
+                }
+            }
+            stood
+        });
+        if let Some(due) = self.due {
+            core.arm(due);
+        }
+        let mut from = 0;
+        for (answer, end) in self.parts {
+            let part = outcome
+                .as_ref()
+                .map(|stood| stood[from..end].to_vec())
+                .map_err(Clone::clone);
+            from = end;
+            // Whoever asked may be gone: the completions stand all the same.
+            answer.send(part).ok();
+        }
     }
 }
 

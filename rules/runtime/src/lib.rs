@@ -5,6 +5,7 @@
 //! sends to the functions' queues; it runs no function and knows no HTTP.
 //!
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
+//! What holds of a store at every instant is in `invariants.rs`.
 
 mod cache;
 mod cluster;
@@ -12,6 +13,7 @@ mod evaluate;
 mod facts;
 mod head;
 mod history;
+pub mod invariants;
 mod lifecycle;
 mod live;
 mod load;

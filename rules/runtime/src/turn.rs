@@ -14,6 +14,7 @@ use celesta_store::{Cell, Unit};
 use celesta_types::{CallId, ErrorClass, MessageId, Timestamp};
 
 use crate::facts::{Written, events_of};
+use crate::invariants;
 use crate::live::Live;
 use crate::message::HostMessage;
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
@@ -458,6 +459,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         live.head.updated_at = now;
         live.head.update(&mut done.unit);
     }
+    invariants::debug_follows(before, &record, live.head.state);
     append(&mut live, seq, &record, &mut done.unit);
     done.live = Some(live);
     done

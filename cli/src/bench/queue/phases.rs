@@ -115,6 +115,7 @@ impl Crowd {
     ) -> Result<Drained, Failure> {
         let mut drained = Drained::default();
         let mut waits = 0;
+        let mut held = Vec::new();
         while waits < WAITS_MAX {
             let share = take(left, self.batch);
             if share == 0 {
@@ -124,8 +125,14 @@ impl Crowd {
                 Some(pace) => pace.turn(&self.clock).await,
                 None => self.clock.monotonic(),
             };
-            let leased = self.lease(share, WAIT).await?;
-            let got = self.clock.monotonic();
+            // A consumer asks for what comes next while it completes what it has.
+            let leasing = async {
+                let leased = self.lease(share, WAIT).await?;
+                Ok::<_, Failure>((leased, self.clock.monotonic()))
+            };
+            let before = std::mem::take(&mut held);
+            let (leased, ()) = tokio::try_join!(leasing, self.settle(&before, begun, &mut drained))?;
+            let (leased, got) = leased;
             let count = u64::try_from(leased.len()).unwrap_or(share);
             left.fetch_add(share.saturating_sub(count), Ordering::Relaxed);
             if leased.is_empty() {
@@ -135,12 +142,21 @@ impl Crowd {
             waits = 0;
             drained.leases.add(got.saturating_sub(asked));
             drained.leased_in = got.saturating_sub(begun);
-            let stale = self.complete(&leased).await?;
-            drained.completed_in = self.clock.monotonic().saturating_sub(begun);
-            drained.completed += count.saturating_sub(stale);
-            drained.stale += stale;
+            held = leased;
         }
+        self.settle(&held, begun, &mut drained).await?;
         Ok(drained)
+    }
+
+    async fn settle(&self, leased: &[Leased], begun: Duration, drained: &mut Drained) -> Result<(), Failure> {
+        if leased.is_empty() {
+            return Ok(());
+        }
+        let stale = self.complete(leased).await?;
+        drained.completed_in = self.clock.monotonic().saturating_sub(begun);
+        drained.completed += u64::try_from(leased.len()).unwrap_or(0).saturating_sub(stale);
+        drained.stale += stale;
+        Ok(())
     }
 
     /// Leases up to `share` messages: of an exclusive queue several of each of several keys.

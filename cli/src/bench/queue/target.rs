@@ -16,6 +16,8 @@ use crate::exit::Failure;
 /// Committing what was handed over takes no longer, unless something is wrong.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
 
+const TABLE_BYTES: &str = "SELECT pg_total_relation_size('queue_messages')";
+
 /// Where messages are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoreKind {
@@ -107,6 +109,34 @@ impl Target {
             .await
             .map(Some)
             .map_err(|error| Failure::internal(format!("cannot measure a plain table: {error}")))
+    }
+
+    /// What is stored: the files of SQLite, its log included; the table of messages with its indexes on PostgreSQL.
+    ///
+    /// # Errors
+    /// When nobody tells.
+    pub(crate) async fn stored_bytes(&self) -> Result<u64, Failure> {
+        let untold = |error: &dyn std::fmt::Display| {
+            Failure::internal(format!("cannot tell how much is stored: {error}"))
+        };
+        if let Some(store) = &self.store
+            && store.database().is_some()
+        {
+            let rows = store
+                .fetch(TABLE_BYTES, &[])
+                .await
+                .map_err(|error| untold(&error))?;
+            let bytes = rows.first().and_then(|row| row.int(0));
+            return Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0));
+        }
+        let mut bytes = 0;
+        for file in std::fs::read_dir(self.folder()).map_err(|error| untold(&error))? {
+            let file = file
+                .and_then(|file| file.metadata())
+                .map_err(|error| untold(&error))?;
+            bytes += file.len();
+        }
+        Ok(bytes)
     }
 
     /// Closes everything, then opens it again; gives how long the opening took. Queues without a record stay open.

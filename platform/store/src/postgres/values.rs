@@ -24,6 +24,8 @@ pub enum Arg {
     NoInts,
     /// No `text[]` at all.
     NoTexts,
+    /// No `uuid[]` at all.
+    NoIds,
     /// A `bigint[]` with NULLs.
     OptionalInts(Vec<Option<i64>>),
     /// A `text[]`.
@@ -69,6 +71,7 @@ pub(super) fn bind(arguments: &mut PgArguments, arg: &Arg) {
         Arg::Id(value) => arguments.add(Uuid(*value)),
         Arg::NoInts => arguments.add(None::<&[i64]>),
         Arg::NoTexts => arguments.add(None::<&[&str]>),
+        Arg::NoIds => arguments.add(None::<&[Uuid]>),
         Arg::Ints(values) => arguments.add(values.as_slice()),
         Arg::OptionalInts(values) => arguments.add(values.as_slice()),
         Arg::Texts(values) => arguments.add(values.iter().map(Option::as_deref).collect::<Vec<_>>()),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{Writer, connect_options, translate};
 use crate::error::{CommitError, OpenError};
 use crate::migrate::{Migration, migrate_sqlite};
-use crate::unit::Rows;
+use crate::unit::{Cell, Row, Rows};
 
 /// The log is folded back after this many commits.
 const COMMITS_PER_CHECKPOINT: u32 = 1_000;
@@ -52,6 +52,28 @@ impl Groups {
             fold,
             folded,
         })
+    }
+
+    /// Tables in memory that nothing is folded into.
+    pub(crate) async fn in_memory(place: &Path, migrations: &[Migration]) -> Result<Self, OpenError> {
+        let connecting = connect_options(place).connect().await;
+        let mut connection = connecting.map_err(|error| OpenError::Connect {
+            path: place.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        migrate_sqlite(&mut connection, migrations).await?;
+        Ok(Self {
+            connection,
+            writer: Writer::default(),
+            commits_since_fold: 0,
+            fold: mpsc::channel(1).0,
+            folded: mpsc::channel(1).1,
+        })
+    }
+
+    /// Reads rows between two commits.
+    pub(crate) async fn fetch(&mut self, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, sqlx::Error> {
+        super::fetch(&mut self.connection, sql, cells).await
     }
 
     pub(crate) async fn close(self) {

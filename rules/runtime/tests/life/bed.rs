@@ -101,6 +101,11 @@ fact = "Thing"
         .collect()
 }
 
+/// The schema of a node without workers.
+pub(crate) fn migrations() -> Vec<Migration> {
+    [celesta_queue::MIGRATIONS, celesta_runs::MIGRATIONS].concat()
+}
+
 pub(crate) struct Node {
     pub(crate) runtime: Runtime,
     pub(crate) queues: Queues,
@@ -111,10 +116,9 @@ pub(crate) struct Node {
 pub(crate) async fn node(folder: &std::path::Path) -> Node {
     let tasks = TaskSet::new(Shutdown::new());
     let clock = Clock::system();
-    let migrations: Vec<Migration> = [celesta_queue::MIGRATIONS, celesta_runs::MIGRATIONS].concat();
     let store = Store::open(
         &StoreOptions::at(folder.join("celesta.db")),
-        &migrations,
+        &migrations(),
         &clock,
         &tasks,
     )

@@ -1,6 +1,7 @@
 //! The life of runs on a real store and a real queue, with a test in the place of the workers.
 
 mod bed;
+mod damage;
 mod steering;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,207 @@
+//! One consistent look at a store while others write it: for checks and for copies.
+//!
+//! On SQLite a snapshot is a read transaction on a connection of its own: every read sees the same instant, nobody waits
+//! for it, and the write-ahead log grows as long as it is held. On PostgreSQL each read stands for itself. Nothing is
+//! migrated and nothing can be written through it.
+
+use std::path::Path;
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection};
+
+use crate::commit::Store;
+use crate::error::{OpenError, QueryError};
+use crate::migrate::{Migration, unapplied};
+use crate::postgres::Postgres;
+use crate::sqlite::{self, connect_options};
+use crate::unit::{Cell, Row};
+
+/// What SQLite says of a page that cannot be one.
+const MALFORMED: &str = "malformed";
+
+/// A consistent view of a store; see the module. Dropped, it ends.
+#[derive(Debug)]
+pub struct Snapshot {
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Sqlite(Box<SqliteConnection>),
+    Postgres(Postgres),
+}
+
+impl Store {
+    /// What is durable at this instant, for as long as the answer is held.
+    ///
+    /// # Errors
+    /// When the database cannot be opened once more.
+    pub async fn snapshot(&self) -> Result<Snapshot, QueryError> {
+        let source = match (self.path(), self.database()) {
+            (Some(path), _) => Source::Sqlite(Box::new(begin(path).await?)),
+            (None, Some(database)) => Source::Postgres(database.clone()),
+            (None, None) => unreachable!("a store is a file or a database"),
+        };
+        Ok(Snapshot { source })
+    }
+}
+
+impl Snapshot {
+    /// A look at the SQLite file `path`, whoever writes it meanwhile.
+    ///
+    /// # Errors
+    /// When the file is not there or is no store, or when its schema is not that of `migrations`: an earlier release has
+    /// to be opened by a node first, a later one is unknown here.
+    pub async fn open(path: &Path, migrations: &[Migration]) -> Result<Self, OpenError> {
+        let connect = |reason: String| OpenError::Connect {
+            path: path.display().to_string(),
+            reason,
+        };
+        if !path.is_file() {
+            return Err(connect("there is no such file".to_owned()));
+        }
+        let mut connection = begin(path).await.map_err(|error| connect(error.reason))?;
+        let missing = unapplied(&mut connection, migrations).await?;
+        if let Some(step) = missing.first() {
+            return Err(connect(format!(
+                "it was written by an earlier release (step {} {} is missing); start a node on it once",
+                step.subsystem, step.version
+            )));
+        }
+        Ok(Self {
+            source: Source::Sqlite(Box::new(connection)),
+        })
+    }
+
+    /// Reads rows as [`Store::fetch`].
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    pub async fn fetch(&mut self, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, QueryError> {
+        match &mut self.source {
+            Source::Sqlite(connection) => Ok(sqlite::fetch(connection, sql, cells).await?),
+            Source::Postgres(database) => database.fetch(sql, cells).await,
+        }
+    }
+
+    /// Whether this is a look at a SQLite file.
+    #[must_use]
+    pub const fn is_file(&self) -> bool {
+        matches!(self.source, Source::Sqlite(_))
+    }
+
+    /// What the database itself finds wrong with its file, at most a hundred lines; nothing when it is sound. PostgreSQL is
+    /// not asked.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    pub async fn integrity(&mut self) -> Result<Vec<String>, QueryError> {
+        if !self.is_file() {
+            return Ok(Vec::new());
+        }
+        match self.fetch("PRAGMA integrity_check(100)", &[]).await {
+            Ok(rows) => {
+                let lines = rows.iter().filter_map(|row| row.text(0));
+                Ok(lines.filter(|line| *line != "ok").map(str::to_owned).collect())
+            }
+            // It is broken so badly that the check itself stumbles.
+            Err(error) if error.reason.contains(MALFORMED) => Ok(vec![error.reason]),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes a consistent copy of the SQLite file `from`, which may be written meanwhile, to the new file `to`.
+///
+/// # Errors
+/// When `from` cannot be read or `to` cannot be written; what there is of `to` is to be thrown away.
+pub async fn copy_file(from: &Path, to: &Path) -> Result<(), QueryError> {
+    let failed = |reason: String| QueryError { reason };
+    let target = to
+        .to_str()
+        .ok_or_else(|| failed(format!("{} is no text", to.display())))?;
+    if !from.is_file() {
+        return Err(failed(format!("there is no file {}", from.display())));
+    }
+    let mut connection = reading(from).connect().await?;
+    sqlx::query("VACUUM INTO ?")
+        .bind(target)
+        .execute(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(())
+}
+
+fn reading(path: &Path) -> sqlx::sqlite::SqliteConnectOptions {
+    connect_options(path).create_if_missing(false)
+}
+
+async fn begin(path: &Path) -> Result<SqliteConnection, QueryError> {
+    let mut connection = reading(path).pragma("query_only", "1").connect().await?;
+    // The snapshot is taken by the first read of the transaction.
+    for sql in ["BEGIN", "SELECT count(*) FROM sqlite_schema"] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await?;
+    }
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statement::{Expect, Statement};
+    use crate::{StoreOptions, Unit};
+    use celesta_runtime::{Clock, Shutdown, TaskSet};
+
+    const NUMBERS: &[Migration] = &[Migration {
+        subsystem: "numbers",
+        version: 1,
+        sql: "CREATE TABLE numbers (n INTEGER PRIMARY KEY) STRICT",
+        postgres: "",
+    }];
+
+    static INSERT: Statement = Statement {
+        name: "numbers.insert",
+        rank: 10,
+        head: "INSERT INTO numbers (n) VALUES ",
+        row: "(?)",
+        tail: "",
+        cells: 1,
+        expect: Expect::Each,
+    };
+
+    async fn count(snapshot: &mut Snapshot) -> Option<i64> {
+        let rows = snapshot.fetch("SELECT count(*) FROM numbers", &[]).await;
+        rows.expect("the file reads").first().and_then(|row| row.int(0))
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_and_a_copy_stand_still_while_others_write() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("celesta.db");
+        let tasks = TaskSet::new(Shutdown::new());
+        let store = Store::open(&StoreOptions::at(&path), NUMBERS, &Clock::system(), &tasks)
+            .await
+            .expect("a new store");
+        let add = async |n: i64| {
+            let mut unit = Unit::new();
+            unit.add(&INSERT, [Cell::Int(n)]);
+            store.commit(unit).await.expect("durable");
+        };
+        add(1).await;
+        let mut before = store.snapshot().await.expect("a snapshot");
+        let copy = folder.path().join("copy.db");
+        copy_file(&path, &copy).await.expect("a copy");
+        add(2).await;
+        let mut after = Snapshot::open(&path, NUMBERS).await.expect("a snapshot");
+        let mut copied = Snapshot::open(&copy, NUMBERS).await.expect("a store of its own");
+        assert_eq!(count(&mut before).await, Some(1));
+        assert_eq!(count(&mut after).await, Some(2));
+        assert_eq!(count(&mut copied).await, Some(1));
+        assert_eq!(copied.integrity().await, Ok(Vec::new()));
+        assert!(
+            copy_file(&path, &copy).await.is_err(),
+            "a copy overwrites nothing"
+        );
+        let other = Snapshot::open(&path, &[]).await;
+        assert!(matches!(other, Err(OpenError::Unknown { .. })), "{other:?}");
+    }
+}

@@ -1,0 +1,341 @@
+//! What holds of every store at every instant, in one place: `celesta doctor` checks it of a file, the simulation of its
+//! world, and debug builds of each turn before it is handed to the committer.
+//!
+//! [`check`] looks at a [`Snapshot`] and at the artifacts and says every breach with its place. It changes nothing and
+//! needs no node. What a record does to a run's state is said once more here, apart from `turn.rs`, so that one of the two
+//! being wrong is found.
+
+mod artifacts;
+mod messages;
+mod runs;
+
+use std::fmt;
+
+use celesta_artifacts::Artifacts;
+use celesta_store::{QueryError, Snapshot};
+use serde::Serialize;
+
+use crate::record::{Cause, Note, Record, Recorded};
+use crate::state::{RunState, RunStep};
+
+/// Violations that are listed one by one: beyond it the store is lost and a count says as much.
+const LISTED_MAX: usize = 10_000;
+
+/// One thing that holds of every store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Invariant {
+    /// The database's own file is sound.
+    File,
+    /// The row of each run can be read.
+    RunRow,
+    /// The turns of a run are numbered without a gap, from the first or from what its snapshot holds.
+    JournalGap,
+    /// Each journal record can be read.
+    Record,
+    /// Each journal record and snapshot belongs to a run.
+    JournalOrphan,
+    /// A snapshot is of a turn that was taken, and gives a working memory together with the turns after it.
+    Snapshot,
+    /// The state in a run's row is the one its journal leads to, and it has an end exactly when it has ended.
+    State,
+    /// A run that goes on is given what it waits for: each open call has a message, a run or an answer under way.
+    Stuck,
+    /// Each row of the queue can be read and belongs to a queue.
+    MessageRow,
+    /// Each message to a run, and each call of a function, is of a run that exists.
+    MessageOrphan,
+    /// The run that asked for another one exists.
+    ChildOrphan,
+    /// An idempotency key names a run that exists.
+    IdempotencyOrphan,
+    /// The version that new runs of a service follow exists, and so do those of its runs.
+    VersionMissing,
+    /// The files of a version can be read and compile.
+    VersionUnreadable,
+    /// An artifact that is named anywhere exists.
+    ArtifactMissing,
+    /// An artifact is what its digest says.
+    ArtifactDigest,
+}
+
+impl Invariant {
+    /// All of them, in the order they are checked.
+    pub const ALL: [Self; 16] = [
+        Self::File,
+        Self::MessageRow,
+        Self::VersionMissing,
+        Self::VersionUnreadable,
+        Self::RunRow,
+        Self::JournalGap,
+        Self::Record,
+        Self::Snapshot,
+        Self::State,
+        Self::Stuck,
+        Self::JournalOrphan,
+        Self::MessageOrphan,
+        Self::ChildOrphan,
+        Self::IdempotencyOrphan,
+        Self::ArtifactMissing,
+        Self::ArtifactDigest,
+    ];
+
+    /// The name, as in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::RunRow => "run-row",
+            Self::JournalGap => "journal-gap",
+            Self::Record => "record",
+            Self::JournalOrphan => "journal-orphan",
+            Self::Snapshot => "snapshot",
+            Self::State => "state",
+            Self::Stuck => "stuck",
+            Self::MessageRow => "message-row",
+            Self::MessageOrphan => "message-orphan",
+            Self::ChildOrphan => "child-orphan",
+            Self::IdempotencyOrphan => "idempotency-orphan",
+            Self::VersionMissing => "version-missing",
+            Self::VersionUnreadable => "version-unreadable",
+            Self::ArtifactMissing => "artifact-missing",
+            Self::ArtifactDigest => "artifact-digest",
+        }
+    }
+
+    /// What somebody may do about a breach.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::File => "the disk or a foreign program has damaged the file: restore the last backup",
+            Self::RunRow | Self::JournalGap | Self::Record | Self::Snapshot => {
+                "nothing of this run can be trusted after that place: clone it from its request, or restore a backup"
+            }
+            Self::State => {
+                "the journal tells what happened; a turn brings the row back in step: retry, resume or write a fact"
+            }
+            Self::Stuck => {
+                "nothing will move the run by itself: cancel it and clone it, and report this as a fault"
+            }
+            Self::JournalOrphan | Self::MessageOrphan => {
+                "harmless to other runs: it is dropped when it is met"
+            }
+            Self::MessageRow => "the node does not open the queue with it: restore a backup",
+            Self::ChildOrphan => "the run goes on; nobody hears its answer",
+            Self::IdempotencyOrphan => {
+                "a repeated request is answered with a run that is not there: use another key"
+            }
+            Self::VersionMissing | Self::VersionUnreadable => {
+                "push the same files again: the version comes back under the same digest"
+            }
+            Self::ArtifactMissing => "put the content again: it comes back under the same digest",
+            Self::ArtifactDigest => "remove the file and put the content again, or copy it from a backup",
+        }
+    }
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One breach of one invariant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// What does not hold.
+    pub invariant: Invariant,
+    /// Where: a run, a row, a digest.
+    pub place: String,
+    /// What was found there.
+    pub found: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.invariant, self.place, self.found)
+    }
+}
+
+/// What a check has looked at and found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    /// Runs.
+    pub runs: u64,
+    /// Journal records.
+    pub records: u64,
+    /// Messages of the queue.
+    pub messages: u64,
+    /// Artifacts that something names.
+    pub artifacts: u64,
+    /// What does not hold, at most ten thousand.
+    pub violations: Vec<Violation>,
+    /// How many more there are.
+    pub unlisted: u64,
+}
+
+impl Findings {
+    pub(crate) fn report(
+        &mut self,
+        invariant: Invariant,
+        place: impl fmt::Display,
+        found: impl fmt::Display,
+    ) {
+        if self.violations.len() < LISTED_MAX {
+            self.violations.push(Violation {
+                invariant,
+                place: place.to_string(),
+                found: found.to_string(),
+            });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    /// Whether everything holds.
+    #[must_use]
+    pub const fn is_sound(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+/// The artifacts a check looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Blobs<'a> {
+    /// Where they are.
+    pub artifacts: &'a Artifacts,
+    /// Whether each is read whole and hashed.
+    pub hash: bool,
+}
+
+/// Checks every invariant of what `snapshot` shows. Costs a read of everything and memory for the messages only.
+///
+/// # Errors
+/// When the database cannot answer; damage is no error but in the findings.
+pub async fn check(snapshot: &mut Snapshot, blobs: Blobs<'_>) -> Result<Findings, QueryError> {
+    let mut findings = Findings::default();
+    for line in snapshot.integrity().await? {
+        findings.report(Invariant::File, "the file", line);
+    }
+    match check_rows(snapshot, blobs, &mut findings).await {
+        // Of a broken file more cannot be read.
+        Err(error) if !findings.is_sound() => {
+            findings.report(Invariant::File, "the rest was not checked", error);
+            Ok(findings)
+        }
+        checked => checked.map(|()| findings),
+    }
+}
+
+async fn check_rows(
+    snapshot: &mut Snapshot,
+    blobs: Blobs<'_>,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let waiting = messages::check(snapshot, findings).await?;
+    let mut named = artifacts::Named::default();
+    let mut versions = runs::Versions::read(snapshot, blobs.artifacts, &mut named, findings).await?;
+    runs::check(snapshot, &waiting, &mut versions, &mut named, findings).await?;
+    runs::check_orphans(snapshot, findings).await?;
+    messages::check_orphans(snapshot, &waiting, findings).await?;
+    artifacts::check(named, blobs, findings).await;
+    Ok(())
+}
+
+/// The state of a run after `record`, when it was in `before`. Running also stands for idle: a record does not say whether
+/// something is awaited.
+pub(crate) fn follow(before: RunState, record: &Record) -> RunState {
+    match &record.note {
+        Some(Note::Quarantined { .. }) => return before.after(RunStep::Quarantine).unwrap_or(before),
+        Some(Note::Paused { .. }) => return RunState::Paused,
+        None => {}
+    }
+    let mut state = before;
+    let mut canceled = false;
+    for cause in &record.causes {
+        let step = match cause {
+            Cause::RetryRequested => RunStep::Retry,
+            Cause::Resumed { .. } => RunStep::Resume,
+            Cause::CancelRequested { .. } => {
+                canceled = true;
+                continue;
+            }
+            _ => continue,
+        };
+        state = state.after(step).unwrap_or(state);
+    }
+    let ended = record.effects.iter().rev().find_map(|effect| match effect {
+        Recorded::Complete { .. } => Some(RunStep::Completes),
+        Recorded::Fail { .. } => Some(RunStep::Fails),
+        _ => None,
+    });
+    let step = if canceled {
+        RunStep::Cancel
+    } else {
+        ended.unwrap_or(RunStep::Awaits)
+    };
+    state.after(step).unwrap_or(state)
+}
+
+/// Whether the two are the same as far as a journal tells.
+pub(crate) const fn alike(one: RunState, other: RunState) -> bool {
+    matches!(
+        (one, other),
+        (
+            RunState::Running | RunState::Idle,
+            RunState::Running | RunState::Idle
+        ) | (RunState::Completed, RunState::Completed)
+            | (RunState::Failed, RunState::Failed)
+            | (RunState::Canceled, RunState::Canceled)
+            | (RunState::Quarantined, RunState::Quarantined)
+            | (RunState::Paused, RunState::Paused)
+    )
+}
+
+/// In debug builds: `record` is what leads a run from `before` to `after`.
+pub(crate) fn debug_follows(before: RunState, record: &Record, after: RunState) {
+    debug_assert!(
+        alike(follow(before, record), after),
+        "a run that was {before} is {after} after {record:?}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_invariant_has_its_own_name_and_is_checked() {
+        let mut names: Vec<_> = Invariant::ALL.iter().map(|one| one.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Invariant::ALL.len());
+        for one in Invariant::ALL {
+            let json = serde_json::to_value(one).expect("a name");
+            assert_eq!(json, one.name(), "JSON and text say the same");
+        }
+    }
+
+    #[test]
+    fn a_cancel_wins_over_a_result_and_a_retry_comes_first() {
+        let complete = || Recorded::Complete {
+            result: "1".to_owned(),
+        };
+        let reason = String::new;
+        let canceled = Record {
+            causes: vec![Cause::CancelRequested { reason: reason() }],
+            effects: vec![complete()],
+            ..Record::default()
+        };
+        assert_eq!(follow(RunState::Running, &canceled), RunState::Canceled);
+        assert_eq!(follow(RunState::Completed, &canceled), RunState::Completed);
+        let retried = Record {
+            causes: vec![Cause::RetryRequested],
+            effects: vec![complete()],
+            ..Record::default()
+        };
+        assert_eq!(follow(RunState::Failed, &retried), RunState::Completed);
+        let late = Record::default();
+        assert_eq!(follow(RunState::Failed, &late), RunState::Failed);
+    }
+}

@@ -1,0 +1,385 @@
+//! Versions, runs and their journals.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use celesta_artifacts::Artifacts;
+use celesta_bundle::{Bundle, UnpackLimits};
+use celesta_engine::{Limits, RuleSet, WorkingMemory};
+use celesta_store::{Cell, QueryError, Row, Snapshot};
+use celesta_types::{Digest, MessageId, RunId};
+
+use super::artifacts::Named;
+use super::messages::Waiting;
+use super::{Findings, Invariant, alike, follow};
+use crate::head::{COLUMNS, RunHead};
+use crate::record::Record;
+use crate::state::RunState;
+
+/// Runs and records read at once.
+const ROWS: i64 = 500;
+
+/// The versions of all services, compiled when a run needs its rules.
+#[derive(Debug)]
+pub(super) struct Versions {
+    /// The artifact of each version.
+    packed: HashMap<Digest, Digest>,
+    compiled: HashMap<Digest, Option<Bundle>>,
+    artifacts: Artifacts,
+}
+
+impl Versions {
+    pub(super) async fn read(
+        snapshot: &mut Snapshot,
+        artifacts: &Artifacts,
+        named: &mut Named,
+        findings: &mut Findings,
+    ) -> Result<Self, QueryError> {
+        let mut versions = Self {
+            packed: HashMap::new(),
+            compiled: HashMap::new(),
+            artifacts: artifacts.clone(),
+        };
+        let rows = snapshot
+            .fetch("SELECT service, digest, artifact FROM versions", &[])
+            .await?;
+        for row in &rows {
+            let service = row.text(0).unwrap_or_default();
+            match (digest(row, 1), digest(row, 2)) {
+                (Some(version), Some(artifact)) => {
+                    named.add(artifact, || format!("version {version} of `{service}`"));
+                    versions.packed.insert(version, artifact);
+                }
+                _ => findings.report(
+                    Invariant::VersionUnreadable,
+                    format!("a version of `{service}`"),
+                    "its digests have not 32 bytes",
+                ),
+            }
+        }
+        let rows = snapshot.fetch("SELECT name, digest FROM services", &[]).await?;
+        for row in &rows {
+            let place = format!("service `{}`", row.text(0).unwrap_or_default());
+            match digest(row, 1) {
+                Some(version) if versions.packed.contains_key(&version) => {
+                    if let Err(found) = versions.bundle(version).await {
+                        findings.report(Invariant::VersionUnreadable, place, found);
+                    }
+                }
+                Some(version) => {
+                    let found = format!("its version {version} does not exist");
+                    findings.report(Invariant::VersionMissing, place, found);
+                }
+                None => findings.report(Invariant::VersionMissing, place, "it names no version"),
+            }
+        }
+        Ok(versions)
+    }
+
+    /// The rules of a run; `Err` says what is wrong, once for each version.
+    async fn rules(&mut self, version: Digest, workflow: &str) -> Result<Option<Arc<RuleSet>>, String> {
+        let Some(bundle) = self.bundle(version).await? else {
+            return Ok(None);
+        };
+        match bundle.workflows.get(workflow) {
+            Some(rules) => Ok(Some(Arc::clone(rules))),
+            None => Err(format!("version {version} has no workflow `{workflow}`")),
+        }
+    }
+
+    async fn bundle(&mut self, version: Digest) -> Result<Option<&Bundle>, String> {
+        if !self.compiled.contains_key(&version) {
+            self.compiled.insert(version, None);
+            let bundle = self.compile(version).await?;
+            self.compiled.insert(version, Some(bundle));
+        }
+        Ok(self.compiled.get(&version).and_then(Option::as_ref))
+    }
+
+    async fn compile(&self, version: Digest) -> Result<Bundle, String> {
+        let missing = || format!("version {version} cannot be read");
+        let artifact = self.packed.get(&version).ok_or_else(missing)?;
+        let path = self
+            .artifacts
+            .path(artifact)
+            .await
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("the files of version {version} are gone"))?;
+        let compiled = tokio::task::spawn_blocking(move || {
+            let packed = std::fs::read(path).map_err(|error| error.to_string())?;
+            let files = celesta_bundle::unpack(packed.as_slice(), &UnpackLimits::default())
+                .map_err(|error| error.to_string())?;
+            Bundle::compile_with(&files, &Limits::default()).map_err(|error| error.to_string())
+        });
+        compiled.await.map_err(|error| error.to_string())?
+    }
+}
+
+fn digest(row: &Row, at: usize) -> Option<Digest> {
+    row.blob(at)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(Digest::from_bytes)
+}
+
+/// Walks through every run and its journal.
+pub(super) async fn check(
+    snapshot: &mut Snapshot,
+    waiting: &Waiting,
+    versions: &mut Versions,
+    named: &mut Named,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let mut after = [0; 16];
+    let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id > ? ORDER BY id LIMIT ?");
+    loop {
+        let rows = snapshot.fetch(&sql, &[Cell::Id(after), ROWS.into()]).await?;
+        for row in &rows {
+            let Some(run) = row.blob(0).and_then(RunId::from_bytes) else {
+                findings.report(Invariant::RunRow, "a run", "its id has not 16 bytes");
+                continue;
+            };
+            after = run.to_bytes();
+            findings.runs += 1;
+            match RunHead::from_row(row) {
+                Some(head) => {
+                    named.add_all(row.blob(19).unwrap_or_default(), || {
+                        format!("the request of {run}")
+                    });
+                    named.add_all(row.blob(15).unwrap_or_default(), || {
+                        format!("the result of {run}")
+                    });
+                    check_run(snapshot, &head, waiting, versions, named, findings).await?;
+                }
+                None => findings.report(
+                    Invariant::RunRow,
+                    run,
+                    "its row holds what no release writes (state, priority, labels or version)",
+                ),
+            }
+        }
+        if rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+    }
+}
+
+/// What is kept of a journal while it is walked through.
+struct Walk {
+    last: u64,
+    /// The state its records lead to; unknown when the first of them are gone.
+    state: Option<RunState>,
+    deltas: Vec<Vec<u8>>,
+    is_whole: bool,
+}
+
+async fn check_run(
+    snapshot: &mut Snapshot,
+    head: &RunHead,
+    waiting: &Waiting,
+    versions: &mut Versions,
+    named: &mut Named,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let run = head.run;
+    if head.state.is_ended() != head.ended_at.is_some() {
+        let found = if head.state.is_ended() {
+            format!("it is {} without an end", head.state)
+        } else {
+            format!("it is {} and has an end", head.state)
+        };
+        findings.report(Invariant::State, run, found);
+    }
+    let sql = "SELECT seq, state FROM snapshots WHERE run = ?";
+    let mut rows = snapshot.fetch(sql, &[Cell::Id(run.to_bytes())]).await?;
+    let (from, state) = match rows.first_mut() {
+        Some(row) => (row.int(0).unwrap_or(0), row.take_blob(1)),
+        None => (0, None),
+    };
+    let from = u64::try_from(from).unwrap_or(0);
+    let walk = walk(snapshot, run, from, named, findings).await?;
+    if from > walk.last {
+        let found = format!(
+            "its snapshot is of turn {from}, its journal ends at turn {}",
+            walk.last
+        );
+        findings.report(Invariant::Snapshot, run, found);
+    }
+    if let Some(state) = walk.state
+        && walk.is_whole
+        && !alike(state, head.state)
+    {
+        let found = format!("its row says {}, its journal {state}", head.state);
+        findings.report(Invariant::State, run, found);
+    }
+    if !versions.packed.contains_key(&head.version) {
+        let found = format!("its version {} does not exist", head.version);
+        findings.report(Invariant::VersionMissing, run, found);
+        return Ok(());
+    }
+    let rules = match versions.rules(head.version, &head.workflow).await {
+        Ok(Some(rules)) => rules,
+        Ok(None) => return Ok(()),
+        Err(found) => {
+            findings.report(Invariant::VersionUnreadable, run, found);
+            return Ok(());
+        }
+    };
+    if !walk.is_whole {
+        return Ok(());
+    }
+    let deltas = walk.deltas.iter().map(Vec::as_slice);
+    match WorkingMemory::restore(&rules, run, state.as_deref(), deltas) {
+        Ok(memory) => check_awaited(snapshot, head, &memory, walk.last, waiting, findings).await?,
+        Err(error) => findings.report(Invariant::Snapshot, run, error),
+    }
+    Ok(())
+}
+
+/// Reads the journal; `from` is the turn its snapshot is of.
+async fn walk(
+    snapshot: &mut Snapshot,
+    run: RunId,
+    from: u64,
+    named: &mut Named,
+    findings: &mut Findings,
+) -> Result<Walk, QueryError> {
+    let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?";
+    let mut walk = Walk {
+        last: 0,
+        state: Some(RunState::Running),
+        deltas: Vec::new(),
+        is_whole: true,
+    };
+    let mut is_first = true;
+    loop {
+        let after = i64::try_from(walk.last).unwrap_or(i64::MAX);
+        let cells = [Cell::Id(run.to_bytes()), after.into(), ROWS.into()];
+        let rows = snapshot.fetch(sql, &cells).await?;
+        for row in &rows {
+            findings.records += 1;
+            let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
+            if is_first && seq > 1 && seq <= from + 1 {
+                // Its beginning was compacted into the snapshot.
+                walk.state = None;
+            } else if seq != walk.last + 1 {
+                let found = format!("turn {seq} follows turn {}", walk.last);
+                findings.report(Invariant::JournalGap, run, found);
+                walk.is_whole = false;
+            }
+            is_first = false;
+            walk.last = seq;
+            let bytes = row.blob(1).unwrap_or_default();
+            named.add_all(bytes, || format!("turn {seq} of {run}"));
+            match Record::decode(bytes) {
+                Ok(record) => {
+                    walk.state = walk.state.map(|state| follow(state, &record));
+                    if seq > from && !record.delta.is_empty() {
+                        walk.deltas.push(record.delta);
+                    }
+                }
+                Err(error) => {
+                    findings.report(Invariant::Record, format!("turn {seq} of {run}"), error);
+                    walk.is_whole = false;
+                }
+            }
+        }
+        if rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    if is_first && from > 0 {
+        (walk.last, walk.state) = (from, None);
+    }
+    Ok(walk)
+}
+
+/// A run that goes on is given what it waits for.
+async fn check_awaited(
+    snapshot: &mut Snapshot,
+    head: &RunHead,
+    memory: &WorkingMemory,
+    last: u64,
+    waiting: &Waiting,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let run = head.run;
+    let open: Vec<_> = memory.open_calls().collect();
+    if head.state == RunState::Idle && !open.is_empty() {
+        let found = format!("it is idle and waits for {} calls", open.len());
+        findings.report(Invariant::State, run, found);
+    }
+    if head.state != RunState::Running || waiting.tells(run) {
+        return Ok(());
+    }
+    if open.is_empty() {
+        let found = if last == 0 {
+            "its request was never applied and no message brings it".to_owned()
+        } else {
+            "it is running, waits for nothing, and no message is on its way".to_owned()
+        };
+        findings.report(Invariant::Stuck, run, found);
+    }
+    for call in open {
+        if waiting.has(MessageId::derived(run, call.call)) {
+            continue;
+        }
+        let child = run.child(call.call);
+        let sql = "SELECT state FROM runs WHERE id = ?";
+        let rows = snapshot.fetch(sql, &[Cell::Id(child.to_bytes())]).await?;
+        let state = rows.first().and_then(|row| RunState::from_code(row.int(0)?));
+        let found = match state {
+            Some(state) if !state.is_ended() || state == RunState::Quarantined => continue,
+            Some(state) => format!(
+                "it waits for call {} of {}, whose run {child} is {state} without an answer",
+                call.call, call.target
+            ),
+            None => format!(
+                "it waits for call {} of `{}`, of which there is no message",
+                call.call, call.target
+            ),
+        };
+        findings.report(Invariant::Stuck, run, found);
+    }
+    Ok(())
+}
+
+/// Rows that belong to runs which do not exist.
+pub(super) async fn check_orphans(
+    snapshot: &mut Snapshot,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let looks = [
+        (
+            Invariant::JournalOrphan,
+            "SELECT run, 'journal of ' || count(*) || ' turns' FROM journal AS j \
+             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = j.run) GROUP BY run",
+        ),
+        (
+            Invariant::JournalOrphan,
+            "SELECT run, 'snapshot' FROM snapshots AS s WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = s.run)",
+        ),
+        (
+            Invariant::IdempotencyOrphan,
+            "SELECT run, 'key `' || key || '` of `' || service || '`' FROM idempotency AS i \
+             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = i.run)",
+        ),
+        (
+            Invariant::ChildOrphan,
+            "SELECT parent, id FROM runs AS child WHERE parent IS NOT NULL \
+             AND NOT EXISTS (SELECT 1 FROM runs WHERE id = child.parent)",
+        ),
+    ];
+    for (invariant, sql) in looks {
+        for row in snapshot.fetch(sql, &[]).await? {
+            let run = row.blob(0).and_then(RunId::from_bytes);
+            let gone = run.map_or_else(|| "no run at all".to_owned(), |run| run.to_string());
+            let place = match (row.text(1), row.blob(1).and_then(RunId::from_bytes)) {
+                (Some(text), _) => text.to_owned(),
+                (None, Some(run)) => run.to_string(),
+                (None, None) => "a row".to_owned(),
+            };
+            findings.report(invariant, place, format!("it is of {gone}, which does not exist"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,2 @@
+echo "no such luck" >&2
+exit 1
