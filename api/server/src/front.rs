@@ -19,8 +19,10 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use celesta_runs::{Member, Partitions};
 use celesta_types::{ErrorKind, Partition, RunId};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::Value;
 use tower_service::Service as _;
 
 use crate::body::{PATIENCE, whole};
@@ -63,6 +65,8 @@ enum About {
     Partition(u32),
     /// Whichever is nearest.
     Any,
+    /// Something of every partition: each is asked, or told.
+    Each,
 }
 
 /// The body of a run, as far as it matters here.
@@ -187,6 +191,13 @@ impl Front {
         }
     }
 
+    /// Asks or tells every partition, wherever it is, and makes one answer of theirs: not at one instant, and not all or
+    /// nothing. A failure of one is the answer; what the others have done stands, and the same request may be repeated.
+    async fn each(&self, parts: &Parts, body: &Bytes) -> Response {
+        let asked = (0..self.partitions.count()).map(|partition| self.at(partition, parts, body));
+        united(join_all(asked).await).await
+    }
+
     /// Goes on with a wait that was cut short because the partition changed hands.
     async fn rewait(&self, parts: &Parts, response: Response, begun: Duration) -> Response {
         let Ok(Some(wait)) = submit::wait(&parts.headers) else {
@@ -232,6 +243,12 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
         About::Home => return call(front.home.clone(), Request::from_parts(parts, body)).await,
         About::Partition(partition) => partition,
         About::Any => front.any(),
+        About::Each => {
+            return match keep(&front, body).await {
+                Ok(body) => front.each(&parts, &body).await,
+                Err(problem) => problem.into_response(),
+            };
+        }
     };
     let begun = front.shared.api.clock.monotonic();
     let body = match keep(&front, body).await {
@@ -287,11 +304,16 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
         .get(FORWARDED)
         .and_then(|said| said.to_str().ok()?.parse().ok())
         .filter(|said| *said < count);
-    match (first, segments.next(), segments.next(), segments.next()) {
-        ((Some("v1"), Some("runs")), Some(run), ..) => run.parse::<RunId>().map_or(About::Home, |run| {
+    let (Some("v1"), Some(what)) = first else {
+        return About::Home;
+    };
+    match (what, segments.next(), segments.next(), segments.next()) {
+        ("runs", Some(run), ..) => run.parse::<RunId>().map_or(About::Home, |run| {
             About::Partition(Partition::of_run(run, count).index)
         }),
-        ((Some("v1"), Some("services")), Some(service), Some(_), None) if method == Method::POST => {
+        ("services", Some(service), Some(operation), None)
+            if method == Method::POST && !OF_SERVICES.contains(&operation) =>
+        {
             let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
             match (key, said) {
                 (Some(key), _) => About::Partition(Partition::of_key(service, key, count).index),
@@ -299,9 +321,58 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
                 (None, None) => About::Any,
             }
         }
-        _ => said.map_or(About::Home, About::Partition),
+        ("runs" | "nodes" | "queues" | "artifacts", ..) | ("services", _, None, _) => About::Home,
+        // Whatever else there is belongs to a service as a whole.
+        _ => said.map_or(About::Each, About::Partition),
     }
 }
+
+/// What stands where an operation's name stands, and is none.
+const OF_SERVICES: [&str; 1] = ["facts"];
+
+/// One answer made of those of all partitions: rows one after the other; otherwise the first that says something.
+async fn united(answers: Vec<Response>) -> Response {
+    let rank = |status: StatusCode| match status {
+        // A partition that failed must be heard of; one that knows nothing of an id must not.
+        status if status.is_server_error() => 0,
+        status if status.is_success() => 2,
+        StatusCode::NOT_FOUND => 3,
+        _ => 1,
+    };
+    let best = answers.iter().map(|answer| rank(answer.status())).min();
+    let mut chosen = answers
+        .into_iter()
+        .filter(|answer| Some(rank(answer.status())) == best);
+    let Some(first) = chosen.next() else {
+        return Problem::failure(ErrorKind::Internal, &"there is no partition").into_response();
+    };
+    if best != Some(2) {
+        return first;
+    }
+    let (mut head, body) = first.into_parts();
+    let bytes = axum::body::to_bytes(body, ANSWERS_MAX).await.unwrap_or_default();
+    let Ok(mut page) = serde_json::from_slice::<Value>(&bytes) else {
+        return Response::from_parts(head, Body::from(bytes));
+    };
+    let Some(rows) = page.get_mut("rows").and_then(Value::as_array_mut) else {
+        return Response::from_parts(head, Body::from(bytes));
+    };
+    for other in chosen {
+        let bytes = axum::body::to_bytes(other.into_body(), ANSWERS_MAX)
+            .await
+            .unwrap_or_default();
+        let more = serde_json::from_slice::<Value>(&bytes).ok();
+        let more = more.and_then(|mut page| page.get_mut("rows").map(Value::take));
+        if let Some(Value::Array(more)) = more {
+            rows.extend(more);
+        }
+    }
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, Body::from(page.to_string()))
+}
+
+/// Bytes of one partition's page.
+const ANSWERS_MAX: usize = 16 << 20;
 
 /// Whether a request that may have been taken in can be sent again.
 fn repeatable(parts: &Parts) -> bool {
@@ -409,5 +480,43 @@ mod tests {
         let keyed = [("idempotency-key", "k"), ("celesta-partition", "3")];
         assert_eq!(of(Method::POST, submit, &keyed), kept, "a key has one place");
         assert_eq!(of(Method::PUT, "/v1/services/shop", &[]), About::Home);
+        for (method, path) in [
+            (Method::POST, "/v1/services/shop/facts"),
+            (Method::GET, "/v1/services/shop/facts/3"),
+            (Method::POST, "/v1/something-new"),
+        ] {
+            assert_eq!(of(method.clone(), path, &[]), About::Each, "{path}");
+            assert_eq!(
+                of(method, path, &[("celesta-partition", "3")]),
+                About::Partition(3)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_of_all_partitions_become_one() {
+        let answer = |status: StatusCode, body: &'static str| {
+            let mut answer = Response::new(Body::from(body));
+            *answer.status_mut() = status;
+            answer
+        };
+        let read = async |answers| {
+            let answer = united(answers).await;
+            let status = answer.status();
+            let body = axum::body::to_bytes(answer.into_body(), 1_000)
+                .await
+                .expect("a body");
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let ok = StatusCode::OK;
+        let pages = vec![answer(ok, r#"{"rows":[1,2]}"#), answer(ok, r#"{"rows":[3]}"#)];
+        assert_eq!(read(pages).await, (ok, r#"{"rows":[1,2,3]}"#.to_owned()));
+        let found = vec![answer(StatusCode::NOT_FOUND, "no"), answer(ok, r#"{"id":1}"#)];
+        assert_eq!(read(found).await, (ok, r#"{"id":1}"#.to_owned()));
+        let failed = vec![answer(ok, "{}"), answer(StatusCode::SERVICE_UNAVAILABLE, "away")];
+        assert_eq!(
+            read(failed).await,
+            (StatusCode::SERVICE_UNAVAILABLE, "away".to_owned())
+        );
     }
 }

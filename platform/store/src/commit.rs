@@ -476,4 +476,6 @@ fn within_rows(units: &[Unit]) -> usize {
 }
 
 #[cfg(test)]
+mod fence_tests;
+#[cfg(test)]
 mod tests;
