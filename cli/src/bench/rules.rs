@@ -1,7 +1,7 @@
 //! `celesta bench rules`: the rule engine by itself, in this process, on one thread.
 //!
 //! Rules are compiled, facts are inserted while nothing fires, and then the firing alone is timed, to quiescence or to
-//! `halt()`. The bounds of a turn do not apply: a bench may fire for minutes. Whether a named program's outcome is right
+//! `halt()`. The bounds of a turn do not apply: a bench may fire for minutes, up to `--firings`. Whether a named program's outcome is right
 //! is checked after the clock has stopped.
 
 mod check;
@@ -28,13 +28,19 @@ use crate::exit::{Exit, Failure};
 /// The run that is measured; any will do, the engine is deterministic.
 const RUN: RunId = RunId::from_bits(1);
 
+/// Facts of a program: some gigabytes.
+const FACTS_MAX: usize = 10_000_000;
+
+/// After so many firings their records are counted and dropped, so that memory holds the facts and not the past.
+const SLICE: u64 = 1 << 20;
+
 /// Options of `bench rules`.
 #[derive(Debug, Args)]
 pub(crate) struct RulesArgs {
     /// A program that comes with the binary
     #[arg(long, value_enum, required_unless_present = "rules", conflicts_with = "rules")]
     program: Option<Program>,
-    /// Guests, discs or chunks; 64, 15 and 10000 unless given
+    /// Guests, discs, chunks or drawings; 64, 15, 10000 and 100 unless given
     #[arg(long, value_name = "N", conflicts_with = "rules", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     size: Option<u32>,
     /// Your own rules
@@ -43,6 +49,9 @@ pub(crate) struct RulesArgs {
     /// The facts to begin with: [[type, {field: value}], …]
     #[arg(long, value_name = "FILE", requires = "rules")]
     facts: Option<PathBuf>,
+    /// Stop after so many firings: the program may not end
+    #[arg(long, value_name = "N", default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    firings: u64,
     /// Write the facts at the end into FILE
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
@@ -131,11 +140,31 @@ fn measured(
     let mut memory = WorkingMemory::new(rules, RUN);
     let loading = loaded(&mut memory, events)?;
     let watch = Stopwatch::start();
-    let fault = memory.fire_loaded();
+    let (mut fired, mut changed) = (0, 0);
+    let mut left = args.firings;
+    let mut more = true;
+    while more && left > 0 {
+        let slice = left.min(SLICE);
+        more = memory.fire_some(slice);
+        left -= slice;
+        if more {
+            let (firings, changes) = memory.take_records();
+            fired += firings.len();
+            changed += changes.len();
+        }
+    }
     let wall = watch.stop();
     let peak_rss_mb = Usage::of_tree(std::process::id()).peak_rss_mb();
-    let outcome = memory.outcome(Vec::new(), fault);
-    let error = (outcome.fault.as_ref().map(ToString::to_string)).or_else(|| {
+    let outcome = memory.outcome(Vec::new(), None);
+    fired += outcome.firings.len();
+    changed += outcome.changes.len();
+    let endless = more.then(|| {
+        format!(
+            "stopped after {} firings: the program may not end (--firings N lets it go on)",
+            args.firings
+        )
+    });
+    let error = endless.or_else(|| {
         outcome.effects.iter().find_map(|effect| match effect {
             Effect::Fail { message, .. } => Some(message.clone()),
             _ => None,
@@ -144,7 +173,12 @@ fn measured(
     let error = error.or_else(|| {
         args.program.and_then(|program| {
             program
-                .verify(args.size.unwrap_or_else(|| program.size()), &memory, &outcome)
+                .verify(
+                    args.size.unwrap_or_else(|| program.size()),
+                    &memory,
+                    &outcome,
+                    fired,
+                )
                 .err()
         })
     });
@@ -153,8 +187,8 @@ fn measured(
             Failure::new(Exit::Failed, format!("cannot write {}: {error}", dump.display()))
         })?;
     }
-    let firings = u64::try_from(outcome.firings.len()).unwrap_or(u64::MAX);
-    let changes = u64::try_from(outcome.changes.len()).unwrap_or(u64::MAX);
+    let firings = u64::try_from(fired).unwrap_or(u64::MAX);
+    let changes = u64::try_from(changed).unwrap_or(u64::MAX);
     Ok(Figures {
         program: given.name,
         size,
@@ -171,12 +205,12 @@ fn measured(
     })
 }
 
-/// Compiles for a bench: nothing but memory bounds it.
+/// Compiles for a bench: what bounds it is memory.
 fn compiled(source: &Source) -> Result<(Arc<RuleSet>, Duration), Failure> {
     let limits = Limits {
         operations: u64::MAX,
         firings: u32::MAX,
-        facts: usize::MAX,
+        facts: FACTS_MAX,
         effects: usize::MAX,
         list_length: usize::try_from(u32::MAX).unwrap_or(usize::MAX),
         ..Limits::default()

@@ -273,6 +273,29 @@ impl WorkingMemory {
         self.fire_all()
     }
 
+    /// Fires at most `count` activations, whatever the bound of a turn is; true when there may be more. For measuring.
+    pub fn fire_some(&mut self, count: u64) -> bool {
+        for _ in 0..count {
+            if self.halted.is_some() || self.resting {
+                return false;
+            }
+            match self.next_activation() {
+                Some(token) => self.fire(token),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes what was recorded of firings and changes since the last outcome, so that it does not grow. For measuring:
+    /// the next outcome does not tell of it.
+    pub fn take_records(&mut self) -> (Vec<FiringRecord>, Vec<FactChange>) {
+        (
+            std::mem::take(&mut self.journal.firings),
+            std::mem::take(&mut self.journal.changes),
+        )
+    }
+
     /// What has happened since the last outcome, with the delta.
     #[must_use]
     pub fn outcome(&mut self, rejected: Vec<(usize, String)>, fault: Option<Fault>) -> Outcome {
@@ -323,13 +346,17 @@ impl WorkingMemory {
         drop(self.context_mut().effect(Effect::Log { level: "warn", text }));
     }
 
+    fn next_activation(&mut self) -> Option<u32> {
+        let world = World {
+            rules: &self.rules,
+            store: &self.context.as_ref().expect("no script runs").store,
+        };
+        self.network.next(world)
+    }
+
     fn fire_all(&mut self) -> Option<Fault> {
         while self.halted.is_none() && !self.resting {
-            let world = World {
-                rules: &self.rules,
-                store: &self.context.as_ref().expect("no script runs").store,
-            };
-            let Some(token) = self.network.next(world) else {
+            let Some(token) = self.next_activation() else {
                 break;
             };
             if self.journal.fired >= self.rules.limits.firings {
@@ -495,13 +522,7 @@ impl WorkingMemory {
                         updates.push(update);
                     }
                 }
-                Write::Retract(id) => {
-                    if updates.iter().any(|update| update.id == id) {
-                        // A fact is in a step once.
-                        self.step(&rules, &mut context, &mut updates);
-                    }
-                    self.retract(&rules, &context, id);
-                }
+                Write::Retract(id) => self.retract(&rules, &context, id),
             }
         }
         context.writes = writes;
@@ -583,14 +604,17 @@ impl WorkingMemory {
             return None;
         }
         let kind = fact.kind;
-        self.network.plan_update(
-            rules,
-            &mut context.store,
-            &mut self.batch,
-            place,
-            mask,
-            &mut slots,
-        );
+        // What the section has written before it retracted the fact is only seen by firings that are open.
+        if !context.is_retracted(id) {
+            self.network.plan_update(
+                rules,
+                &mut context.store,
+                &mut self.batch,
+                place,
+                mask,
+                &mut slots,
+            );
+        }
         let stamp = context.store.clock;
         let fact = context.store.get_mut(place);
         if fact.dirty == 0 && !fact.fresh {
@@ -600,12 +624,7 @@ impl WorkingMemory {
         fact.writer = writer;
         fact.dirty |= mask;
         self.changed(rules, id, kind, Change::Updated);
-        Some(Update {
-            id,
-            place,
-            slots,
-            stamp,
-        })
+        Some(Update { place, slots, stamp })
     }
 
     fn retract(&mut self, rules: &RuleSet, context: &Context, id: u64) {
@@ -624,7 +643,6 @@ impl WorkingMemory {
 /// A change of a fact that is planned and not yet made.
 #[derive(Debug)]
 struct Update {
-    id: u64,
     place: u32,
     slots: SmallVec<[(usize, Value); 2]>,
     stamp: u64,

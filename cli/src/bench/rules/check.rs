@@ -70,6 +70,22 @@ pub(super) fn tower_has_moved(discs: u32, memory: &WorkingMemory, firings: usize
     Ok(())
 }
 
+/// Of each drawing the only labeling there is: so many edges of each label.
+pub(super) fn lines_are_labeled(drawings: u32, memory: &WorkingMemory) -> Result<(), String> {
+    for (label, of_each) in [("+", 18), ("-", 6), ("B", 12), ("nil", 0)] {
+        let (wanted, found) = (
+            u64::from(drawings) * of_each,
+            facts(memory, "Edge")
+                .filter(|edge| *edge["label"] == Value::from(label))
+                .count(),
+        );
+        if u64::try_from(found) != Ok(wanted) {
+            return Err(format!("{found} edges are labeled {label}, not {wanted}"));
+        }
+    }
+    Ok(())
+}
+
 /// Every chunk is done, and the job has completed once with their number.
 pub(super) fn chunks_are_done(chunks: u32, memory: &WorkingMemory, outcome: &Outcome) -> Result<(), String> {
     let done = Value::from("done");

@@ -8,6 +8,7 @@ use crate::exit::Failure;
 
 const MANNERS: &str = include_str!("../../../../rules/engine/benches/programs/manners.rules");
 const HANOI: &str = include_str!("../../../../rules/engine/benches/programs/hanoi.rules");
+const WALTZ: &str = include_str!("../../../../rules/engine/benches/programs/waltz.rules");
 const VIDEO: &str = include_str!("../../../../rules/engine/benches/programs/video.rules");
 
 /// The published guest lists.
@@ -42,6 +43,8 @@ pub(crate) enum Program {
     Hanoi,
     /// One job of many chunks: one change at a time beside counters
     Video,
+    /// Labeling the lines of drawings: wide joins of equalities and differences
+    Waltz,
 }
 
 impl Program {
@@ -51,6 +54,7 @@ impl Program {
             Self::Manners => "manners",
             Self::Hanoi => "hanoi",
             Self::Video => "video",
+            Self::Waltz => "waltz",
         }
     }
 
@@ -60,6 +64,7 @@ impl Program {
             Self::Manners => 64,
             Self::Hanoi => 15,
             Self::Video => 10_000,
+            Self::Waltz => 100,
         }
     }
 
@@ -69,6 +74,7 @@ impl Program {
             Self::Manners => MANNERS,
             Self::Hanoi => HANOI,
             Self::Video => VIDEO,
+            Self::Waltz => WALTZ,
         };
         Source {
             path: format!("{}.rules", self.name()),
@@ -83,15 +89,23 @@ impl Program {
             Self::Hanoi if size > DISCS_MAX => Err(format!("at most {DISCS_MAX} discs")),
             Self::Hanoi => Ok(tower(size)),
             Self::Video => Ok(job(size)),
+            Self::Waltz => Ok(drawings(size)),
         }
     }
 
     /// Whether the outcome is right, or what is wrong with it.
-    pub(crate) fn verify(self, size: u32, memory: &WorkingMemory, outcome: &Outcome) -> Result<(), String> {
+    pub(crate) fn verify(
+        self,
+        size: u32,
+        memory: &WorkingMemory,
+        outcome: &Outcome,
+        fired: usize,
+    ) -> Result<(), String> {
         match self {
             Self::Manners => check::table_is_set(size, memory),
-            Self::Hanoi => check::tower_has_moved(size, memory, outcome.firings.len()),
+            Self::Hanoi => check::tower_has_moved(size, memory, fired),
             Self::Video => check::chunks_are_done(size, memory, outcome),
+            Self::Waltz => check::lines_are_labeled(size, memory),
         }
     }
 
@@ -209,6 +223,44 @@ fn tower(discs: u32) -> Vec<Event> {
     events
 }
 
+/// The lines of so many blocks with a step, side by side: those of the classical benchmark.
+fn drawings(count: u32) -> Vec<Event> {
+    const LINES: [(i64, i64); 18] = [
+        (122, 107),
+        (107, 2207),
+        (2207, 3204),
+        (3204, 6404),
+        (2216, 2207),
+        (3213, 3204),
+        (2216, 3213),
+        (107, 2601),
+        (2601, 7401),
+        (6404, 7401),
+        (3213, 6413),
+        (6413, 6404),
+        (7416, 7401),
+        (5216, 6413),
+        (2216, 5216),
+        (122, 5222),
+        (5222, 7416),
+        (5222, 5216),
+    ];
+    let lines = (0..i64::from(count)).flat_map(|drawing| {
+        LINES.map(|(from, to)| {
+            let at = drawing * 8_000;
+            let fields = [
+                ("drawing", Value::from(drawing)),
+                ("p1", (from + at).into()),
+                ("p2", (to + at).into()),
+            ];
+            fact("Line", fields)
+        })
+    });
+    lines
+        .chain([fact("Stage", [("value", "duplicate".into())])])
+        .collect()
+}
+
 fn job(chunks: u32) -> Vec<Event> {
     let chunk = |index: u32| {
         fact(
@@ -233,6 +285,7 @@ mod tests {
             (Program::Manners, &[2, 10, 16, 24][..]),
             (Program::Hanoi, &[1, 2, 5]),
             (Program::Video, &[1, 20]),
+            (Program::Waltz, &[1, 3]),
         ] {
             let (rules, _) = compiled(&program.source()).expect("it compiles");
             for size in sizes {
@@ -244,7 +297,7 @@ mod tests {
                     events,
                 });
                 assert_eq!(
-                    program.verify(*size, &memory, &outcome),
+                    program.verify(*size, &memory, &outcome, outcome.firings.len()),
                     Ok(()),
                     "{program:?} {size}"
                 );
@@ -254,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_wrong_outcome_is_seen() {
-        for program in [Program::Manners, Program::Hanoi, Program::Video] {
+        for program in [Program::Manners, Program::Hanoi, Program::Video, Program::Waltz] {
             let (rules, _) = compiled(&program.source()).expect("it compiles");
             let mut memory = WorkingMemory::new(&rules, RUN);
             let events = program.facts(16).expect("a size it has");
@@ -264,7 +317,7 @@ mod tests {
                 events,
             }));
             let outcome = memory.outcome(Vec::new(), None);
-            assert!(program.verify(16, &memory, &outcome).is_err(), "{program:?}");
+            assert!(program.verify(16, &memory, &outcome, 0).is_err(), "{program:?}");
         }
     }
 

@@ -4,15 +4,16 @@
 //! that nothing refers to and whose condition the rules themselves change) last. Rules that begin with the same joins
 //! share them; conditions on one fact alone are shared by all.
 
+mod lookup;
+mod order;
+
 use rustc_hash::FxHashMap;
 
 use crate::expression::{Binary, Expr};
-use crate::ruleset::plan::{Alpha, Chain, Dispatch, Index, Join, LEAF, NONE, Plan, Range};
-use crate::ruleset::{FactType, Node, NodeKind, Test, Timed};
+use crate::ruleset::plan::{Alpha, Chain, Dispatch, Index, Join, LEAF, NONE, Part, Plan};
+use crate::ruleset::{FactType, FieldKind, Node, NodeKind, Test, Timed};
 use crate::value::hash_of;
-
-/// What a fact type is taken to hold when nothing restricts it: only the relations of these figures matter.
-const FACTS: f64 = 1_000.0;
+use order::order;
 
 /// A condition that joins facts, before it has its place.
 struct Predicate {
@@ -23,7 +24,14 @@ struct Predicate {
 
 /// The network of all rules; `volatile` says which slots of each type some section writes.
 pub(super) fn plan(nodes: &[Node], rules: &[(u32, u32)], types: &[FactType], volatile: &[u64]) -> Plan {
-    let mut planner = Planner::default();
+    let mut planner = Planner {
+        plan: Plan::default(),
+        types,
+        alphas: FxHashMap::default(),
+        indexes: FxHashMap::default(),
+        joins: FxHashMap::default(),
+        paths: Vec::new(),
+    };
     planner.plan.kinds.resize_with(types.len(), Dispatch::default);
     for (number, (first, count)) in (0_u32..).zip(rules) {
         let clauses = &nodes[*first as usize..(*first + *count) as usize];
@@ -32,11 +40,11 @@ pub(super) fn plan(nodes: &[Node], rules: &[(u32, u32)], types: &[FactType], vol
     planner.finish()
 }
 
-#[derive(Default)]
-struct Planner {
+struct Planner<'a> {
     plan: Plan,
+    types: &'a [FactType],
     alphas: FxHashMap<String, u32>,
-    indexes: FxHashMap<(u32, Vec<usize>, Option<usize>), u32>,
+    indexes: FxHashMap<(u32, String, Option<(usize, Option<usize>)>), u32>,
     joins: FxHashMap<String, u32>,
     /// The joins of each rule by depth.
     paths: Vec<Vec<u32>>,
@@ -48,7 +56,7 @@ fn levels(expr: &Expr) -> Vec<usize> {
     levels.into_iter().collect()
 }
 
-impl Planner {
+impl Planner<'_> {
     fn rule(&mut self, number: u32, clauses: &[Node], volatile: &[u64]) {
         let mut predicates = Vec::new();
         for (level, node) in clauses
@@ -102,12 +110,15 @@ impl Planner {
                 for (at, predicate) in predicates.iter().enumerate() {
                     if !used[at] && predicate.levels.iter().all(|level| placed.contains(level)) {
                         used[at] = true;
-                        place(predicate, *level, &mut keys, &mut tests);
+                        place(&predicate.expr, &predicate.text, *level, &mut keys, &mut tests);
                     }
                 }
             } else {
-                keys.clone_from(&node.keys);
-                tests.extend(node.join.iter().cloned());
+                let equal = node.keys.iter();
+                keys.extend(equal.map(|(expr, slot)| (expr.clone(), Part::Slot(*slot))));
+                for test in &node.join {
+                    place(&test.expr, &test.text, *level, &mut keys, &mut tests);
+                }
             }
             parent = self.join(number, node, *level, parent, depth, &depths, &keys, tests);
             path.push(parent);
@@ -155,11 +166,14 @@ impl Planner {
             keys: Vec::new(),
             tests: Vec::new(),
             range: None,
+            blocks: false,
             measure: None,
             order: None,
             own: 0,
             below: 0,
             reads: 0,
+            looks: Vec::new(),
+            wants: Vec::new(),
             next: Vec::new(),
         });
         self.joins.insert(name, at);
@@ -189,24 +203,35 @@ impl Planner {
         parent: u32,
         depth: usize,
         depths: &[usize],
-        keys: &[(Expr, usize)],
+        keys: &[(Expr, Part)],
         tests: Vec<Test>,
     ) -> u32 {
         let to = |level: usize| depths[level];
         let mapped = |expr: &Expr| expr.mapped(&to);
-        let mut keys: Vec<(Expr, usize)> = keys.iter().map(|(expr, slot)| (mapped(expr), *slot)).collect();
-        keys.sort_by_key(|(_, slot)| *slot);
+        let mut keys: Vec<(Expr, Part)> = (keys.iter())
+            .map(|(expr, part)| (mapped(expr), part.clone()))
+            .collect();
+        keys.sort_by_cached_key(|(_, part)| part.name());
         let tests: Vec<Test> = (tests.into_iter())
             .map(|test| Test {
                 expr: mapped(&test.expr),
                 text: test.text,
             })
             .collect();
-        let range = tests.iter().find_map(|test| range(&test.expr, depth));
+        let numeric = |slot: usize| {
+            let kind = node.fact_type.map(|kind| self.types[kind].fields[slot].kind);
+            matches!(kind, Some(FieldKind::Int | FieldKind::Float | FieldKind::Time))
+        };
+        let (range, exact) = lookup::range(&tests, depth, &numeric);
+        let blocks = exact && matches!(node.kind, NodeKind::No | NodeKind::Any);
         let index = node.fact_type.map_or(NONE, |kind| {
             let alpha = self.alpha(kind, node, level);
-            let slots = keys.iter().map(|(_, slot)| *slot).collect();
-            self.index(alpha, slots, range.as_ref().map(|range| range.slot))
+            let parts = keys.iter().map(|(_, part)| part.clone()).collect();
+            self.index(
+                alpha,
+                parts,
+                range.as_ref().map(|range| (range.slot, range.until)),
+            )
         });
         let measure = node.measure.as_ref().map(&mapped);
         let order = node.order.as_ref().map(&mapped);
@@ -235,11 +260,14 @@ impl Planner {
             keys,
             tests,
             range,
+            blocks,
             measure,
             order,
             own,
             below: 0,
             reads: 0,
+            looks: Vec::new(),
+            wants: Vec::new(),
             next: Vec::new(),
         });
         self.joins.insert(name, at);
@@ -286,17 +314,24 @@ impl Planner {
         at
     }
 
-    fn index(&mut self, alpha: u32, slots: Vec<usize>, ordered: Option<usize>) -> u32 {
-        let name = (alpha, slots, ordered);
+    fn index(&mut self, alpha: u32, parts: Vec<Part>, ordered: Option<(usize, Option<usize>)>) -> u32 {
+        let names: Vec<String> = parts.iter().map(Part::name).collect();
+        let name = (alpha, names.join(" "), ordered);
         if let Some(known) = self.indexes.get(&name) {
             return *known;
         }
         let at = u32::try_from(self.plan.indexes.len()).expect("rules are bounded far below 2^32 clauses");
-        let mask = (name.1.iter().chain(&ordered)).fold(0, |all, slot| all | 1_u64 << slot);
+        let (ordered, until) = (
+            ordered.map(|(slot, _)| slot),
+            ordered.and_then(|(_, until)| until),
+        );
+        let ordering = (ordered.iter().chain(&until)).fold(0, |all, slot| all | 1_u64 << slot);
+        let mask = parts.iter().fold(ordering, |all, part| all | part.reads());
         self.plan.indexes.push(Index {
             alpha,
-            slots: name.1.clone(),
+            parts,
             ordered,
+            until,
             mask,
             joins: Vec::new(),
         });
@@ -313,7 +348,7 @@ impl Planner {
         });
         let alphas = self.plan.alphas.iter().flat_map(|alpha| &alpha.tests);
         let mut all = joins.chain(alphas.map(|test| &test.expr));
-        self.plan.scripted = all.any(|expr| format!("{expr:?}").contains("Script"));
+        self.plan.scripted = all.any(is_scripted);
         for at in 0..self.plan.joins.len() {
             let mut up = self.plan.joins[at].parent;
             while up != NONE {
@@ -325,6 +360,9 @@ impl Planner {
                     .chain(&join.order)
                     .chain(join.timed.iter().flat_map(|timed| &timed.since));
                 let below = exprs.fold(0, |all, expr| all | expr.reads(depth));
+                if below != 0 {
+                    self.plan.joins[at].looks.push((depth, below));
+                }
                 let above = &mut self.plan.joins[up as usize];
                 above.below |= below;
                 up = above.parent;
@@ -333,6 +371,15 @@ impl Planner {
         for (chain, path) in self.plan.chains.iter().zip(&self.paths) {
             for (reads, join) in chain.reads.iter().zip(path) {
                 self.plan.joins[*join as usize].reads |= reads;
+            }
+            for (depth, join) in path.iter().enumerate() {
+                let wants = &mut self.plan.joins[*join as usize].wants;
+                for (before, reads) in chain.reads[..depth].iter().enumerate() {
+                    match wants.iter_mut().find(|(known, _)| *known == before) {
+                        Some((_, slots)) => *slots |= reads,
+                        None => wants.push((before, *reads)),
+                    }
+                }
             }
         }
         self.plan
@@ -381,6 +428,10 @@ fn steps<'a>(clauses: &'a [Node], order: &[usize]) -> Vec<Step<'a>> {
     steps
 }
 
+fn is_scripted(expr: &Expr) -> bool {
+    format!("{expr:?}").contains("Script")
+}
+
 /// What tells a test from another; a script's text stands for its program.
 fn identity(test: &Test) -> String {
     let shown = format!("{:?}", test.expr);
@@ -413,167 +464,16 @@ fn literal(expr: &Expr) -> Option<(usize, u64)> {
     }
 }
 
-/// The range of own slots that a test allows, when one side is a slot and the other known before.
-fn range(expr: &Expr, depth: usize) -> Option<Range> {
-    let Expr::Binary(operator, sides) = expr else {
-        return None;
-    };
-    let mirrored = match operator {
-        Binary::Less => Binary::Greater,
-        Binary::AtMost => Binary::AtLeast,
-        Binary::Greater => Binary::Less,
-        Binary::AtLeast => Binary::AtMost,
-        _ => return None,
-    };
-    // Slots only: the length of a list changes while its tokens stay.
-    let before = |side: &Expr| (levels(side).iter()).all(|level| *level < depth && side.reads(*level) != 0);
-    match &**sides {
-        (Expr::Slot(at, slot), other) if *at == depth && before(other) => Some(Range {
-            slot: *slot,
-            upward: matches!(operator, Binary::Greater | Binary::AtLeast),
-            bound: other.clone(),
-        }),
-        (other, Expr::Slot(at, slot)) if *at == depth && before(other) => Some(Range {
-            slot: *slot,
-            upward: matches!(mirrored, Binary::Greater | Binary::AtLeast),
-            bound: other.clone(),
-        }),
-        _ => None,
-    }
-}
-
-/// Puts a condition into the index of the clause at `level` if it is an equality of one of its slots.
-fn place(predicate: &Predicate, level: usize, keys: &mut Vec<(Expr, usize)>, tests: &mut Vec<Test>) {
-    if let Expr::Binary(Binary::Equal, sides) = &predicate.expr {
-        let before = |side: &Expr| !levels(side).contains(&level);
-        match &**sides {
-            (Expr::Slot(at, slot), other) | (other, Expr::Slot(at, slot))
-                if *at == level && before(other) && !keys.iter().any(|(_, known)| known == slot) =>
-            {
-                keys.push((other.clone(), *slot));
-                return;
-            }
-            _ => {}
-        }
+/// Puts a condition into the index of the clause at `level` if it is an equality of its own part.
+fn place(expr: &Expr, text: &str, level: usize, keys: &mut Vec<(Expr, Part)>, tests: &mut Vec<Test>) {
+    if let Some((other, part)) = lookup::key(expr, level)
+        && !keys.iter().any(|(_, known)| known.name() == part.name())
+    {
+        keys.push((other, part));
+        return;
     }
     tests.push(Test {
-        expr: predicate.expr.clone(),
-        text: predicate.text.clone(),
+        expr: expr.clone(),
+        text: text.to_owned(),
     });
-}
-
-/// How many facts go with what is placed, as far as the text tells.
-fn estimate(level: usize, node: &Node, placed: &[usize], predicates: &[Predicate]) -> f64 {
-    let mut facts = FACTS;
-    for test in &node.alpha {
-        facts /= if literal(&test.expr).is_some() { 20.0 } else { 2.0 };
-    }
-    for predicate in predicates {
-        let known = |at: &usize| *at == level || placed.contains(at);
-        if predicate.levels.contains(&level) && predicate.levels.iter().all(known) {
-            let (mut keys, mut tests) = (Vec::new(), Vec::new());
-            place(predicate, level, &mut keys, &mut tests);
-            facts /= if !keys.is_empty() {
-                50.0
-            } else if range(&predicate.expr, level).is_some() {
-                3.0
-            } else {
-                2.0
-            };
-        }
-    }
-    facts
-}
-
-/// The levels in the order in which they are joined.
-fn order(clauses: &[Node], predicates: &[Predicate], volatile: &[u64]) -> Vec<usize> {
-    let needs: Vec<Vec<usize>> = (clauses.iter().enumerate())
-        .map(|(level, node)| needs(level, node, clauses, predicates))
-        .collect();
-    let alone = |level: usize| {
-        !predicates
-            .iter()
-            .any(|predicate| predicate.levels.contains(&level))
-            && !needs.iter().any(|needs| needs.contains(&level))
-            && needs[level].is_empty()
-    };
-    let door = |level: usize| {
-        let node = &clauses[level];
-        let written = node.fact_type.map_or(0, |kind| volatile[kind]);
-        match node.kind {
-            NodeKind::Bind => alone(level) && node.reads & written != 0,
-            NodeKind::No | NodeKind::Any => alone(level),
-            _ => false,
-        }
-    };
-    let mut order = choose(clauses, predicates, &needs, &door);
-    // Doors stand last only where the rest is held together by equalities: a cross product may need them first.
-    let mut binds = 0;
-    for (at, level) in order.iter().enumerate() {
-        if clauses[*level].kind == NodeKind::Bind && !door(*level) {
-            if binds > 0 && estimate(*level, &clauses[*level], &order[..at], predicates) > FACTS / 50.0 {
-                order = choose(clauses, predicates, &needs, &|_| false);
-                break;
-            }
-            binds += 1;
-        }
-    }
-    order
-}
-
-/// The levels that must be joined before this one.
-fn needs(level: usize, node: &Node, clauses: &[Node], predicates: &[Predicate]) -> Vec<usize> {
-    let mut needs: Vec<usize> = Vec::new();
-    if node.kind == NodeKind::Bind {
-        // Values can be tested only after they are known.
-        for predicate in predicates
-            .iter()
-            .filter(|predicate| predicate.levels.contains(&level))
-        {
-            let later = predicate
-                .levels
-                .iter()
-                .filter(|at| clauses[**at].kind != NodeKind::Bind);
-            needs.extend(later);
-        }
-    } else {
-        let exprs = (node.keys.iter().map(|(expr, _)| expr))
-            .chain(node.join.iter().map(|test| &test.expr))
-            .chain(&node.measure)
-            .chain(&node.order);
-        needs.extend(exprs.flat_map(levels));
-    }
-    needs.retain(|at| *at != level);
-    needs
-}
-
-fn choose(
-    clauses: &[Node],
-    predicates: &[Predicate],
-    needs: &[Vec<usize>],
-    door: &impl Fn(usize) -> bool,
-) -> Vec<usize> {
-    let mut order: Vec<usize> = Vec::new();
-    while order.len() < clauses.len() {
-        let mut best: Option<(f64, usize)> = None;
-        for (level, node) in clauses.iter().enumerate() {
-            if order.contains(&level) || needs[level].iter().any(|need| !order.contains(need)) {
-                continue;
-            }
-            let earlier = (0..level).all(|before| order.contains(&before) || door(before));
-            let cost = match node.kind {
-                _ if door(level) => 1e12,
-                NodeKind::Bind => estimate(level, node, &order, predicates),
-                NodeKind::No | NodeKind::Any | NodeKind::If => 0.4,
-                _ if earlier => 1.0,
-                _ => 1e9,
-            };
-            if best.is_none_or(|(least, _)| cost < least) {
-                best = Some((cost, level));
-            }
-        }
-        let Some((_, level)) = best else { break };
-        order.push(level);
-    }
-    order
 }

@@ -14,6 +14,7 @@
 mod agenda;
 mod change;
 mod counters;
+mod exact;
 mod tables;
 mod timed;
 
@@ -63,6 +64,10 @@ mod state {
     pub(super) const ARMED: u8 = 2;
     /// Its counter has changed.
     pub(super) const TOUCHED: u8 = 4;
+    /// It stands in the list of the entry that blocks it, and not in its join's index.
+    pub(super) const BLOCKED: u8 = 8;
+    /// It is taken out of its join while what the join looks at changes.
+    pub(super) const LOOSE: u8 = 16;
 }
 
 /// A fact in an index.
@@ -77,6 +82,8 @@ struct Entry {
     next_of_fact: u32,
     /// The first token with this fact.
     tokens: u32,
+    /// The first token that it blocks.
+    blocked: u32,
 }
 
 #[derive(Debug)]
@@ -93,6 +100,10 @@ pub(crate) struct Network {
     /// The same for joins with a range and for ordered indexes.
     sorted_lefts: BTreeSet<Sorted>,
     sorted_rights: BTreeSet<Sorted>,
+    /// For joins with a range of two ends, how far these have ever been apart.
+    widths: FxHashMap<u32, f64>,
+    /// For indexes of facts that reach from one slot to another, how far any has ever reached.
+    reaches: FxHashMap<u32, f64>,
     values: FxHashMap<u32, Value>,
     sums: FxHashMap<u32, Box<Sum>>,
     touched: Vec<u32>,
@@ -183,6 +194,8 @@ impl Network {
             rights: HashTable::new(),
             sorted_lefts: BTreeSet::new(),
             sorted_rights: BTreeSet::new(),
+            widths: FxHashMap::default(),
+            reaches: FxHashMap::default(),
             values: FxHashMap::default(),
             sums: FxHashMap::default(),
             touched: Vec::new(),
@@ -322,19 +335,7 @@ impl Network {
 
     /// Whether a fact of the join's index goes with a left token.
     fn joins(&mut self, world: World<'_>, join: &Join, left: u32, fact: u32) -> bool {
-        let equal = {
-            let pair = Pair {
-                world,
-                network: self,
-                left,
-                depth: join.depth,
-                fact: NONE,
-            };
-            let slots = &world.store.get(fact).slots;
-            join.keys
-                .iter()
-                .all(|(expr, slot)| expr.value(&pair).is_ok_and(|value| value.same(&slots[*slot])))
-        };
+        let equal = join.keys.is_empty() || self.is_equal(world, join, left, fact);
         equal && self.all(world, join.rule, &join.tests, left, join.depth, fact)
     }
 
@@ -421,6 +422,13 @@ impl Network {
         }
         let key = self.left_key(world, join, token);
         self.token_mut(token).key = key;
+        if join.blocks {
+            match self.blocker(world, join, token) {
+                Some(entry) => self.block(token, entry),
+                None => self.link_left(world, token, join),
+            }
+            return self.decide(world, token);
+        }
         self.link_left(world, token, join);
         let mut bucket = self.bucket(world, join, token, key);
         while let Some(entry) = self.next_entry(&mut bucket) {
@@ -479,16 +487,7 @@ impl Network {
             }
         }
         if next & LEAF == 0 {
-            let join = world.join(next);
-            if join.kind != NodeKind::If {
-                self.unlink_left(world, at, join);
-                if join.measure.is_some() {
-                    self.sums.remove(&at);
-                }
-            } else if join.timed.is_some() {
-                let due = self.token(at).key.cast_signed();
-                self.timed.remove(&(due, at));
-            }
+            self.leave(world, at);
         } else {
             self.disarm(world, at);
         }
@@ -497,6 +496,27 @@ impl Network {
         }
         self.token_mut(at).state = 0;
         self.free.push(at);
+    }
+
+    /// Takes a token out of where its next join keeps it.
+    fn leave(&mut self, world: World<'_>, at: u32) {
+        if self.is(at, state::LOOSE) {
+            return;
+        }
+        let join = world.join(self.token(at).next);
+        if join.kind != NodeKind::If {
+            if self.is(at, state::BLOCKED) {
+                self.unblock(at);
+            } else {
+                self.unlink_left(world, at, join);
+            }
+            if join.measure.is_some() {
+                self.sums.remove(&at);
+            }
+        } else if join.timed.is_some() {
+            let due = self.token(at).key.cast_signed();
+            self.timed.remove(&(due, at));
+        }
     }
 
     /// The live tokens of a rule at one depth, by number.

@@ -189,7 +189,7 @@ impl Context {
         self.inserted.get(at).filter(|fact| fact.kept).map(|_| at)
     }
 
-    fn is_retracted(&self, id: u64) -> bool {
+    pub(crate) fn is_retracted(&self, id: u64) -> bool {
         !self.retracted.is_empty() && self.retracted.contains(&id)
     }
 

@@ -53,16 +53,44 @@ pub(crate) struct Dispatch {
     pub others: Vec<u32>,
 }
 
-/// The facts of an [`Alpha`], found by some of their slots.
+/// The facts of an [`Alpha`], found by some parts of them.
 #[derive(Debug)]
 pub(crate) struct Index {
     pub alpha: u32,
-    pub slots: Vec<usize>,
-    /// Facts of equal slots stand in the order of this one.
+    pub parts: Vec<Part>,
+    /// Facts of equal parts stand in the order of this slot.
     pub ordered: Option<usize>,
-    /// All of these slots.
+    /// Facts are looked up by a number between the slot of the order and this one.
+    pub until: Option<usize>,
+    /// All slots that decide where a fact stands.
     pub mask: u64,
     pub joins: Vec<u32>,
+}
+
+/// What a fact is found by.
+#[derive(Debug, Clone)]
+pub(crate) enum Part {
+    Slot(usize),
+    /// Of the fact alone, at level 0.
+    Computed(Box<Expr>),
+}
+
+impl Part {
+    /// What tells it from other parts.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Slot(slot) => format!("{slot:02}"),
+            Self::Computed(expr) => format!("{expr:?}"),
+        }
+    }
+
+    /// The slots it looks at.
+    pub(crate) fn reads(&self) -> u64 {
+        match self {
+            Self::Slot(slot) => 1 << slot,
+            Self::Computed(expr) => expr.reads(0),
+        }
+    }
 }
 
 /// A clause in its place: what comes from the left is joined with the facts of an index.
@@ -77,10 +105,12 @@ pub(crate) struct Join {
     /// [`NONE`] for `if` and conditions on the time.
     pub index: u32,
     pub timed: Option<Timed>,
-    /// Equal parts: what the left says, and the slot of the fact.
-    pub keys: Vec<(Expr, usize)>,
+    /// Equal parts: what the left says, and the part of the fact.
+    pub keys: Vec<(Expr, Part)>,
     pub tests: Vec<Test>,
     pub range: Option<Range>,
+    /// A `no` or `any` for which every fact counts that keys and range allow: one is enough to decide it.
+    pub blocks: bool,
     pub measure: Option<Expr>,
     pub order: Option<Expr>,
     /// Slots of its fact that its own tests look at, beside the keys.
@@ -89,17 +119,33 @@ pub(crate) struct Join {
     pub below: u64,
     /// Slots of its fact that some rule reads.
     pub reads: u64,
+    /// The slots it looks at of facts before it, by their depth.
+    pub looks: Vec<(usize, u64)>,
+    /// The slots of facts before it, by their depth, that the rules read to which it leads.
+    pub wants: Vec<(usize, u64)>,
     /// What follows: joins, and rules as [`LEAF`] and number.
     pub next: Vec<u32>,
 }
 
-/// A test `slot < bound` or the like, for which facts stand in order; it is tested all the same.
+/// Tests `slot < bound` or the like, for which facts stand in order; they are tested all the same.
 #[derive(Debug)]
 pub(crate) struct Range {
     pub slot: usize,
-    /// Whether the slot is above the bound.
-    pub upward: bool,
-    pub bound: Expr,
+    pub low: Option<Edge>,
+    pub high: Option<Edge>,
+    /// Another slot is not below `high`: the fact spans what lies between its two slots.
+    pub until: Option<usize>,
+}
+
+/// An end of a range: a sum of what the left says.
+#[derive(Debug, Clone)]
+pub(crate) struct Edge {
+    /// What is added, or else subtracted.
+    pub terms: Vec<(bool, Expr)>,
+    /// Not as it was written: the numbers may be rounded in another way.
+    pub turned: bool,
+    /// The end itself does not belong to the range.
+    pub strict: bool,
 }
 
 /// A rule's way through the network.

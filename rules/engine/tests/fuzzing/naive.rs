@@ -33,6 +33,14 @@ pub(crate) enum Side {
     Earlier(usize, usize),
     /// The field of an earlier fact and one more.
     Above(usize, usize),
+    /// The field of an earlier fact; the own one counts one less.
+    Below(usize, usize),
+    /// A number that is compared with the difference of the own field and that of an earlier fact.
+    Apart(usize, usize, i64),
+    /// The same, whichever is greater.
+    Near(usize, usize, i64),
+    /// The same, the earlier fact first.
+    Behind(usize, usize, i64),
 }
 
 /// The instant of a run's first turn.
@@ -45,17 +53,20 @@ const OPERATORS: [&str; 6] = ["==", "!=", "<", ">=", "<=", ">"];
 impl Test {
     fn text(&self, own: &str, earlier: &[String]) -> String {
         let part = |(field, operator, side): &(usize, usize, Side)| {
-            let side = match side {
-                Side::Earlier(at, field) if !earlier.is_empty() => {
-                    format!("{}.{}", earlier[at % earlier.len()], FIELDS[*field])
-                }
-                Side::Above(at, field) if !earlier.is_empty() => {
-                    format!("{}.{} + 1", earlier[at % earlier.len()], FIELDS[*field])
-                }
-                Side::Number(number) => number.to_string(),
-                Side::Earlier(..) | Side::Above(..) => "1".into(),
+            let own = format!("{own}.{}", FIELDS[*field]);
+            let other =
+                |at: usize, field: usize| format!("{}.{}", earlier[at % earlier.len()], FIELDS[field]);
+            let (left, right) = match *side {
+                Side::Number(number) => (own, number.to_string()),
+                _ if earlier.is_empty() => (own, "1".into()),
+                Side::Earlier(at, field) => (own, other(at, field)),
+                Side::Above(at, field) => (own, format!("{} + 1", other(at, field))),
+                Side::Below(at, field) => (format!("{own} - 1"), other(at, field)),
+                Side::Apart(at, field, by) => (format!("{own} - {}", other(at, field)), by.to_string()),
+                Side::Near(at, field, by) => (format!("abs({own} - {})", other(at, field)), by.to_string()),
+                Side::Behind(at, field, by) => (format!("{} - {own}", other(at, field)), by.to_string()),
             };
-            format!("{own}.{} {} {side}", FIELDS[*field], OPERATORS[*operator])
+            format!("{left} {} {right}", OPERATORS[*operator])
         };
         if self.0.is_empty() {
             String::new()
@@ -69,14 +80,17 @@ impl Test {
 
     fn holds(&self, own: &Fact, earlier: &[Fact]) -> bool {
         self.0.iter().all(|(field, operator, side)| {
-            let left = own.fields[*field];
-            let right = match side {
-                Side::Earlier(at, field) if !earlier.is_empty() => earlier[at % earlier.len()].fields[*field],
-                Side::Above(at, field) if !earlier.is_empty() => {
-                    earlier[at % earlier.len()].fields[*field] + 1
-                }
-                Side::Number(number) => *number,
-                Side::Earlier(..) | Side::Above(..) => 1,
+            let own = own.fields[*field];
+            let other = |at: usize, field: usize| earlier[at % earlier.len()].fields[field];
+            let (left, right) = match *side {
+                Side::Number(number) => (own, number),
+                _ if earlier.is_empty() => (own, 1),
+                Side::Earlier(at, field) => (own, other(at, field)),
+                Side::Above(at, field) => (own, other(at, field) + 1),
+                Side::Below(at, field) => (own - 1, other(at, field)),
+                Side::Apart(at, field, by) => (own - other(at, field), by),
+                Side::Near(at, field, by) => ((own - other(at, field)).abs(), by),
+                Side::Behind(at, field, by) => (other(at, field) - own, by),
             };
             match operator {
                 0 => left == right,
@@ -97,9 +111,33 @@ pub(crate) struct Fact {
     pub(crate) fields: [i64; 3],
 }
 
-/// The text of the rules.
+/// Makes many changes in one section: `[0, x, y, z]` inserts, `[1, fact, field, value]` writes, `[2, fact]` retracts.
+const BATCH: &str = r#"fact Batch { changes: list }
+rule "batch" salience 100 {
+    match { batch: Batch; facts = collect A a; }
+    action {
+        for change in batch.changes {
+            if change[0] == 0 {
+                insert("A", #{ x: change[1], y: change[2], z: change[3] });
+            } else if change[0] == 2 {
+                retract(facts[change[1]]);
+            } else if change[2] == 0 {
+                facts[change[1]].x = change[3];
+            } else if change[2] == 1 {
+                facts[change[1]].y = change[3];
+            } else {
+                facts[change[1]].z = change[3];
+            }
+        }
+        retract(batch);
+    }
+}
+"#;
+
+/// The text of the rules, behind the rule that makes changes.
 pub(crate) fn program(rules: &[(i32, Vec<Clause>)]) -> String {
     let mut text = "workflow w;\nfact A { x: int, y: int, z: int }\n".to_owned();
+    text += BATCH;
     for (number, (salience, clauses)) in rules.iter().enumerate() {
         let mut names: Vec<String> = Vec::new();
         let mut last_value = None;

@@ -26,7 +26,11 @@ fn test() -> impl Strategy<Value = Test> {
     let side = prop_oneof![
         (0..3_i64).prop_map(Side::Number),
         (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Earlier(at, field)),
-        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Above(at, field))
+        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Above(at, field)),
+        (0..3_usize, 0..3_usize).prop_map(|(at, field)| Side::Below(at, field)),
+        (0..3_usize, 0..3_usize, -1..3_i64).prop_map(|(at, field, by)| Side::Apart(at, field, by)),
+        (0..3_usize, 0..3_usize, -1..3_i64).prop_map(|(at, field, by)| Side::Near(at, field, by)),
+        (0..3_usize, 0..3_usize, -1..3_i64).prop_map(|(at, field, by)| Side::Behind(at, field, by)),
     ];
     prop::collection::vec(
         (0..3_usize, prop_oneof![3 => Just(0_usize), 1 => 0..6_usize], side),
@@ -59,12 +63,12 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// A random program, the changes of each turn with the half seconds before it, and after which turns the memory is
-/// restored.
+/// A random program, for each turn the changes from outside, those that one section makes, and the half seconds before
+/// it; and after which turns the memory is restored.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     rules: Vec<(i32, Vec<Clause>)>,
-    turns: Vec<(Vec<Action>, i64)>,
+    turns: Vec<(Vec<Action>, Vec<Action>, i64)>,
     restores: u16,
 }
 
@@ -72,7 +76,14 @@ pub(crate) struct Case {
 pub(crate) fn case() -> impl Strategy<Value = Case> {
     (
         prop::collection::vec((-1..2_i32, prop::collection::vec(clause(), 1..4)), 1..4),
-        prop::collection::vec((prop::collection::vec(action(), 0..5), 0..4_i64), 1..12),
+        prop::collection::vec(
+            (
+                prop::collection::vec(action(), 0..5),
+                prop_oneof![1 => Just(Vec::new()), 2 => prop::collection::vec(action(), 1..6)],
+                0..4_i64,
+            ),
+            1..12,
+        ),
         any::<u16>(),
     )
         .prop_map(|(rules, turns, restores)| Case {
@@ -159,6 +170,70 @@ fn events(naive: &mut Naive, actions: &[Action]) -> Vec<Event> {
     events
 }
 
+/// The changes that one section makes, all at one instant.
+fn batch(naive: &mut Naive, actions: &[Action]) -> Event {
+    let before = naive.facts.clone();
+    let mut gone = BTreeSet::new();
+    let mut changes = Vec::new();
+    let list = |numbers: &[usize], value: i64| {
+        let numbers = numbers
+            .iter()
+            .map(|number| i64::try_from(*number).expect("few facts"));
+        Value::list(numbers.chain([value]).map(Value::from))
+    };
+    // The batch is a fact itself.
+    naive.next += 1;
+    naive.clock += 1;
+    let stamp = naive.clock;
+    let place = |naive: &Naive, at: usize| {
+        let id = before[at].0.id;
+        naive
+            .facts
+            .iter()
+            .position(|(fact, _)| fact.id == id)
+            .expect("it is not gone")
+    };
+    for action in actions {
+        let of = |at: usize| (!before.is_empty()).then(|| at % before.len().max(1));
+        match action {
+            Action::Insert(fields) => {
+                let id = naive.next;
+                naive.next += 1;
+                naive.facts.push((Fact { id, fields: *fields }, stamp));
+                changes.push(Value::list([0, fields[0], fields[1], fields[2]].map(Value::from)));
+            }
+            Action::Update(at, field, value) => {
+                if let Some(at) = of(*at).filter(|at| !gone.contains(at)) {
+                    let place = place(naive, at);
+                    naive.facts[place].0.fields[*field] = *value;
+                    changes.push(list(&[1, at, *field], *value));
+                }
+            }
+            Action::Retract(at) => {
+                if let Some(at) = of(*at).filter(|at| !gone.contains(at)) {
+                    let place = place(naive, at);
+                    naive.facts.remove(place);
+                    gone.insert(at);
+                    changes.push(Value::list(
+                        [2, i64::try_from(at).expect("few facts")].map(Value::from),
+                    ));
+                }
+            }
+        }
+    }
+    for (fact, known) in &mut naive.facts {
+        let was = before.iter().find(|(old, _)| old.id == fact.id);
+        if was.is_some_and(|(old, _)| old.fields != fact.fields) {
+            *known = stamp;
+        }
+    }
+    naive.prune();
+    Event::Insert {
+        fact_type: "Batch".into(),
+        value: Value::map([("changes", Value::list(changes))]),
+    }
+}
+
 /// Runs a case through both engines; answers how many changes it made.
 ///
 /// # Panics
@@ -190,13 +265,16 @@ pub(crate) fn check(case: Case) -> usize {
     let mut memory = WorkingMemory::new(&set, RUN);
     let mut deltas: Vec<Vec<u8>> = Vec::new();
     let mut changes = 0;
-    for (turn, (actions, halves)) in case.turns.iter().enumerate() {
+    for (turn, (actions, batched, halves)) in case.turns.iter().enumerate() {
         if turn > 0 {
             naive.now_ms += halves * 500;
         }
         naive.prune();
-        let events = events(&mut naive, actions);
-        changes += events.len();
+        let mut events = events(&mut naive, actions);
+        changes += events.len() + batched.len();
+        let made = (!batched.is_empty()).then(|| batch(&mut naive, batched));
+        let first = usize::from(made.is_some());
+        events.extend(made);
         let expected = naive.fire();
         let outcome = memory.turn(Turn {
             seq: u64::try_from(turn).expect("few turns") + 1,
@@ -207,10 +285,10 @@ pub(crate) fn check(case: Case) -> usize {
             Effect::Emit { data_json, .. } => data_json.to_string(),
             other => format!("{other:?}"),
         });
-        let fired: Vec<(usize, Vec<u64>, String)> = (outcome.firings.iter().zip(said))
+        let fired: Vec<(usize, Vec<u64>, String)> = (outcome.firings.iter().skip(first).zip(said))
             .map(|(firing, said)| {
                 let facts = firing.facts.iter().map(|(id, _)| id.0).collect();
-                (firing.rule, facts, said)
+                (firing.rule - 1, facts, said)
             })
             .collect();
         assert_eq!(fired, expected, "turn {turn} of {text}");

@@ -4,13 +4,17 @@
 //! for its entries; [`Network::withdraw`] is called while the facts are as they were, [`Network::offer`] when they are
 //! as they will be. No fact is in one batch twice.
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::{Entry, LEAF, NONE, Network, World};
+use super::{Entry, LEAF, NONE, Network, World, state};
 use crate::Value;
 use crate::memory::store::Store;
 use crate::ruleset::plan::Index;
 use crate::ruleset::{NodeKind, RuleSet};
+
+/// Up to so many joins of an index the tokens of an entry are gone through for each of them.
+const FEW: usize = 4;
 
 /// What the changes of one step mean.
 #[derive(Debug, Default)]
@@ -26,6 +30,43 @@ pub(crate) struct Batch {
     come: Vec<(u32, u32)>,
     /// Entries whose tokens stay and whose rules may read the slots.
     kept: Vec<(u32, u64)>,
+    /// Joins, entries and slots that only deeper joins look at.
+    deep: Vec<(u32, u32, u64)>,
+    /// Joins and tokens that were taken out of them, to be offered again.
+    loose: Vec<(u32, u32)>,
+    known: Known,
+}
+
+/// Conditions that were looked at for a fact, and whether they hold: a list, or from many on a table.
+#[derive(Debug, Default)]
+struct Known {
+    few: SmallVec<[(u32, bool); 8]>,
+    many: FxHashMap<u32, bool>,
+}
+
+impl Known {
+    fn clear(&mut self) {
+        self.few.clear();
+        self.many.clear();
+    }
+
+    fn get(&self, alpha: u32) -> Option<bool> {
+        if self.many.is_empty() {
+            let found = self.few.iter().find(|(known, _)| *known == alpha);
+            return found.map(|(_, holds)| *holds);
+        }
+        self.many.get(&alpha).copied()
+    }
+
+    fn add(&mut self, alpha: u32, holds: bool) {
+        if self.few.len() < 8 {
+            return self.few.push((alpha, holds));
+        }
+        if self.many.is_empty() {
+            self.many.extend(self.few.iter().copied());
+        }
+        self.many.insert(alpha, holds);
+    }
 }
 
 impl Batch {
@@ -96,16 +137,16 @@ impl Network {
         swap(store);
         let world = World { rules, store };
         // Conditions that were looked at, and whether they hold.
-        let mut known: SmallVec<[(u32, bool); 8]> = SmallVec::new();
+        batch.known.clear();
         let mut entry = self.first_entry(fact);
         while entry != NONE {
             let index = &rules.plan.indexes[self.entries[entry as usize].index as usize];
             let alpha = &rules.plan.alphas[index.alpha as usize];
-            let holds = match known.iter().find(|(known, _)| *known == index.alpha) {
-                Some((_, holds)) => *holds,
+            let holds = match batch.known.get(index.alpha) {
+                Some(holds) => holds,
                 None => {
                     let holds = alpha.reads & mask == 0 || self.passes(world, index.alpha, fact);
-                    known.push((index.alpha, holds));
+                    batch.known.add(index.alpha, holds);
                     holds
                 }
             };
@@ -114,7 +155,7 @@ impl Network {
         }
         for alpha in Self::candidates(world, fact) {
             if rules.plan.alphas[alpha as usize].reads & mask != 0
-                && !known.iter().any(|(known, _)| *known == alpha)
+                && batch.known.get(alpha).is_none()
                 && self.passes(world, alpha, fact)
             {
                 let indexes = &rules.plan.alphas[alpha as usize].indexes;
@@ -127,22 +168,37 @@ impl Network {
     /// Takes apart what no longer holds.
     pub(crate) fn withdraw(&mut self, world: World<'_>, batch: &mut Batch) {
         batch.out.sort_unstable();
+        // Tokens of entries that many joins look at, by join: they are gone through once.
+        let mut sorted: FxHashMap<u32, Vec<(u32, u32)>> = FxHashMap::default();
         for (at, entry) in batch.out.drain(..) {
             let join = world.join(at);
             if join.kind != NodeKind::Bind {
                 self.count(world, at, entry, false);
                 continue;
             }
-            let mut tokens: SmallVec<[u32; 16]> = SmallVec::new();
-            let mut token = self.entries[entry as usize].tokens;
-            while token != NONE {
-                if Self::join_of(world, self.token(token)) == at {
-                    tokens.push(token);
+            let index = self.entries[entry as usize].index;
+            if world.rules.plan.indexes[index as usize].joins.len() <= FEW {
+                for token in self.tokens_by_join(world, entry, Some(at)) {
+                    self.delete(world, token.1, true);
                 }
-                token = self.token(token).next_of_entry;
+                continue;
             }
-            for token in tokens {
-                self.delete(world, token, true);
+            let tokens = sorted.entry(entry).or_insert_with(|| {
+                let mut tokens = self.tokens_by_join(world, entry, None).into_vec();
+                tokens.sort_unstable();
+                tokens
+            });
+            let first = tokens.partition_point(|(join, _)| *join < at);
+            for (_, token) in tokens[first..].iter().take_while(|(join, _)| *join == at) {
+                // It may have gone with another one.
+                if self.is(*token, state::LIVE) {
+                    self.delete(world, *token, true);
+                }
+            }
+        }
+        for (at, entry, mask) in batch.deep.drain(..) {
+            for (_, token) in self.tokens_by_join(world, entry, Some(at)) {
+                self.loosen(world, token, world.join(at).depth, mask, &mut batch.loose);
             }
         }
         for entry in &batch.moved {
@@ -152,6 +208,44 @@ impl Network {
             self.unlink_entry(world, entry);
             self.drop_entry(entry);
         }
+    }
+
+    /// Takes the matches of a token apart from the first joins on that look at a changed slot of the fact at this depth.
+    fn loosen(&mut self, world: World<'_>, at: u32, depth: usize, mask: u64, loose: &mut Vec<(u32, u32)>) {
+        let next = self.token(at).next;
+        if next & LEAF != 0 || self.is(at, state::LOOSE) {
+            return;
+        }
+        let looks = &world.join(next).looks;
+        if (looks.iter()).any(|(known, slots)| *known == depth && slots & mask != 0) {
+            self.delete_children(world, at);
+            self.leave(world, at);
+            let token = self.token_mut(at);
+            token.state |= state::LOOSE;
+            token.matched = 0;
+            loose.push((next, at));
+            return;
+        }
+        let mut child = self.token(at).first_child;
+        while child != NONE {
+            let following = self.token(child).next_sibling;
+            self.loosen(world, child, depth, mask, loose);
+            child = following;
+        }
+    }
+
+    /// The tokens with an entry's fact, each with its join, of all joins or of one.
+    fn tokens_by_join(&self, world: World<'_>, entry: u32, only: Option<u32>) -> SmallVec<[(u32, u32); 16]> {
+        let mut found = SmallVec::new();
+        let mut token = self.entries[entry as usize].tokens;
+        while token != NONE {
+            let at = Self::join_of(world, self.token(token));
+            if only.is_none_or(|only| only == at) {
+                found.push((at, token));
+            }
+            token = self.token(token).next_of_entry;
+        }
+        found
     }
 
     /// Puts together what holds now.
@@ -166,7 +260,9 @@ impl Network {
             batch.back.extend(joins.iter().map(|join| (*join, entry)));
         }
         batch.back.sort_unstable_by(|a, b| b.cmp(a));
+        batch.loose.sort_unstable();
         for (at, entry) in batch.back.drain(..) {
+            self.fasten(world, &mut batch.loose, at + 1);
             let join = world.join(at);
             if join.kind != NodeKind::Bind {
                 self.count(world, at, entry, true);
@@ -181,6 +277,7 @@ impl Network {
                 }
             }
         }
+        self.fasten(world, &mut batch.loose, 0);
         for (entry, mask) in batch.kept.drain(..) {
             let mut token = self.entries[entry as usize].tokens;
             while token != NONE {
@@ -194,6 +291,17 @@ impl Network {
         }
     }
 
+    /// Offers tokens that were taken out of joins, down to this one, to them again.
+    fn fasten(&mut self, world: World<'_>, loose: &mut Vec<(u32, u32)>, down_to: u32) {
+        while let Some((at, token)) = loose.pop_if(|(at, _)| *at >= down_to) {
+            // It may have gone with another one.
+            if self.is(token, state::LOOSE) {
+                self.token_mut(token).state &= !state::LOOSE;
+                self.enter(world, token, at);
+            }
+        }
+    }
+
     /// The full matches of a token whose rules read a changed slot are new.
     fn refresh(&mut self, world: World<'_>, at: u32, depth: usize, mask: u64) {
         let token = self.token(at);
@@ -202,6 +310,10 @@ impl Network {
             if world.chain(rule).reads[depth] & mask != 0 {
                 self.activate(world, at);
             }
+            return;
+        }
+        let wants = &world.join(token.next).wants;
+        if !(wants.iter()).any(|(known, slots)| *known == depth && slots & mask != 0) {
             return;
         }
         let mut child = token.first_child;
@@ -223,6 +335,7 @@ impl Network {
             previous: NONE,
             next_of_fact: self.of_fact[fact as usize],
             tokens: NONE,
+            blocked: NONE,
         };
         let at = if let Some(at) = self.free_entries.pop() {
             self.entries[at as usize] = entry;
@@ -266,10 +379,13 @@ impl Batch {
         let mut read = false;
         for at in &index.joins {
             let join = &rules.plan.joins[*at as usize];
-            if moves || (join.own | join.below) & mask != 0 {
+            if moves || join.own & mask != 0 {
                 self.out.push((*at, entry));
                 self.back.push((*at, entry));
             } else if join.kind == NodeKind::Bind {
+                if join.below & mask != 0 {
+                    self.deep.push((*at, entry, mask));
+                }
                 read |= join.reads & mask != 0;
             }
         }

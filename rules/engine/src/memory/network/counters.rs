@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use super::exact::Exact;
 use super::{NONE, Network, Pair, World, state};
 use crate::Value;
 use crate::ruleset::NodeKind;
@@ -13,6 +14,7 @@ use crate::ruleset::plan::Join;
 pub(super) struct Sum {
     whole: i128,
     fractions: u32,
+    fraction: Option<Exact>,
     ordered: BTreeMap<Ordered, u32>,
 }
 
@@ -35,15 +37,94 @@ impl Network {
     /// Adds or takes away a fact in the counters of the left tokens it goes with.
     pub(super) fn count(&mut self, world: World<'_>, at: u32, entry: u32, adds: bool) {
         let join = world.join(at);
+        if join.blocks {
+            return self.count_blocked(world, at, entry, adds);
+        }
         let fact = self.entries[entry as usize].fact;
         for left in self.lefts_of(world, at, entry) {
             if self.joins(world, join, left, fact) {
                 self.tally(world, join, left, fact, adds);
-                if !self.is(left, state::TOUCHED) {
-                    self.token_mut(left).state |= state::TOUCHED;
-                    self.touched.push(left);
+                self.touch(left);
+            }
+        }
+    }
+
+    fn touch(&mut self, left: u32) {
+        if !self.is(left, state::TOUCHED) {
+            self.token_mut(left).state |= state::TOUCHED;
+            self.touched.push(left);
+        }
+    }
+
+    // ---- where one fact is enough ----
+    //
+    // A token that an entry blocks stands in that entry's list: facts that come do not look at it, and facts that go
+    // only at those they block. Of the others it is looked for another blocker when all changes are in.
+
+    fn count_blocked(&mut self, world: World<'_>, at: u32, entry: u32, adds: bool) {
+        let join = world.join(at);
+        if adds {
+            let fact = self.entries[entry as usize].fact;
+            for left in self.lefts_of(world, at, entry) {
+                if self.joins(world, join, left, fact) {
+                    self.unlink_left(world, left, join);
+                    self.block(left, entry);
+                    self.touch(left);
                 }
             }
+            return;
+        }
+        let mut token = self.entries[entry as usize].blocked;
+        while token != NONE {
+            let next = self.token(token).next_left;
+            if self.token(token).next == at {
+                self.unblock(token);
+                self.link_left(world, token, join);
+                self.touch(token);
+            }
+            token = next;
+        }
+    }
+
+    /// Puts a token that stands nowhere into the list of the entry that blocks it.
+    pub(super) fn block(&mut self, at: u32, entry: u32) {
+        let first = std::mem::replace(&mut self.entries[entry as usize].blocked, at);
+        let token = self.token_mut(at);
+        token.state |= state::BLOCKED;
+        token.matched = entry;
+        token.next_left = first;
+        token.previous_left = NONE;
+        if first != NONE {
+            self.token_mut(first).previous_left = at;
+        }
+    }
+
+    /// Takes a token out of the list of the entry that blocks it.
+    pub(super) fn unblock(&mut self, at: u32) {
+        let token = self.token_mut(at);
+        token.state &= !state::BLOCKED;
+        let (entry, before, after) = (token.matched, token.previous_left, token.next_left);
+        token.next_left = NONE;
+        token.previous_left = NONE;
+        if before == NONE {
+            self.entries[entry as usize].blocked = after;
+        } else {
+            self.token_mut(before).next_left = after;
+        }
+        if after != NONE {
+            self.token_mut(after).previous_left = before;
+        }
+    }
+
+    /// Looks for another blocker of a token that has lost its own.
+    fn search(&mut self, world: World<'_>, at: u32) {
+        let join = world.join(self.token(at).next);
+        if join.blocks
+            && !self.is(at, state::BLOCKED)
+            && let Some(entry) = self.blocker(world, join, at)
+        {
+            self.unlink_left(world, at, join);
+            self.block(at, entry);
         }
     }
 
@@ -78,8 +159,17 @@ impl Network {
             match value {
                 Value::Int(number) if adds => sum.whole += i128::from(number),
                 Value::Int(number) => sum.whole -= i128::from(number),
-                Value::Float(_) if adds => sum.fractions += 1,
-                Value::Float(_) => sum.fractions -= 1,
+                Value::Float(number) => {
+                    sum.fraction.get_or_insert_default().add(number, adds);
+                    if adds {
+                        sum.fractions += 1;
+                    } else {
+                        sum.fractions -= 1;
+                        if sum.fractions == 0 {
+                            sum.fraction = None;
+                        }
+                    }
+                }
                 _ => {}
             }
         } else if !value.is_null() {
@@ -105,6 +195,7 @@ impl Network {
             for at in &touched {
                 if self.is(*at, state::TOUCHED) {
                     self.token_mut(*at).state &= !state::TOUCHED;
+                    self.search(world, *at);
                     self.decide(world, *at);
                 }
             }
@@ -123,7 +214,12 @@ impl Network {
         let join = world.join(at);
         match join.kind {
             NodeKind::No | NodeKind::Any => {
-                let wanted = (matched == 0) == (join.kind == NodeKind::No);
+                let found = if join.blocks {
+                    token.state & state::BLOCKED != 0
+                } else {
+                    matched > 0
+                };
+                let wanted = found == (join.kind == NodeKind::Any);
                 if wanted && child == NONE {
                     self.extend(world, left, join, NONE, None);
                 } else if !wanted && child != NONE {
@@ -135,7 +231,7 @@ impl Network {
                 self.extend(world, left, join, NONE, None);
             }
             _ => {
-                let value = self.aggregate(world, join, left);
+                let value = self.aggregate(join, left);
                 if child != NONE {
                     if self.values.get(&child) == Some(&value) {
                         return;
@@ -147,7 +243,7 @@ impl Network {
         }
     }
 
-    fn aggregate(&mut self, world: World<'_>, join: &Join, left: u32) -> Value {
+    fn aggregate(&self, join: &Join, left: u32) -> Value {
         let matched = self.token(left).matched;
         let sum = self.sums.get(&left);
         match join.kind {
@@ -158,18 +254,10 @@ impl Network {
             NodeKind::Max => sum
                 .and_then(|sum| sum.ordered.keys().next_back())
                 .map_or(Value::Null, |most| most.0.clone()),
-            _ if sum.is_some_and(|sum| sum.fractions > 0) => {
-                // Sums of fractions depend on the order; the facts' order makes them the same after every restore.
-                let mut total = 0.0;
-                for fact in self.collected(world, join, left) {
-                    match self.measured(world, join, left, fact) {
-                        Value::Int(number) => total += crate::value::to_float(number),
-                        Value::Float(number) => total += number,
-                        _ => {}
-                    }
-                }
-                Value::Float(total)
-            }
+            _ if sum.is_some_and(|sum| sum.fraction.is_some()) => Value::Float(
+                sum.and_then(|sum| Some(sum.fraction.as_ref()?.rounded(sum.whole)))
+                    .unwrap_or(0.0),
+            ),
             _ => Value::Int(sum.map_or(0, |sum| i64::try_from(sum.whole).unwrap_or(i64::MAX))),
         }
     }
