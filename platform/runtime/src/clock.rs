@@ -149,16 +149,30 @@ impl ManualClock {
 
     async fn sleep_until(&self, at: Timestamp) {
         let (sender, receiver) = oneshot::channel();
-        {
+        let asleep = {
             let mut state = self.state.lock();
             if at <= state.now {
                 return;
             }
             state.order += 1;
-            let order = state.order;
-            state.waiting.insert((at, order), sender);
-        }
+            let place = (at, state.order);
+            state.waiting.insert(place, sender);
+            Asleep { clock: self, place }
+        };
         receiver.await.ok();
+        drop(asleep);
+    }
+}
+
+/// Somebody who waits for an instant; forgotten when dropped.
+struct Asleep<'a> {
+    clock: &'a ManualClock,
+    place: (Timestamp, u64),
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.clock.state.lock().waiting.remove(&self.place);
     }
 }
 
@@ -177,5 +191,7 @@ mod tests {
         assert!(futures_util::poll!(&mut early).is_ready());
         assert!(futures_util::poll!(&mut late).is_pending());
         assert_eq!(hand.next_wake(), Some(Timestamp::from_millis(20)));
+        drop(late);
+        assert_eq!(hand.next_wake(), None, "who is gone waits no more");
     }
 }

@@ -224,6 +224,14 @@ impl Store {
         }
     }
 
+    /// The record of a driven store.
+    pub(crate) const fn record(&self) -> Option<&Record> {
+        match &self.database {
+            Database::Driven(record) => Some(record),
+            Database::Sqlite { .. } | Database::Postgres(_) => None,
+        }
+    }
+
     /// The file of a SQLite store.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {

@@ -9,6 +9,7 @@ use std::path::Path;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection};
 
 use crate::commit::Store;
+use crate::driven::Record;
 use crate::error::{OpenError, QueryError};
 use crate::migrate::{Migration, unapplied};
 use crate::postgres::Postgres;
@@ -28,6 +29,7 @@ pub struct Snapshot {
 enum Source {
     Sqlite(Box<SqliteConnection>),
     Postgres(Postgres),
+    Driven(Record),
 }
 
 impl Store {
@@ -36,12 +38,25 @@ impl Store {
     /// # Errors
     /// When the database cannot be opened once more.
     pub async fn snapshot(&self) -> Result<Snapshot, QueryError> {
+        if let Some(record) = self.record() {
+            return Ok(record.snapshot());
+        }
         let source = match (self.path(), self.database()) {
             (Some(path), _) => Source::Sqlite(Box::new(begin(path).await?)),
             (None, Some(database)) => Source::Postgres(database.clone()),
             (None, None) => unreachable!("a store is a file or a database"),
         };
         Ok(Snapshot { source })
+    }
+}
+
+impl Record {
+    /// What stands in the record. It is one instant as long as no hand commits.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            source: Source::Driven(self.clone()),
+        }
     }
 }
 
@@ -80,13 +95,14 @@ impl Snapshot {
         match &mut self.source {
             Source::Sqlite(connection) => Ok(sqlite::fetch(connection, sql, cells).await?),
             Source::Postgres(database) => database.fetch(sql, cells).await,
+            Source::Driven(record) => record.fetch(sql, cells),
         }
     }
 
-    /// Whether this is a look at a SQLite file.
+    /// Whether this is a look at a SQLite file, or at one in memory.
     #[must_use]
     pub const fn is_file(&self) -> bool {
-        matches!(self.source, Source::Sqlite(_))
+        matches!(self.source, Source::Sqlite(_) | Source::Driven(_))
     }
 
     /// What the database itself finds wrong with its file, at most a hundred lines; nothing when it is sound. PostgreSQL is

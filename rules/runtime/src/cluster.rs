@@ -34,7 +34,7 @@ pub use self::schema::CLUSTER_MIGRATIONS;
 pub(crate) use self::schema::{BUNDLE, BUNDLE_INSERT};
 pub use self::table::NodeSeen;
 use self::table::{Look, Table};
-use crate::registry::Registry;
+use crate::registry::{Registry, Versions};
 use crate::runtime::{Parts, Runtime, RuntimeConfig};
 
 /// The schema of what all nodes share.
@@ -247,6 +247,7 @@ impl Partitions {
             parts.store.clone(),
             parts.artifacts.clone(),
             parts.clock.clone(),
+            Versions::default(),
         );
         let registry = Arc::new(registry.await.map_err(OpenError::failed)?);
         let usual = RuntimeConfig {

@@ -109,26 +109,32 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
                     inner.store.submit(unit).await;
                 }
             }
+            // A run's row may travel with its first message, which is not stored yet, while the run has left the cache:
+            // given back, the two are stored.
+            Ok(None) if key.messages.iter().any(|message| message.attempt == 1) => {
+                give_back(inner, &key, 0, "the run is not in the record yet").await;
+            }
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
                 let mut unit = Unit::new();
-                inner.acknowledge(&mut unit, &key);
-                inner.store.submit(unit).await;
+                if inner.acknowledge(&mut unit, &key).is_ok() {
+                    inner.store.submit(unit).await;
+                }
             }
             Err(error) => {
                 tracing::error!(%run, %error, "cannot read a run; its messages are given back");
-                give_back(inner, &key, &error.to_string()).await;
+                give_back(inner, &key, RELOAD_DELAY_MS, &error.to_string()).await;
             }
         }
     }
 }
 
 /// The messages come again after a while: reading may succeed then.
-async fn give_back(inner: &Inner, key: &LeasedKey, error: &str) {
+async fn give_back(inner: &Inner, key: &LeasedKey, delay_ms: i64, error: &str) {
     let failure = |message: &Leased| Failure {
         lease: message.lease(),
         retryable: true,
-        delay_ms: RELOAD_DELAY_MS,
+        delay_ms,
         error: error.to_owned(),
     };
     let failures = key.messages.iter().map(failure).collect();
@@ -188,6 +194,12 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         tracing::error!(%run, %error, "the queue does not take what a turn sends");
         return None;
     }
+    // Before calls are called off: one of them may be a timer whose message is among those of this lease.
+    if let Err(error) = inner.acknowledge(&mut unit, key) {
+        // Somebody else has been given the messages: a turn that stood now would count them twice.
+        tracing::warn!(%run, %error, "a turn took longer than its lease; it is dropped");
+        return None;
+    }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.
         for queue in version.queues.values().chain([&inner.runs_queue]) {
@@ -200,6 +212,5 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
             }
         });
     }
-    inner.acknowledge(&mut unit, key);
     Some(unit)
 }

@@ -39,7 +39,7 @@ pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
 pub use lifecycle::{CLONED_FROM, LifecycleError, REASON_BYTES_MAX};
 pub use load::LoadError;
 pub use query::{ExplainError, PAGE_ROWS_MAX};
-pub use registry::{PushError, Pushed, Version};
+pub use registry::{PushError, Pushed, Version, Versions};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;

@@ -97,6 +97,11 @@ impl PushError {
     }
 }
 
+/// Versions that were compiled in this process. Runtimes that are given the same one compile each of them once: what a
+/// version is follows from its digest. Cheap to clone; clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Versions(Arc<RwLock<HashMap<Digest, Arc<Version>>>>);
+
 /// All services and the versions in use.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -105,7 +110,7 @@ pub(crate) struct Registry {
     artifacts: Artifacts,
     clock: Clock,
     current: RwLock<BTreeMap<Arc<str>, Arc<Version>>>,
-    versions: RwLock<HashMap<Digest, Arc<Version>>>,
+    versions: Versions,
     /// Counts changes, so that workers notice new functions.
     changes: tokio::sync::watch::Sender<u64>,
     /// Runtimes whose queues follow the versions.
@@ -119,6 +124,7 @@ impl Registry {
         store: Store,
         artifacts: Artifacts,
         clock: Clock,
+        versions: Versions,
     ) -> Result<Self, PushError> {
         let registry = Self {
             folder,
@@ -126,7 +132,7 @@ impl Registry {
             artifacts,
             clock,
             current: RwLock::default(),
-            versions: RwLock::default(),
+            versions,
             changes: tokio::sync::watch::Sender::new(0),
             followers: Mutex::default(),
         };
@@ -189,7 +195,7 @@ impl Registry {
 
     /// The version with that digest when it is in memory.
     pub(crate) fn loaded(&self, digest: &Digest) -> Option<Arc<Version>> {
-        self.versions.read().get(digest).cloned()
+        self.versions.0.read().get(digest).cloned()
     }
 
     /// Hears of pushes.
@@ -325,7 +331,10 @@ impl Registry {
             folder,
             queues,
         });
-        self.versions.write().insert(version.digest, Arc::clone(&version));
+        self.versions
+            .0
+            .write()
+            .insert(version.digest, Arc::clone(&version));
         Ok(version)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_engine::Explanation;
 use celesta_functions::names::RUNS_QUEUE;
-use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings};
+use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings, StaleToken};
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, Partition, RunId, Timestamp};
@@ -18,7 +18,7 @@ use crate::facts::Writers;
 use crate::live::Live;
 use crate::load::LoadError;
 use crate::query::ExplainError;
-use crate::registry::{PushError, Pushed, Registry, Version};
+use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::submit::InFlight;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
@@ -43,6 +43,8 @@ pub struct RuntimeConfig {
     pub node: String,
     /// Which part of the deployment's runs it has: new runs are made there.
     pub partition: Partition,
+    /// The versions that are compiled already.
+    pub versions: Versions,
 }
 
 impl RuntimeConfig {
@@ -58,6 +60,7 @@ impl RuntimeConfig {
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
             partition: Partition::WHOLE,
+            versions: Versions::default(),
         }
     }
 }
@@ -144,6 +147,7 @@ impl Runtime {
             parts.store.clone(),
             parts.artifacts.clone(),
             parts.clock.clone(),
+            config.versions.clone(),
         );
         let registry = Arc::new(registry.await?);
         Self::open_with(config, parts, registry)
@@ -470,11 +474,12 @@ impl Inner {
     }
 
     /// The acknowledgement of a lease becomes part of `unit`.
-    pub(crate) fn acknowledge(&self, unit: &mut Unit, key: &LeasedKey) {
+    ///
+    /// # Errors
+    /// When the lease is over: nothing that was made of it may stand.
+    pub(crate) fn acknowledge(&self, unit: &mut Unit, key: &LeasedKey) -> Result<(), StaleToken> {
         let leases: Vec<LeaseRef> = key.messages.iter().map(Leased::lease).collect();
-        if let Err(error) = self.queues.stage_complete(unit, &leases) {
-            tracing::debug!(%error, "a lease was lost; its turn will conflict in the journal");
-        }
+        self.queues.stage_complete(unit, &leases)
     }
 
     /// A durable turn: whoever watches hears of it.

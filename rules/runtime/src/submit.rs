@@ -135,10 +135,9 @@ struct Accepting<'a> {
 impl InFlight {
     fn accept(&self, service: &Arc<str>, key: &str) -> Option<Accepting<'_>> {
         let key = (Arc::clone(service), key.to_owned());
-        self.0
-            .lock()
-            .insert(key.clone())
-            .then_some(Accepting { keys: self, key })
+        let is_free = self.0.lock().insert(key.clone());
+        // Made only when the key is ours: what is dropped frees it.
+        is_free.then(|| Accepting { keys: self, key })
     }
 }
 
@@ -332,4 +331,24 @@ pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -
         deltas: 0,
         snapshot_bytes: 0,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_accepted_by_one_request_at_a_time() {
+        let (keys, service) = (InFlight::default(), Arc::from("service"));
+        let first = keys.accept(&service, "key");
+        assert!(first.is_some());
+        assert!(keys.accept(&service, "key").is_none());
+        assert!(
+            keys.accept(&service, "key").is_none(),
+            "who was refused frees nothing"
+        );
+        assert!(keys.accept(&service, "other").is_some());
+        drop(first);
+        assert!(keys.accept(&service, "key").is_some());
+    }
 }

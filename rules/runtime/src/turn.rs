@@ -127,6 +127,8 @@ pub(crate) fn turn(
         }
     }
     let mut asked = Asked::default();
+    // Its first message may have been overtaken by another.
+    asked.start(&mut live);
     for payload in held {
         // Nobody waits any more for what was kept.
         asked.read(&mut live, None, payload);
@@ -227,29 +229,35 @@ impl Asked {
         }
     }
 
+    /// The request itself, before everything else a run is sent; nothing when a turn has used it.
+    fn start(&mut self, live: &mut Live) {
+        let Some(input) = live.input.take() else { return };
+        let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
+            self.rejected.push(format!(
+                "operation `{}` is not in version {}",
+                live.head.operation, live.head.version
+            ));
+            return;
+        };
+        match operation.request_event(live.head.run, &input) {
+            Ok(event) => {
+                self.causes.push(Cause::Started);
+                self.events.push(event);
+            }
+            Err(error) => self.rejected.push(error.to_string()),
+        }
+    }
+
     fn read_host(&mut self, live: &mut Live, id: Option<MessageId>, message: HostMessage) {
         match message {
-            HostMessage::Start => {
-                // A repeated start finds the request used.
-                let Some(input) = live.input.take() else { return };
-                let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
-                    self.rejected.push(format!(
-                        "operation `{}` is not in version {}",
-                        live.head.operation, live.head.version
-                    ));
-                    return;
-                };
-                match operation.request_event(live.head.run, &input) {
-                    Ok(event) => {
-                        self.causes.push(Cause::Started);
-                        self.events.push(event);
-                    }
-                    Err(error) => self.rejected.push(error.to_string()),
-                }
-            }
+            HostMessage::Start => self.start(live),
             HostMessage::Timer(call) => {
                 self.causes.push(Cause::TimerFired { call });
                 self.events.push(Event::TimerFired { call });
+            }
+            HostMessage::Cancel { .. } if live.head.state.after(RunStep::Cancel).is_err() => {
+                // It has completed since somebody wished so, and goes on as completed runs do.
+                self.rejected.push("the run has completed".to_owned());
             }
             HostMessage::Cancel { reason } => {
                 self.causes.push(Cause::CancelRequested {

@@ -10,7 +10,7 @@ use celesta_queue::{HandOver, LeaseRequest, Leased, NewMessage, QueueName, Queue
 use celesta_runs::{Parts, RunState, RunView, Runtime, RuntimeConfig, Submit, SubmitError};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::{Migration, Store, StoreOptions, Unit};
-use celesta_types::{ErrorClass, RunId};
+use celesta_types::{ErrorClass, RunId, Timestamp};
 
 const RULES: &str = r#"
 workflow count;
@@ -197,42 +197,7 @@ impl Node {
 
     /// Answers one call; with an error when `error` says so.
     pub(crate) fn answer(&self, leased: &Leased, error: Option<(ErrorClass, &str)>) {
-        let invocation = Invocation::decode(&leased.payload).expect("a readable invocation");
-        let outcome = match error {
-            None => ReportOutcome::Succeeded {
-                result: invocation.input,
-            },
-            Some((class, message)) => ReportOutcome::Failed {
-                class,
-                message,
-                attempts: 1,
-            },
-        };
-        let now = Clock::system().now();
-        let report = Report {
-            call: invocation.call,
-            attempt: 1,
-            started: now,
-            ended: now,
-            worker: "test",
-            avoided: false,
-            outcome,
-        };
-        let mut companion = Unit::new();
-        self.queues
-            .stage_complete(&mut companion, &[leased.lease()])
-            .expect("the lease holds");
-        let queue = QueueName::new("runs").expect("a good name");
-        let message = NewMessage::new(report_id(leased.id), queue, RunMessage::Report(report).encode())
-            .with_key(invocation.run);
-        let refused = self.queues.hand_over(vec![HandOver {
-            message: NewMessage {
-                repeatable_id: true,
-                ..message
-            },
-            companion,
-        }]);
-        assert!(refused.is_empty(), "{refused:?}");
+        answer_with(&self.queues, Clock::system().now(), leased, error);
     }
 
     pub(crate) async fn serve(&self, calls: usize) {
@@ -264,4 +229,48 @@ impl Node {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Answers one call; with an error when `error` says so.
+pub(crate) fn answer_with(
+    queues: &Queues,
+    now: Timestamp,
+    leased: &Leased,
+    error: Option<(ErrorClass, &str)>,
+) {
+    let invocation = Invocation::decode(&leased.payload).expect("a readable invocation");
+    let outcome = match error {
+        None => ReportOutcome::Succeeded {
+            result: invocation.input,
+        },
+        Some((class, message)) => ReportOutcome::Failed {
+            class,
+            message,
+            attempts: 1,
+        },
+    };
+    let report = Report {
+        call: invocation.call,
+        attempt: 1,
+        started: now,
+        ended: now,
+        worker: "test",
+        avoided: false,
+        outcome,
+    };
+    let mut companion = Unit::new();
+    queues
+        .stage_complete(&mut companion, &[leased.lease()])
+        .expect("the lease holds");
+    let queue = QueueName::new("runs").expect("a good name");
+    let message = NewMessage::new(report_id(leased.id), queue, RunMessage::Report(report).encode())
+        .with_key(invocation.run);
+    let refused = queues.hand_over(vec![HandOver {
+        message: NewMessage {
+            repeatable_id: true,
+            ..message
+        },
+        companion,
+    }]);
+    assert!(refused.is_empty(), "{refused:?}");
 }

@@ -2,6 +2,7 @@
 
 mod bed;
 mod damage;
+mod driven;
 mod steering;
 
 use std::collections::BTreeMap;
