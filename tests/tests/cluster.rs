@@ -193,6 +193,11 @@ async fn load(
     let mut failed = Vec::new();
     let mut node = client;
     while !over.load(Ordering::SeqCst) {
+        let ready = http.get(format!("{}/readyz", hosts[node % 2])).send().await;
+        if !ready.is_ok_and(|answer| answer.status() == 200) {
+            node += 1;
+            continue;
+        }
         let request = http
             .post(format!("{}/v1/services/limits/nap", hosts[node % 2]))
             .header("Prefer", "wait=30")

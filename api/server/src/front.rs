@@ -38,6 +38,8 @@ const BODY_KEPT_MAX: usize = 80 * 1024;
 const OWNER_PATIENCE: Duration = Duration::from_secs(20);
 /// The same for a request that was sent on: whoever sent it looks again.
 const SENT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long open requests go on once this node stops: within the time the server gives them.
+const LAST_PATIENCE: Duration = Duration::from_secs(4);
 /// Between two tries while nothing is heard.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A wait that ends so much before its time was cut short.
@@ -135,7 +137,8 @@ impl Front {
         let sent = parts.headers.contains_key(FORWARDED);
         let clock = &self.shared.api.clock;
         let patience = if sent { SENT_PATIENCE } else { OWNER_PATIENCE };
-        let deadline = clock.monotonic() + patience;
+        let mut deadline = clock.monotonic() + patience;
+        let mut stopping = false;
         let mut changes = self.partitions.changes();
         loop {
             changes.borrow_and_update();
@@ -147,7 +150,7 @@ impl Front {
             if let Some(member) = here {
                 let response = call(self.routes_of(&member), request(parts, body)).await;
                 let closed = member.tasks.shutdown().is_requested();
-                if !closed || self.shared.shutdown.is_requested() {
+                if !closed {
                     return response;
                 }
                 // Refused while the partition was given up: nothing of it was done.
@@ -179,14 +182,18 @@ impl Front {
                 // Changes are told; this only bounds what was missed.
                 wait = PATIENCE;
             }
+            if self.shared.shutdown.is_requested() && !stopping {
+                stopping = true;
+                deadline = deadline.min(clock.monotonic() + LAST_PATIENCE);
+            }
             let left = deadline.saturating_sub(clock.monotonic());
-            if left.is_zero() || self.shared.shutdown.is_requested() {
+            if left.is_zero() {
                 return away(partition, sent);
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = clock.sleep(wait.min(left)) => {}
-                () = self.shared.shutdown.requested() => {}
+                () = self.shared.shutdown.requested(), if !stopping => {}
             }
         }
     }
@@ -210,12 +217,21 @@ impl Front {
         let (mut head, mut body) = response.into_parts();
         loop {
             let left = wait.saturating_sub(clock.monotonic().saturating_sub(begun));
-            if left < SHORT || self.shared.shutdown.is_requested() {
+            if left < SHORT {
                 return Response::from_parts(head, body);
             }
             let partition = Partition::of_run(run, self.partitions.count());
             let asking = ask_again(parts, run, left);
-            let answer = self.at(partition.index, &asking, &Bytes::new()).await;
+            let nothing = Bytes::new();
+            let last = async {
+                self.shared.shutdown.requested().await;
+                clock.sleep(LAST_PATIENCE).await;
+            };
+            let answer = tokio::select! {
+                answer = self.at(partition.index, &asking, &nothing) => answer,
+                // This node ends; that the run was taken in is an answer, too.
+                () = last => return Response::from_parts(head, body),
+            };
             if answer.status() != StatusCode::OK {
                 // What was known before is still true.
                 return Response::from_parts(head, body);

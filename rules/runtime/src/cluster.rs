@@ -43,6 +43,8 @@ pub const MAIN_SCHEMA: &str = "celesta";
 pub const PARTITIONS: u32 = 8;
 /// How long a node that joins waits for every partition to have an owner.
 const SETTLE: Duration = Duration::from_secs(30);
+/// For so long a node that leaves still takes requests, at least: load balancers ask each second or so.
+const NOTICE: Duration = Duration::from_millis(1_500);
 /// How long a node that leaves waits for its partitions to be given up.
 const LEAVE: Duration = Duration::from_secs(20);
 
@@ -335,8 +337,13 @@ impl Partitions {
         };
         cluster.leaving.request();
         cluster.wake.notify_one();
+        let left = async {
+            // Whoever sends requests here sees that it is not ready any more, and stops before nobody listens.
+            cluster.parts.clock.sleep(NOTICE).await;
+            cluster.left.requested().await;
+        };
         tokio::select! {
-            () = cluster.left.requested() => {}
+            () = left => {}
             () = cluster.parts.tasks.shutdown().requested() => {}
             () = cluster.parts.clock.sleep(LEAVE) => {
                 tracing::warn!("not every partition was given up in time; the others wait for the leases to end");
