@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # How long a command of the test suite may take.
 PATIENCE = 2400
 
-.PHONY: help demo build test check fmt lint docs unit examples bench fuzz clean-demo packages-test postgres-test broker-test packages-demo
+.PHONY: help demo build test check fmt lint docs unit conformance examples bench fuzz clean-demo packages-test postgres-test broker-test packages-demo
 
 help:
 	@echo 'make demo [SOURCE=film.mp4]  encode a video in parallel, watch it, get the files'
@@ -32,7 +32,7 @@ clean-demo:
 
 # --- the tests ------------------------------------------------------------------------------------------------------
 
-test: packages-test postgres-test broker-test fmt lint docs unit examples
+test: packages-test postgres-test broker-test fmt lint docs unit conformance examples
 	@tests/postgres.sh stop
 	@echo 'everything passed'
 
@@ -57,6 +57,11 @@ docs:
 unit:
 	$(CARGO) build --locked --package celesta
 	postgres=$$(tests/postgres.sh url) && CELESTA_TEST_POSTGRES=$$postgres timeout $(PATIENCE) $(CARGO) test --workspace --locked
+
+# How many tests of the one suite each store of the queue has passed.
+conformance:
+	@of() { $(CARGO) test --quiet --locked --package celesta-queue --test "$$1" -- --list | grep -c "::$$2::"; }; \
+	echo "queue conformance: $$(of conformance memory) tests in memory, $$(of conformance sqlite) on SQLite, $$(of postgres postgres) on PostgreSQL"
 
 # Every example must be without mistakes and pass its scenarios.
 examples:

@@ -46,6 +46,15 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) token: Option<String>,
+    /// Who asks: stands in the histories of what is changed
+    #[arg(
+        long,
+        global = true,
+        env = "CELESTA_ACTOR",
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    pub(crate) actor: Option<String>,
     /// When to use color
     #[arg(
         long,
@@ -101,6 +110,10 @@ pub(crate) enum Command {
     Rules(commands::rules::RulesArgs),
     /// Look at runs and steer them
     Run(commands::run::RunArgs),
+    /// Do one thing to many runs, in the background
+    Bulk(commands::bulk::BulkArgs),
+    /// Publish an event to whoever subscribes to it
+    Publish(commands::publish::PublishArgs),
     /// Use queues on their own: send messages, take them, look at them
     Queue(commands::queue::QueueArgs),
     /// Look at the nodes of a deployment
@@ -109,8 +122,14 @@ pub(crate) enum Command {
     Service(commands::service::ServiceArgs),
     /// Store and fetch artifacts
     Artifact(commands::artifact::ArtifactArgs),
+    /// Copy a node's data to a folder, also while it runs
+    Backup(commands::backup::BackupArgs),
+    /// Make a node's data from a backup
+    Restore(commands::backup::RestoreArgs),
     /// Check every invariant of a node's data, also while it runs
     Doctor(commands::doctor::DoctorArgs),
+    /// Run the platform in a simulation with faults, and look for promises it breaks
+    Sim(commands::sim::SimArgs),
     /// Encode a video with the example service, from nothing to files
     Demo(crate::demo::DemoArgs),
     /// Measure this machine

@@ -1,9 +1,9 @@
 //! `celesta bench …`: measuring the platform the way its users meet it.
 //!
-//! Each bench but `queue` and `rules` starts a real server process with its store on a disk, pushes a bundle whose function runs in separate
+//! Each bench but `queue`, `timers` and `rules` starts a real server process with its store on a disk, pushes a bundle whose function runs in separate
 //! warm processes, and drives it through the public HTTP API over kept connections. Nothing is prepared or skipped:
-//! durability, validation and checking are as in production. The client's processor time is told apart. `bench queue` and
-//! `bench rules` measure the library in this process, and say so.
+//! durability, validation and checking are as in production. The client's processor time is told apart. `bench queue`,
+//! `bench timers` and `bench rules` measure the library in this process, and say so.
 
 mod crash;
 mod fanout;
@@ -15,6 +15,7 @@ mod queue;
 mod rig;
 mod rules;
 mod steps;
+mod timers;
 mod usage;
 mod wire;
 
@@ -56,6 +57,8 @@ enum Bench {
     Crash(crash::CrashArgs),
     /// The queue by itself, as a library in this process
     Queue(queue::QueueArgs),
+    /// Timers: what pending ones cost, and how exact due ones are
+    Timers(timers::TimersArgs),
     /// The rule engine by itself: classical programs, or your own rules and facts
     Rules(rules::RulesArgs),
 }
@@ -73,6 +76,7 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Outcome {
         Bench::Latency(bench) => latency::run(context, &place, &bench).await?,
         Bench::Crash(bench) => crash::run(context, &place, &bench).await?,
         Bench::Queue(bench) => queue::run(context, &place, &bench).await?,
+        Bench::Timers(bench) => timers::run(context, &place, &bench).await?,
         Bench::Rules(bench) => rules::run(context, &bench)?,
     };
     Ok(if sound { Exit::Done } else { Exit::Failed })

@@ -37,6 +37,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     clock: Clock,
+    actor: Option<header::HeaderValue>,
 }
 
 /// Whether a request may be sent again when nobody knows if the first one arrived.
@@ -80,7 +81,19 @@ impl Client {
             http,
             base: parsed,
             clock: Clock::system(),
+            actor: None,
         })
+    }
+
+    /// The same client, whose requests say who asks.
+    ///
+    /// # Errors
+    /// When the name does not fit in a header.
+    pub(crate) fn with_actor(mut self, actor: Option<&str>) -> Result<Self, Failure> {
+        let value = actor.map(header::HeaderValue::from_str).transpose();
+        self.actor = value
+            .map_err(|_| Failure::usage("the name of the actor holds characters that fit in no header"))?;
+        Ok(self)
     }
 
     /// The address of the server.
@@ -107,7 +120,11 @@ impl Client {
 
     /// A request to be completed and given to [`Client::send`].
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match &self.actor {
+            Some(actor) => request.header("Celesta-Actor", actor.clone()),
+            None => request,
+        }
     }
 
     /// Reads JSON.
@@ -139,6 +156,25 @@ impl Client {
             .timeout(ANSWER_PATIENCE)
             .json(body);
         json(self.send(request, Repeat::Never).await?).await
+    }
+
+    /// Sets something, or takes it back, with a JSON body when there is one.
+    ///
+    /// # Errors
+    /// When the server is away or answers with a problem.
+    pub(crate) async fn set(
+        &self,
+        method: Method,
+        segments: &[&str],
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
+        let mut request = self
+            .request(method, self.url(segments, &[]))
+            .timeout(ANSWER_PATIENCE);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        json(self.send(request, Repeat::Safe).await?).await
     }
 
     /// Sends a request, again when that is safe and the connection failed.

@@ -1,7 +1,9 @@
 //! One file per command, and the way from the command line to the exit code.
 
 pub(crate) mod artifact;
+pub(crate) mod backup;
 mod bench_function;
+pub(crate) mod bulk;
 pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
@@ -13,12 +15,14 @@ pub(crate) mod help;
 pub(crate) mod lsp;
 pub(crate) mod new;
 pub(crate) mod node;
+pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod queue;
 pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
+pub(crate) mod sim;
 pub(crate) mod test;
 pub(crate) mod worker;
 
@@ -51,7 +55,8 @@ impl Context {
     /// # Errors
     /// When the address is not an HTTP URL.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.global.server, self.global.token.as_deref())
+        let client = Client::new(&self.global.server, self.global.token.as_deref())?;
+        client.with_actor(self.global.actor.as_deref())
     }
 
     /// Starts logging with `default` as the filter unless `-v` asks for more.
@@ -119,11 +124,16 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Call(args) => client(call::run(context, args)),
         Command::Rules(args) => rules::run(context, &args),
         Command::Run(args) => client(run::run(context, args)),
+        Command::Bulk(args) => client(bulk::run(context, args)),
+        Command::Publish(args) => client(publish::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
         Command::Node(args) => client(node::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
+        Command::Backup(args) => client(backup::run(context, args)),
+        Command::Restore(args) => client(backup::restore(context, args)),
         Command::Doctor(args) => client(doctor::run(context, args)),
+        Command::Sim(args) => sim::run(context, &args),
         Command::Demo(args) => client(crate::demo::run(context, args)),
         Command::Bench(args) => node(crate::bench::run(context, args)),
         Command::Completions(args) => completions::run(context, &args),

@@ -170,6 +170,7 @@ impl Stage {
                 key: format!("demo-{}-{number}", source.short()),
                 priority: None,
                 labels: &[("from".to_owned(), "demo".to_owned())],
+                fresh: false,
                 wait_s: 0,
             };
             let answer = request.send(&self.client).await?;

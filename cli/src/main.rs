@@ -5,6 +5,7 @@
 //! [`commands`], prints through [`output`] and ends with a documented [`exit::Exit`].
 
 mod args;
+mod backup;
 mod bench;
 mod child;
 mod client;

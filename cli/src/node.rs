@@ -5,6 +5,7 @@
 //! commits what was handed to it, and what is still there is dropped with the process. Nothing else of this program
 //! knows how they are put together.
 
+mod broker;
 mod deployment;
 mod lock;
 mod packages;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
 use celesta_queue::AnyQueues;
+use celesta_rabbitmq::BrokerUrl;
 use celesta_runs::{Partitions, Runtime};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
@@ -61,8 +63,12 @@ pub(crate) struct NodeOptions {
     pub(crate) token: Option<String>,
     /// A PostgreSQL database for the queues of `/v1/queues`; the data folder unless given.
     pub(crate) queues: Option<String>,
+    /// A broker that gets the messages of queues which are configured so.
+    pub(crate) broker: Option<BrokerUrl>,
     /// Processor slots for functions; the machine's unless given. Zero runs no functions here.
     pub(crate) workers: Option<u32>,
+    /// How long the ids of events are kept, so that one that comes again counts once; a week unless given.
+    pub(crate) events_kept: Option<Duration>,
     /// The PostgreSQL database of the deployment this node is part of; a file in the data folder unless given.
     pub(crate) store: Option<String>,
     /// The name of this node among others; made once and kept in the data folder unless given.
@@ -83,7 +89,9 @@ impl NodeOptions {
             listen,
             token: None,
             queues: None,
+            broker: None,
             workers: None,
+            events_kept: None,
             store: None,
             node: None,
             advertise: None,
@@ -147,12 +155,15 @@ impl Node {
             queues,
         } = match &options.store {
             Some(url) => deployment::shared(url, &data, &options, &artifacts, means).await?,
-            None => deployment::alone(&data, &artifacts, means).await?,
+            None => deployment::alone(&data, &options, &artifacts, means).await?,
         };
         let (open_to_all, shared) = match &options.queues {
             Some(url) => shared_queues(url, &clock, &keepers).await?,
             None => (queues, None),
         };
+        if let Some(url) = &options.broker {
+            broker::start(url, &data, &open_to_all, &clock, &random, &tasks)?;
+        }
         let runtime = partitions.home().clone();
 
         let slots = options.workers.unwrap_or_else(cores);

@@ -24,6 +24,14 @@ const CURSOR_BITS: u32 = 56;
 const LOOKS_MAX: usize = 16;
 
 impl Queues {
+    /// The queues whose messages are sent to a broker.
+    #[must_use]
+    pub fn on_broker(&self) -> Vec<QueueName> {
+        let registry = self.core.registry.read();
+        let sent = registry.by_index.iter().filter(|queue| queue.is_on_broker());
+        sent.map(|queue| queue.name.clone()).collect()
+    }
+
     /// Makes `queue` or changes what it is configured to do, at once; the record follows in the background. Messages
     /// that are in the queue keep the attempts and times they were given.
     ///
@@ -40,6 +48,15 @@ impl Queues {
             None => self.core.make(queue, settings.clone())?,
         };
         let wanted = settings.kind;
+        let now = queue.settings();
+        if self.core.later.count(queue.id) > 0 && (now.kind != wanted || now.shards != settings.shards) {
+            let (queue, kind, shards) = (queue.name.clone(), now.kind, now.shards);
+            return Err(if kind == wanted {
+                ConfigureError::ShardsInUse { queue, shards }
+            } else {
+                ConfigureError::KindInUse { queue, kind }
+            });
+        }
         let changed = queue.configure(&settings).map_err(|(kind, shards)| {
             let queue = queue.name.clone();
             if kind == wanted {
@@ -164,9 +181,8 @@ impl Queues {
         let mut cursor = after;
         let limit = limit.clamp(1, LIST_MAX);
         for _ in 0..LOOKS_MAX {
-            let (found, next) = look(&queue, filter, cursor, limit - page.messages.len());
-            let mut messages = found.messages;
-            self.core.fill(&mut messages, found.missing).await?;
+            let max = limit - page.messages.len();
+            let (mut messages, next) = self.core.look(&queue, filter, cursor, max).await?;
             page.messages.append(&mut messages);
             (page.next, cursor) = (next, next);
             if next.is_none() || page.messages.len() == limit {
@@ -188,7 +204,7 @@ impl Queues {
             .map(|shard| queue.shard(shard).state.lock().count_at_once(filter))
             .sum();
         if let Some(count) = at_once {
-            return Ok(count);
+            return Ok(count + self.core.far_matching(&queue, filter));
         }
         let (mut count, mut cursor) = (0, None);
         loop {
@@ -225,8 +241,8 @@ impl Queues {
         };
         let (max, mut ids, mut cursor) = (max.min(BATCH_MAX), Vec::new(), None);
         while ids.len() < max {
-            let (found, next) = look(&found, &alive, cursor, max - ids.len());
-            ids.extend(found.messages.iter().map(|message| message.id));
+            let (messages, next) = self.core.look(&found, &alive, cursor, max - ids.len()).await?;
+            ids.extend(messages.iter().map(|message| message.id));
             if next.is_none() {
                 break;
             }
@@ -266,22 +282,36 @@ impl Queues {
 
     /// Calls messages back in the caller's `unit`. From now on nobody leases them; a consumer that has one finds its
     /// lease over once the unit is durable. Messages that are unknown, have ended or are being settled are left alone.
-    /// Gives the ids that will be canceled.
+    /// Gives the ids that will be canceled, as far as they are in memory; those that become visible much later are called
+    /// back with them.
     pub fn stage_cancel(&self, unit: &mut Unit, queue: &QueueName, ids: &[MessageId]) -> Vec<MessageId> {
         let Some(queue) = self.core.find(queue) else {
             return Vec::new();
         };
         let mut groups = Vec::new();
-        let outcomes = self
-            .core
-            .begin(&queue, ids, unit, &mut groups, |state, slot, _, now, unit| {
-                state.begin_cancel(slot, now, unit)
-            });
+        let outcomes = self.core.begin_cancels(&queue, ids, unit, &mut groups);
         self.core.attach(unit, groups);
         let canceled = ids.iter().zip(outcomes);
         canceled
             .filter_map(|(id, outcome)| outcome.is_ok().then_some(*id))
             .collect()
+    }
+
+    /// Moves waiting messages within the order, in the caller's `unit`. Messages that are unknown, have ended, run or are
+    /// being settled are left alone. The order in memory moves at once, and stands even when the unit fails.
+    pub fn stage_reprioritize(&self, unit: &mut Unit, queue: &QueueName, changes: &[(MessageId, Priority)]) {
+        let Some(queue) = self.core.find(queue) else {
+            return;
+        };
+        let ids: Vec<_> = changes.iter().map(|(id, _)| *id).collect();
+        let mut groups = Vec::new();
+        let change = |state: &mut State, slot: u32, at: usize, now: i64, unit: &mut Unit| {
+            state.reprioritize(slot, &changes[at].1, now, unit)?;
+            Ok(None)
+        };
+        // Whatever is not there any more has no order.
+        let _outcomes = self.core.begin(&queue, &ids, unit, &mut groups, change);
+        self.core.attach(unit, groups);
     }
 
     /// Calls messages back and waits until that is durable. The answer has one outcome for each, in order.
@@ -294,8 +324,8 @@ impl Queues {
         ids: &[MessageId],
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         self.core
-            .change(queue, ids, |state, slot, _, now, unit| {
-                state.begin_cancel(slot, now, unit)
+            .change_with(queue, ids, |queue, unit, groups| {
+                self.core.begin_cancels(queue, ids, unit, groups)
             })
             .await
     }
@@ -397,6 +427,7 @@ impl Core {
                 }
             });
         }
+        stats.counts[Life::Invisible.index()] += self.later.count(queue.id);
         stats
     }
 
@@ -417,7 +448,29 @@ impl Core {
                 return Ok(Some(history));
             }
         }
-        Ok(None)
+        self.far_history(&queue, id).await
+    }
+
+    /// One look at the messages that match, those that become visible much later at the end, and where the next goes on.
+    async fn look(
+        &self,
+        queue: &Queue,
+        filter: &Filter,
+        after: Option<u64>,
+        max: usize,
+    ) -> Result<(Vec<MessageView>, Option<u64>), Error> {
+        let far = (queue.shards() as u64) << CURSOR_BITS;
+        if after.is_none_or(|after| after < far) {
+            let (found, next) = look(queue, filter, after, max);
+            let mut messages = found.messages;
+            self.fill(&mut messages, found.missing).await?;
+            let goes_on = next.is_none() && self.far_matching(queue, filter) > 0;
+            return Ok((messages, if goes_on { Some(far) } else { next }));
+        }
+        let within = after.map_or(0, |after| after & ((1 << CURSOR_BITS) - 1));
+        let within = i64::try_from(within).unwrap_or(i64::MAX);
+        let (messages, last) = self.far_page(queue, within, max).await?;
+        Ok((messages, last.map(|last| far | last.unsigned_abs())))
     }
 
     /// Reads the payloads that are not in memory.
@@ -479,11 +532,41 @@ impl Core {
         outcomes
     }
 
+    /// Begins to call messages back, wherever they are.
+    fn begin_cancels(
+        self: &Arc<Self>,
+        queue: &Arc<Queue>,
+        ids: &[MessageId],
+        unit: &mut Unit,
+        groups: &mut Vec<Group>,
+    ) -> Vec<Result<(), MessageError>> {
+        let calling = self.begin_calling(queue.id, ids);
+        let outcomes = self.begin(queue, ids, unit, groups, |state, slot, _, now, unit| {
+            state.begin_cancel(slot, now, unit)
+        });
+        if let Some(calling) = calling {
+            calling.stage(unit);
+        }
+        outcomes
+    }
+
     async fn change(
         self: &Arc<Self>,
         queue: &QueueName,
         ids: &[MessageId],
         change: impl Change,
+    ) -> Result<Vec<Result<(), MessageError>>, Error> {
+        self.change_with(queue, ids, |queue, unit, groups| {
+            self.begin(queue, ids, unit, groups, change)
+        })
+        .await
+    }
+
+    async fn change_with(
+        self: &Arc<Self>,
+        queue: &QueueName,
+        ids: &[MessageId],
+        begin: impl FnOnce(&Arc<Queue>, &mut Unit, &mut Vec<Group>) -> Vec<Result<(), MessageError>>,
     ) -> Result<Vec<Result<(), MessageError>>, Error> {
         if ids.len() > BATCH_MAX {
             return Err(Error::BatchTooLarge {
@@ -500,9 +583,10 @@ impl Core {
             };
             return Ok(ids.iter().map(unknown).collect());
         };
+        self.bring_near(&found, ids).await?;
         let mut unit = Unit::new();
         let mut groups = Vec::new();
-        let outcomes = self.begin(&found, ids, &mut unit, &mut groups, change);
+        let outcomes = begin(&found, &mut unit, &mut groups);
         let staged = Settlement::new(Arc::clone(self), groups);
         self.attach(&mut unit, staged.take());
         self.commit(unit).await?;

@@ -3,7 +3,7 @@
 //! What only a process that owns its queues can do (look without waiting, hand over unstored) stays with [`Queues`].
 
 use celesta_runtime::{Clock, TaskSet};
-use celesta_store::Store;
+use celesta_store::{Store, Unit};
 use celesta_types::{MessageId, Priority, Timestamp};
 
 use crate::error::{EnqueueError, Error, ExtendError, LeaseError, MessageError, StaleToken};
@@ -87,6 +87,39 @@ impl AnyQueues {
         match self {
             Self::Local(queues) => queues.enqueue(messages).await,
             Self::Shared(queues) => queues.enqueue(messages).await,
+        }
+    }
+
+    /// Adds messages to the caller's `unit`, which must be committed to the store these queues stand on: they are
+    /// enqueued by that commit, or not at all.
+    ///
+    /// # Errors
+    /// When the record is away. A message that is not allowed is the inner error; then none of them is staged.
+    pub async fn stage_enqueue(
+        &self,
+        unit: &mut Unit,
+        messages: Vec<NewMessage>,
+    ) -> Result<Result<(), EnqueueError>, Error> {
+        match self {
+            Self::Local(queues) => Ok(queues.stage_enqueue(unit, messages)),
+            Self::Shared(queues) => queues.stage_enqueue(unit, messages).await,
+        }
+    }
+
+    /// Completes leased messages in the caller's `unit`, which must be committed to the store these queues stand on. A
+    /// lease that is over is told at once where the process owns its queues (the inner error), and by a conflict of the
+    /// commit where nodes share them; either way nothing of the unit stands.
+    ///
+    /// # Errors
+    /// When the record is away; then none of them is staged.
+    pub async fn stage_complete(
+        &self,
+        unit: &mut Unit,
+        leases: &[LeaseRef],
+    ) -> Result<Result<(), StaleToken>, Error> {
+        match self {
+            Self::Local(queues) => Ok(queues.stage_complete(unit, leases)),
+            Self::Shared(queues) => queues.stage_complete(unit, leases).await.map(Ok),
         }
     }
 
@@ -211,6 +244,15 @@ impl AnyQueues {
         match self {
             Self::Local(queues) => Ok(queues.configure(queue, settings)),
             Self::Shared(queues) => queues.configure(queue, settings).await,
+        }
+    }
+
+    /// The queues whose messages are sent to a broker.
+    #[must_use]
+    pub fn on_broker(&self) -> Vec<QueueName> {
+        match self {
+            Self::Local(queues) => queues.on_broker(),
+            Self::Shared(queues) => queues.on_broker(),
         }
     }
 

@@ -22,6 +22,13 @@ impl Queues {
     /// When one of the leases is over; then none of them is staged.
     pub fn stage_complete(&self, unit: &mut Unit, leases: &[LeaseRef]) -> Result<(), StaleToken> {
         let core = &self.core;
+        if let Some(first) = leases.first() {
+            let queue = core.queue_of(first)?;
+            let (shard, same) = same_shard(&queue, leases);
+            if same.len() == leases.len() {
+                return core.stage_complete_in(unit, &queue, shard, same);
+            }
+        }
         let mut groups = Vec::new();
         // Every lease is looked at before the first is changed, so that an error leaves the unit as it was.
         let mut rest = leases;
@@ -59,6 +66,40 @@ impl Queues {
         unit.merge(rows);
         core.attach(unit, staged.take());
         Ok(())
+    }
+
+    /// As [`Queues::stage_complete`], each lease in a unit of its own. One outcome for each, in order.
+    #[must_use]
+    pub fn stage_complete_each(&self, leases: &[LeaseRef]) -> Vec<Result<Unit, StaleToken>> {
+        let core = &self.core;
+        let mut outcomes = Vec::with_capacity(leases.len());
+        let mut rest = leases;
+        while let Some(first) = rest.first() {
+            let Ok(queue) = core.queue_of(first) else {
+                outcomes.push(Err(first.stale()));
+                rest = &rest[1..];
+                continue;
+            };
+            let (shard, same) = same_shard(&queue, rest);
+            rest = &rest[same.len()..];
+            let mut staged = Vec::with_capacity(same.len());
+            core.with(&queue, shard, |state, now, _| {
+                staged.extend(same.iter().map(|lease| {
+                    let mut unit = Unit::new();
+                    let mark = state.begin_complete(lease.id, lease.token, now, &mut unit);
+                    mark.map(|mark| (unit, mark)).ok_or_else(|| lease.stale())
+                }));
+            });
+            outcomes.extend(staged.into_iter().map(|staged| {
+                staged.map(|(mut unit, mark)| {
+                    let queue = Arc::clone(&queue);
+                    let marks = vec![mark];
+                    core.attach(&mut unit, vec![Group { queue, shard, marks }]);
+                    unit
+                })
+            }));
+        }
+        outcomes
     }
 
     /// Completes leased messages and waits until that is durable. The answer has one outcome for each, in order.
@@ -209,6 +250,45 @@ impl LeaseRef {
 }
 
 impl Core {
+    /// Stages the completion of leases of one shard, which is locked once.
+    fn stage_complete_in(
+        self: &Arc<Self>,
+        unit: &mut Unit,
+        queue: &Arc<Queue>,
+        shard: usize,
+        leases: &[LeaseRef],
+    ) -> Result<(), StaleToken> {
+        let mut rows = Unit::new();
+        let mut marks = Vec::with_capacity(leases.len());
+        let stale = self.with(queue, shard, |state, now, _| {
+            let is_over = |lease: &&LeaseRef| state.held(lease.id, lease.token).is_none();
+            let stale = leases.iter().find(is_over);
+            if stale.is_some() {
+                return stale;
+            }
+            // A lease that is named twice is over when it is looked at again.
+            leases.iter().find(|lease| {
+                let mark = state.begin_complete(lease.id, lease.token, now, &mut rows);
+                let is_stale = mark.is_none();
+                marks.extend(mark);
+                is_stale
+            })
+        });
+        let group = Group {
+            queue: Arc::clone(queue),
+            shard,
+            marks,
+        };
+        if let Some(lease) = stale {
+            // Dropped, it gives back what was begun.
+            drop(Settlement::new(Arc::clone(self), vec![group]));
+            return Err(lease.stale());
+        }
+        unit.merge(rows);
+        self.attach(unit, vec![group]);
+        Ok(())
+    }
+
     fn queue_of(&self, lease: &LeaseRef) -> Result<Arc<Queue>, StaleToken> {
         self.find(&lease.queue).ok_or_else(|| lease.stale())
     }

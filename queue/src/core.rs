@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use celesta_runtime::{Clock, Shutdown};
-use celesta_store::{Cell, CommitError, Store, Unit};
+use celesta_store::{Cell, CommitError, GroupEnd, Store, Unit};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 
+use crate::later::Later;
 use crate::ledger::Ledger;
 use crate::limits::QUEUES_MAX;
 use crate::metrics::Metrics;
@@ -79,6 +80,8 @@ pub(crate) struct Core {
     pub(crate) timers: Arc<Timers>,
     /// Units the committer had no room for; the timer sends them.
     overflow: Mutex<Vec<Unit>>,
+    /// What units have decided whose group has not ended: each shard is then locked once for all of them.
+    decided: Mutex<Vec<(Group, bool)>>,
     pub(crate) metrics: Metrics,
     pub(crate) seq: AtomicI64,
     pub(crate) tokens: AtomicU64,
@@ -87,6 +90,8 @@ pub(crate) struct Core {
     /// Bytes of payloads in memory.
     pub(crate) resident: AtomicI64,
     pub(crate) ledger: RwLock<Ledger>,
+    /// Messages that become visible much later.
+    pub(crate) later: Arc<Later>,
     /// Shards whose next payloads are to be read.
     pub(crate) read_ahead: OnceLock<mpsc::Sender<(Arc<Queue>, usize)>>,
 }
@@ -95,6 +100,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         // The timer holds no handle: it ends when it is woken and finds nobody.
         self.timers.changed.notify_one();
+        self.later.wake();
     }
 }
 
@@ -108,6 +114,7 @@ impl Core {
             registry: RwLock::default(),
             timers: Arc::default(),
             overflow: Mutex::default(),
+            decided: Mutex::default(),
             metrics: Metrics::new(),
             seq: AtomicI64::new(1),
             tokens: AtomicU64::new(1),
@@ -115,6 +122,7 @@ impl Core {
             suspect_until: AtomicI64::new(0),
             resident: AtomicI64::new(0),
             ledger: RwLock::new(Ledger::none()),
+            later: Arc::default(),
             read_ahead: OnceLock::new(),
         }
     }
@@ -289,7 +297,8 @@ impl Core {
         if self.store.is_none() {
             settlement.finish(true);
         } else if settlement.groups.iter().any(|group| !group.marks.is_empty()) {
-            unit.on_done(move |outcome| settlement.finish(outcome.is_ok()));
+            unit.on_done(move |outcome| settlement.decided(outcome.is_ok()));
+            unit.at_group_end(self);
         }
     }
 
@@ -342,6 +351,28 @@ impl Core {
     }
 }
 
+impl GroupEnd for Core {
+    fn group_ended(self: Arc<Self>) {
+        let decided = std::mem::take(&mut *self.decided.lock());
+        let mut places = HashMap::<_, usize, rustc_hash::FxBuildHasher>::default();
+        let mut shards: Vec<(Arc<Queue>, usize, Vec<(Vec<Mark>, bool)>)> = Vec::new();
+        for (group, durable) in decided {
+            let place = *places.entry((group.queue.index, group.shard)).or_insert_with(|| {
+                shards.push((group.queue, group.shard, Vec::new()));
+                shards.len() - 1
+            });
+            shards[place].2.push((group.marks, durable));
+        }
+        for (queue, shard, marks) in shards {
+            self.with(&queue, shard, |state, now, _| {
+                for (marks, durable) in marks {
+                    state.settle(marks, durable, now);
+                }
+            });
+        }
+    }
+}
+
 /// What a commit decides about messages of one queue.
 pub(crate) struct Group {
     pub(crate) queue: Arc<Queue>,
@@ -360,8 +391,15 @@ impl Settlement {
         Self { core, groups }
     }
 
-    pub(crate) fn finish(mut self, durable: bool) {
+    fn finish(mut self, durable: bool) {
         self.apply(durable);
+    }
+
+    /// As [`Settlement::finish`], once all of the group of units have said so.
+    fn decided(mut self, durable: bool) {
+        let groups = std::mem::take(&mut self.groups);
+        let decided = groups.into_iter().map(|group| (group, durable));
+        self.core.decided.lock().extend(decided);
     }
 
     fn apply(&mut self, durable: bool) {

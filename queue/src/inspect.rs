@@ -87,6 +87,37 @@ pub async fn stored_messages(
     Ok(messages.collect())
 }
 
+/// Up to `limit` messages that become visible much later, after row `after`, as [`stored_messages`] gives the others.
+///
+/// # Errors
+/// When the database cannot answer.
+pub async fn stored_later(
+    snapshot: &mut Snapshot,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<Result<StoredMessage, DamagedRow>>, QueryError> {
+    let cells = [
+        Cell::Int(after),
+        Cell::Int(i64::try_from(limit).unwrap_or(i64::MAX)),
+    ];
+    let mut found = snapshot.fetch(SELECT_LATER, &cells).await?;
+    let messages = found.iter_mut().map(|row| {
+        let seq = row.int(0).unwrap_or(0);
+        let bytes = row.take_blob(1).unwrap_or_default();
+        let payload = row.take_blob(2).unwrap_or_default();
+        let message = read(seq, &bytes, payload).map_err(|reason| DamagedRow { seq, reason })?;
+        Ok(StoredMessage {
+            state: State::Invisible,
+            at: Timestamp::from_millis(row.int(3).unwrap_or(0)),
+            ..message
+        })
+    });
+    Ok(messages.collect())
+}
+
+const SELECT_LATER: &str =
+    "SELECT seq, head, payload, at FROM queue_later WHERE seq > ? ORDER BY seq LIMIT ?";
+
 const SELECT_ROWS: &str =
     "SELECT seq, head, changes, payload FROM queue_rows WHERE seq > ? ORDER BY seq LIMIT ?";
 

@@ -30,6 +30,7 @@ impl Queues {
         let queue =
             self.core
                 .queue_to_lease(&request.queue, request.max, request.lease_ms, &request.metadata)?;
+        self.core.catch_up().await;
         self.core.lease_waiting(&queue, request).await
     }
 
@@ -61,6 +62,7 @@ impl Queues {
             request.lease_ms,
             &request.metadata,
         )?;
+        self.core.catch_up().await;
         self.core.lease_keys_waiting(&queue, request).await
     }
 

@@ -24,6 +24,7 @@ mod error;
 mod index;
 pub mod inspect;
 mod keys;
+mod later;
 mod lease;
 mod ledger;
 mod legacy;
@@ -60,7 +61,7 @@ pub use message::{
 pub use name::{Key, NameError, QueueName, Token};
 pub use postgres::SharedQueues;
 pub use schema::{MIGRATIONS, OWNED_MIGRATIONS};
-pub use settings::{ConfigureError, Kind, Options, Settings};
+pub use settings::{ConfigureError, Kind, Options, Settings, Transport};
 pub use watch::{Ready, Watch};
 
 /// A handle on all queues of this process. Cheap to clone.

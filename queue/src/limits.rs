@@ -56,3 +56,8 @@ pub const SUSPECT_MS: i64 = 60_000;
 pub const LOAD_ROWS: i64 = 20_000;
 /// Views returned by one listing.
 pub const LIST_MAX: usize = 1_000;
+/// Messages that become visible later than this stay in the record until their time comes nearer: long enough to bring a
+/// million of them near before the first is due.
+pub const FAR_MS: i64 = 5 * 60_000;
+/// Messages that stay in the record so: some twenty gigabytes of disk.
+pub const LATER_MAX: usize = 100_000_000;

@@ -18,10 +18,12 @@ use crate::name::QueueName;
 use crate::rows::{self, Row, Standing};
 use crate::settings::{Options, Settings};
 use crate::shard::{Queue, TOKEN_BITS};
-use crate::{legacy, past, payloads, schema};
+use crate::{later, legacy, past, payloads, schema};
 
 /// Shards that may ask for payloads at once.
 const ASKING_MAX: usize = 1_024;
+/// Rows that a start changes in one commit.
+const CHANGED_ROWS: usize = 20_000;
 /// Settings of a queue are read back from JSON of this shape.
 const SELECT_QUEUES: &str = "SELECT id, name, settings FROM queue_queues ORDER BY id";
 const SELECT_EPOCH: &str = "SELECT value FROM queue_meta WHERE name = 'epoch'";
@@ -43,6 +45,7 @@ impl Queues {
         let queues = core.load_queues(store).await?;
         legacy::convert(store).await?;
         core.load_messages(store, &queues).await?;
+        core.open_later(store).await?;
         core.suspect_until
             .store(core.now().saturating_add(SUSPECT_MS), Ordering::Relaxed);
         for queue in queues.values() {
@@ -56,6 +59,13 @@ impl Queues {
         tasks.spawn("queue.read_ahead", Fate::Expendable, ahead);
         let past = past::run(Arc::downgrade(&core), core.clock.clone(), core.shutdown.clone());
         tasks.spawn("queue.past", Fate::Expendable, past);
+        let later = later::run(
+            Arc::downgrade(&core),
+            Arc::clone(&core.later),
+            core.clock.clone(),
+            core.shutdown.clone(),
+        );
+        tasks.spawn("queue.later", Fate::Expendable, later);
         Ok(Self::start(core, tasks))
     }
 
@@ -131,6 +141,9 @@ impl Core {
             let (read, placed) = futures_util::future::join(reading, placing).await;
             placed?;
             next = read?;
+            if changed.len() >= CHANGED_ROWS {
+                store.commit(std::mem::take(&mut changed)).await?;
+            }
         }
         self.seq.store(after + 1, Ordering::Relaxed);
         if !changed.is_empty() {
@@ -168,6 +181,8 @@ impl Core {
                 what: "bytes",
             })?);
         }
+        let now = self.now();
+        read.retain(|row: &Row| !Self::recede(row.queue, &row.entry, now, changed));
         let mut rest = read.into_iter().peekable();
         while let Some(first) = rest.next() {
             let id = first.queue;

@@ -16,8 +16,10 @@ mod look;
 mod registry;
 mod rows;
 mod settle;
+mod stage;
 mod sweep;
 mod text;
+mod vacuum;
 mod works;
 
 use std::collections::BTreeSet;
@@ -40,6 +42,8 @@ use crate::settings::{Options, Settings};
 pub(crate) const SCHEMA: &str = include_str!("postgres/schema.sql");
 /// What the third version changes.
 pub(crate) const FEWER: &str = include_str!("postgres/fewer.sql");
+/// What the fourth version adds.
+pub(crate) const STAGE: &str = include_str!("postgres/stage.sql");
 
 /// A handle on all queues of one database, which any number of nodes may share. Cheap to clone.
 #[derive(Clone)]
@@ -90,6 +94,8 @@ struct Core {
     sweeping: tokio::sync::Mutex<()>,
     sweeps: AtomicU64,
     looks: AtomicU64,
+    /// Since the tables were last cleaned.
+    leases_given: AtomicU64,
 }
 
 impl SharedQueues {
@@ -130,12 +136,14 @@ impl SharedQueues {
             sweeping: tokio::sync::Mutex::default(),
             sweeps: AtomicU64::new(0),
             looks: AtomicU64::new(0),
+            leases_given: AtomicU64::new(0),
         });
         core.load_queues().await?;
         gather::serve(tasks, "queue.enqueue", &core, &to_enqueue, enqueue::serve);
         gather::serve(tasks, "queue.consume", &core, &to_work, works::serve);
         gather::serve(tasks, "queue.return", &core, &to_return, lease::serve_returns);
         tasks.spawn("queue.sweep", Fate::Expendable, sweep::run(Arc::clone(&core)));
+        tasks.spawn("queue.vacuum", Fate::Expendable, vacuum::run(Arc::clone(&core)));
         tasks.spawn("queue.listen", Fate::Expendable, hear::listen(Arc::clone(&core)));
         tasks.spawn("queue.notify", Fate::Expendable, hear::notify(Arc::clone(&core)));
         Ok(Self { core })

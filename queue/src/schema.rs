@@ -58,6 +58,28 @@ Migration {
     sql: "",
     postgres: crate::postgres::FEWER,
 },
+Migration {
+    subsystem: "queue",
+    version: 4,
+    sql: "
+CREATE TABLE queue_later (
+  seq INTEGER PRIMARY KEY,
+  at INTEGER NOT NULL,
+  queue INTEGER NOT NULL,
+  id BLOB NOT NULL,
+  head BLOB NOT NULL,
+  payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX queue_later_by_at ON queue_later (at);
+CREATE UNIQUE INDEX queue_later_by_id ON queue_later (queue, id);",
+    postgres: "",
+},
+Migration {
+    subsystem: "queue",
+    version: 5,
+    sql: "",
+    postgres: crate::postgres::STAGE,
+},
 ];
 
 /// The tables of queues that one process owns in a PostgreSQL schema of their own, as a partition of a cluster has them.
@@ -77,7 +99,17 @@ CREATE TABLE queue_rows (seq BIGINT PRIMARY KEY, head BYTEA NOT NULL, changes BY
 ALTER TABLE queue_rows ALTER COLUMN payload SET STORAGE EXTERNAL;
 ALTER TABLE queue_rows ALTER COLUMN head SET STORAGE PLAIN;
 CREATE TABLE queue_history (place BIGINT PRIMARY KEY, id UUID NOT NULL, body BYTEA NOT NULL);
-CREATE INDEX queue_history_by_id ON queue_history (id);",
+CREATE INDEX queue_history_by_id ON queue_history (id);
+CREATE TABLE queue_later (
+  seq BIGINT PRIMARY KEY,
+  at BIGINT NOT NULL,
+  queue BIGINT NOT NULL,
+  id UUID NOT NULL,
+  head BYTEA NOT NULL,
+  payload BYTEA NOT NULL
+);
+CREATE INDEX queue_later_by_at ON queue_later (at);
+CREATE UNIQUE INDEX queue_later_by_id ON queue_later (queue, id);",
 }];
 
 pub(crate) static SET_META: Statement = Statement {

@@ -34,6 +34,17 @@ impl Kind {
     }
 }
 
+/// How messages of a queue get to their consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Consumers ask this component.
+    #[default]
+    Direct,
+    /// Nodes that have a broker send them there.
+    Broker,
+}
+
 /// What one queue does with its messages unless a message says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -62,9 +73,11 @@ pub struct Settings {
     /// times as often as one of weight 1. A key that is not named here has weight 1.
     pub weights: BTreeMap<String, u32>,
     /// Over how many shards the messages are spread, by their keys or else by their ids. Each shard has its own order and
-    /// lock: more of them serve more threads, and the order between shards is exact only by class and number. Queues on
-    /// PostgreSQL have no shards.
+    /// lock: more of them serve more threads, and the order between shards is exact only by class and number. A queue on
+    /// PostgreSQL has one order for all nodes whatever this says.
     pub shards: u32,
+    /// How messages get to their consumers.
+    pub transport: Transport,
 }
 
 impl Default for Settings {
@@ -82,6 +95,7 @@ impl Default for Settings {
             history_ms: HISTORY_MS,
             weights: BTreeMap::new(),
             shards: 1,
+            transport: Transport::Direct,
         }
     }
 }
@@ -179,12 +193,6 @@ pub enum ConfigureError {
         /// How many it has.
         shards: u32,
     },
-    /// A queue of a database has one order for all nodes.
-    #[error("shards is {shards}; a queue on PostgreSQL has no shards, expected 1")]
-    NoShards {
-        /// How many were asked for.
-        shards: u32,
-    },
     /// There are as many queues as there may be.
     #[error("there are {max} queues already; no more can be made")]
     TooManyQueues {
@@ -198,7 +206,7 @@ impl ConfigureError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::OutOfRange { .. } | Self::NoShards { .. } => ErrorKind::Invalid,
+            Self::OutOfRange { .. } => ErrorKind::Invalid,
             Self::KindInUse { .. } | Self::ShardsInUse { .. } => ErrorKind::Conflict,
             Self::TooManyQueues { .. } => ErrorKind::Unavailable,
         }

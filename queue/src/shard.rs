@@ -13,7 +13,7 @@ use crate::index::hash;
 use crate::ledger::Ledger;
 use crate::limits::SHARDS_MAX;
 use crate::name::{Key, QueueName, Token};
-use crate::settings::{Kind, Settings};
+use crate::settings::{Kind, Settings, Transport};
 use crate::state::State;
 use crate::watch::Watcher;
 
@@ -73,6 +73,8 @@ pub(crate) struct Queue {
     pub(crate) id: i64,
     first: Shard,
     exclusive: AtomicBool,
+    /// Its messages are sent to a broker.
+    on_broker: AtomicBool,
     /// The other shards; made when the queue is first configured to have them.
     others: OnceLock<Box<[OnceLock<Shard>]>>,
     shards: AtomicU32,
@@ -100,12 +102,14 @@ impl Queue {
     ) -> Self {
         let shards = settings.shards;
         let exclusive = settings.kind == Kind::Exclusive;
+        let on_broker = settings.transport == Transport::Broker;
         Self {
             name,
             index,
             id,
             first: Shard::new(State::new(id, settings, ledger.clone())),
             exclusive: AtomicBool::new(exclusive),
+            on_broker: AtomicBool::new(on_broker),
             others: OnceLock::new(),
             shards: AtomicU32::new(shards),
             overtaken: AtomicU64::new(0),
@@ -147,6 +151,10 @@ impl Queue {
         } else {
             Kind::Simple
         }
+    }
+
+    pub(crate) fn is_on_broker(&self) -> bool {
+        self.on_broker.load(Ordering::Relaxed)
     }
 
     /// What can be leased.
@@ -211,6 +219,8 @@ impl Queue {
         }
         self.exclusive
             .store(settings.kind == Kind::Exclusive, Ordering::Relaxed);
+        self.on_broker
+            .store(settings.transport == Transport::Broker, Ordering::Relaxed);
         self.shards.store(settings.shards, Ordering::Release);
         Ok(true)
     }

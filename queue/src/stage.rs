@@ -27,6 +27,8 @@ enum Admitted {
     Existing,
     /// Somebody else's unit brings it, and is not durable yet.
     InFlight,
+    /// It stays in the record until its time comes near.
+    Later,
 }
 
 impl Queues {
@@ -169,6 +171,7 @@ impl Queues {
                 max: BATCH_MAX,
             });
         }
+        core.known_later(&messages).await?;
         let room = core.has_room(messages.len());
         let mut outcomes: Vec<_> = messages.iter().map(|_| Ok(Enqueued::New)).collect();
         let mut in_flight: Vec<(usize, QueueName, usize, celesta_types::MessageId)> = Vec::new();
@@ -197,6 +200,7 @@ impl Queues {
                     let id = message.id;
                     match core.admit(state, message, now, &mut unit) {
                         Ok(Admitted::New(mark)) => marks.push(mark),
+                        Ok(Admitted::Later) => {}
                         Ok(Admitted::Existing) => outcomes[at] = Ok(Enqueued::Existing),
                         Ok(Admitted::InFlight) => {
                             in_flight.push((at, name.clone(), shard, id));
@@ -264,7 +268,7 @@ impl Core {
 
     /// Reserves a message's place and adds its row.
     fn admit(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
         message: NewMessage,
         now: i64,
@@ -280,6 +284,9 @@ impl Core {
         }
         let room = self.room(message.payload.len());
         let (entry, key) = self.entry(message, &state.settings, now);
+        let Some((entry, key)) = self.admit_later(state.id, entry, key, now, unit)? else {
+            return Ok(Admitted::Later);
+        };
         Ok(Admitted::New(Mark {
             at: state.admit(entry, key, unit, room),
             then: Then::Arrive,

@@ -279,6 +279,13 @@ impl State {
         self.place(entry, key)
     }
 
+    /// Reserves the place of a message whose row the caller adds to a unit that is not durable yet.
+    pub(crate) fn admit_hidden(&mut self, mut entry: Entry, key: Option<Key>) -> Ref {
+        entry.arriving = true;
+        self.arriving += 1;
+        self.place(entry, key)
+    }
+
     /// Takes a message that travels unstored; it may be leased at once.
     pub(crate) fn admit_unstored(&mut self, entry: Entry, key: Option<Key>, linger_until: i64) {
         self.counts[entry.standing.state.index()] += 1;

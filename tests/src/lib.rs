@@ -109,6 +109,7 @@ pub fn celesta(folder: &Path, arguments: &[&str]) -> Said {
         "CELESTA_SERVER",
         "CELESTA_TOKEN",
         "CELESTA_DATA",
+        "CELESTA_BROKER",
         "NO_COLOR",
         "CLICOLOR_FORCE",
         "RUST_LOG",

@@ -1,7 +1,8 @@
 //! Every store a release has written opens with this one: all of it reads, and what was under way goes on.
 //!
 //! `tests/stores/store-N.tar.gz` were written by `tests/stores/write.sh` with the binary of their release: 1 is the first
-//! one (journal records 1, queue rows as columns). `make` writes none anew; a format that changes adds one.
+//! one (journal records 1, queue rows as columns), 2 the one with journal records 2 and rows of bytes. `make` writes none
+//! anew; a format that changes adds one.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -148,4 +149,9 @@ async fn opens_and_goes_on(store: &str, pauses: bool) {
 #[tokio::test]
 async fn a_store_of_the_first_release_opens_and_goes_on() {
     opens_and_goes_on("store-1.tar.gz", false).await;
+}
+
+#[tokio::test]
+async fn a_store_of_the_second_release_opens_and_goes_on() {
+    opens_and_goes_on("store-2.tar.gz", true).await;
 }

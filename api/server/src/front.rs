@@ -69,6 +69,8 @@ enum About {
     Any,
     /// Something of every partition: each is asked, or told.
     Each,
+    /// Something that several partitions cannot do.
+    Refused,
 }
 
 /// The body of a run, as far as it matters here.
@@ -259,6 +261,16 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
         About::Home => return call(front.home.clone(), Request::from_parts(parts, body)).await,
         About::Partition(partition) => partition,
         About::Any => front.any(),
+        About::Refused => {
+            let reason = "events are not taken in a deployment of several partitions yet: each of them would start what subscribes to them";
+            return Problem::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "not-in-a-deployment",
+                "not in a deployment of several partitions",
+                reason,
+            )
+            .into_response();
+        }
         About::Each => {
             return match keep(&front, body).await {
                 Ok(body) => front.each(&parts, &body).await,
@@ -337,6 +349,7 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
                 (None, None) => About::Any,
             }
         }
+        ("events", None, ..) if count > 1 => About::Refused,
         ("runs" | "nodes" | "queues" | "artifacts", ..) | ("services", _, None, _) => About::Home,
         // Whatever else there is belongs to a service as a whole.
         _ => said.map_or(About::Each, About::Partition),

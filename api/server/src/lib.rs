@@ -3,6 +3,7 @@
 //! `Config` → [`Server::bind`] → [`Server::spawn`]. One file per resource. This crate validates what is HTTP's (paths,
 //! headers, sizes, content types) and leaves meaning to the runtime; it stores nothing itself.
 
+mod actor;
 mod artifacts;
 mod body;
 mod forward;
@@ -12,7 +13,10 @@ mod health;
 mod listen;
 mod nodes;
 mod openapi;
+mod operations;
+mod orders;
 mod problem;
+mod publish;
 mod queues;
 mod run_events;
 mod runs;
@@ -23,4 +27,5 @@ mod submit;
 
 pub use openapi::document;
 pub use problem::CODES;
+pub use queues::content;
 pub use server::{Api, BindError, Server, ServerConfig};

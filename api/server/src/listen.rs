@@ -11,15 +11,44 @@ use std::time::Duration;
 use axum::serve::Listener;
 use celesta_runtime::Clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections open at once; the next ones wait in the system's queue. Each costs a descriptor and some kilobytes.
 const CONNECTIONS_MAX: usize = 16_384;
 
+/// Connections the system takes before they are accepted; what comes beyond it tries again after a second. The system
+/// bounds it too.
+const BACKLOG: u32 = 4_096;
+
 /// A connection on which nothing moves in either direction for so long is dropped: longer than `Prefer: wait` allows, and
 /// than event streams are silent.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// Listens on the first of the addresses `place` means that is free.
+///
+/// # Errors
+/// When it means none, or none of them can be had.
+pub(crate) async fn listen(place: &str) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "it means no address");
+    for address in tokio::net::lookup_host(place).await? {
+        let listening = || {
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        match listening() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
 
 /// Accepts connections while there is room.
 #[derive(Debug)]

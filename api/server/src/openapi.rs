@@ -22,7 +22,7 @@ pub(crate) struct Run {
     workflow: Option<String>,
     /// The version of the service.
     version: Option<String>,
-    /// `running`, `idle`, `completed`, `failed`, `canceled` or `quarantined`.
+    /// `running`, `idle`, `completed`, `failed`, `canceled`, `quarantined`, `paused` or `waiting`.
     state: String,
     /// Milliseconds since the epoch.
     created_at: Option<i64>,
@@ -44,6 +44,14 @@ pub(crate) struct Run {
     progress: Option<serde_json::Value>,
     /// The run that asked for it.
     parent: Option<String>,
+    /// The groups of runs it belongs to, each with `strategy` and `key`.
+    concurrency: Option<Vec<serde_json::Value>>,
+    /// The rules before which it stops.
+    breakpoints: Option<Vec<String>>,
+    /// What it was stopped by while it is paused: `by`, `rule`, `facts`, `reason`, `actor`.
+    stopped: Option<serde_json::Value>,
+    /// Calls that were answered with recorded results.
+    avoided: Option<u64>,
 }
 
 /// A page of runs.
@@ -121,7 +129,22 @@ pub(crate) struct ProblemBody {
         crate::steer::retry,
         crate::steer::pause,
         crate::steer::resume,
+        crate::steer::step,
+        crate::steer::prioritize,
+        crate::steer::set_breakpoints,
         crate::steer::clone_run,
+        crate::steer::restart,
+        crate::publish::publish,
+        crate::operations::list,
+        crate::operations::begin,
+        crate::operations::show,
+        crate::operations::change,
+        crate::orders::list,
+        crate::orders::pause_service,
+        crate::orders::resume_service,
+        crate::orders::pause_workflow,
+        crate::orders::resume_workflow,
+        crate::orders::set_breakpoints,
         crate::run_events::events,
         crate::queues::list,
         crate::queues::show,

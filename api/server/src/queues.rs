@@ -14,6 +14,8 @@ mod refuse;
 pub(crate) mod settle;
 pub(crate) mod shapes;
 
+pub use envelope::content;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Path;

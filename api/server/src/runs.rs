@@ -25,6 +25,7 @@ const PAGE_ROWS: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     service: Option<String>,
+    workflow: Option<String>,
     operation: Option<String>,
     state: Option<String>,
     label: Option<String>,
@@ -74,7 +75,7 @@ pub(crate) fn limit(given: Option<usize>) -> Answer<usize> {
     }
 }
 
-fn instant(name: &str, text: Option<&String>) -> Answer<Option<Timestamp>> {
+pub(crate) fn instant(name: &str, text: Option<&String>) -> Answer<Option<Timestamp>> {
     let Some(text) = text else { return Ok(None) };
     if let Ok(millis) = text.parse() {
         return Ok(Some(Timestamp::from_millis(millis)));
@@ -108,8 +109,9 @@ pub(crate) fn unreadable(error: &LoadError) -> Problem {
 #[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", tag = "runs",
     params(
         ("service" = Option<String>, Query, description = "Only of this service."),
+        ("workflow" = Option<String>, Query, description = "Only of this workflow."),
         ("operation" = Option<String>, Query, description = "Only of this operation."),
-        ("state" = Option<String>, Query, description = "running, idle, completed, failed, canceled or quarantined."),
+        ("state" = Option<String>, Query, description = "running, idle, completed, failed, canceled, quarantined, paused or waiting."),
         ("label" = Option<String>, Query, description = "Only with this label, `key=value`."),
         ("created_after" = Option<String>, Query, description = "RFC 3339 or milliseconds since the epoch."),
         ("created_before" = Option<String>, Query, description = "RFC 3339 or milliseconds since the epoch."),
@@ -136,6 +138,7 @@ pub(crate) async fn list(shared: State, given: MaybeQuery<ListQuery>) -> Answer<
             .transpose()
             .map_err(|error: String| Problem::invalid_parameter(error))?,
         service: given.service,
+        workflow: given.workflow,
         operation: given.operation,
     };
     let cursor = given.cursor.as_deref().map(run_id).transpose()?;

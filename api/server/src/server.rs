@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use celesta_artifacts::Artifacts;
 use celesta_queue::AnyQueues;
 use celesta_runs::{Member, Partitions, Runtime};
@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::front::Front;
-use crate::listen::Bounded;
+use crate::listen::{Bounded, listen};
 use crate::{
-    artifacts, guard, health, nodes, openapi, problem, queues, run_events, runs, services, steer, submit,
+    artifacts, guard, health, nodes, openapi, operations, orders, problem, publish, queues, run_events, runs,
+    services, steer, submit,
 };
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
@@ -139,7 +140,7 @@ impl Server {
     /// # Errors
     /// When the address is wrong or taken, or is not loopback and there is no token.
     pub async fn bind(config: ServerConfig, api: Api) -> Result<Self, BindError> {
-        let listener = TcpListener::bind(&config.listen).await?;
+        let listener = listen(&config.listen).await?;
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() && config.token.is_none() {
             return Err(BindError::NeedsToken { address });
@@ -181,12 +182,13 @@ impl Server {
             tasks: tasks.clone(),
             partitions: self.partitions,
         });
-        let router = router(shared);
+        // Made once, not for each connection.
+        let service = router(shared).into_make_service();
         let listener = self.listener;
         tasks.spawn("server", Fate::Essential, async move {
             let asked = shutdown.clone();
             let serving =
-                axum::serve(Bounded::new(listener, clock.clone()), router).with_graceful_shutdown(async move { asked.requested().await });
+                axum::serve(Bounded::new(listener, clock.clone()), service).with_graceful_shutdown(async move { asked.requested().await });
             let late = async {
                 shutdown.requested().await;
                 clock.sleep(DRAIN).await;
@@ -239,7 +241,13 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/runs/{run}/retry", post(steer::retry))
         .route("/v1/runs/{run}/pause", post(steer::pause))
         .route("/v1/runs/{run}/resume", post(steer::resume))
+        .route("/v1/runs/{run}/step", post(steer::step))
+        .route("/v1/runs/{run}/prioritize", post(steer::prioritize))
+        .route("/v1/runs/{run}/breakpoints", put(steer::set_breakpoints))
         .route("/v1/runs/{run}/clone", post(steer::clone_run))
+        .route("/v1/runs/{run}/restart", post(steer::restart))
+        .route("/v1/events", post(publish::publish))
+        .merge(order_routes())
         .merge(queue_routes())
         .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
         .route(
@@ -259,6 +267,27 @@ fn routes(shared: Arc<Shared>) -> Router {
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(CatchPanicLayer::custom(problem::panicked))
         .with_state(shared)
+}
+
+/// The routes of what is done to many runs, and of what holds for all runs of a workflow.
+fn order_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v1/operations", get(operations::list).post(operations::begin))
+        .route("/v1/operations/{operation}", get(operations::show))
+        .route("/v1/operations/{operation}/{step}", post(operations::change))
+        .route("/v1/orders", get(orders::list))
+        .route(
+            "/v1/pauses/{service}",
+            put(orders::pause_service).delete(orders::resume_service),
+        )
+        .route(
+            "/v1/pauses/{service}/{workflow}",
+            put(orders::pause_workflow).delete(orders::resume_workflow),
+        )
+        .route(
+            "/v1/breakpoints/{service}/{workflow}",
+            put(orders::set_breakpoints),
+        )
 }
 
 /// The routes of the queue.

@@ -1,4 +1,4 @@
-//! What people do to runs: cancel, retry, pause, resume, clone, and write their facts.
+//! What people do to runs: cancel, retry, pause, resume, step, prioritize, clone, restart, and write their facts.
 
 use std::time::Duration;
 
@@ -7,11 +7,13 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use celesta_runs::{LifecycleError, WriteError, WriteFacts};
+use celesta_runs::{Action, LifecycleError, Restart, RestartError, WriteError, WriteFacts};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
+use crate::actor::{actor, wish};
 use crate::body::{PATIENCE, whole};
+use crate::orders;
 use crate::problem::{Answer, Problem};
 use crate::runs::run_id;
 use crate::server::State;
@@ -30,23 +32,34 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
         (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
         (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
         (status = 409, description = "The run has completed.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn cancel(shared: State, Path(run): Path<String>, body: Body) -> Answer {
-    let id = run_id(&run)?;
-    let reason = reason(&shared, body, "canceled by a client").await?;
-    shared.api.runtime.cancel(id, &reason).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "reason": reason }))).into_response())
+pub(crate) async fn cancel(shared: State, Path(run): Path<String>, headers: HeaderMap, body: Body) -> Answer {
+    act(shared, &run, &headers, body, Action::Cancel).await
+}
+
+/// Does something to a run whose body gives the reason.
+async fn act(shared: State, run: &str, headers: &HeaderMap, body: Body, action: Action) -> Answer {
+    let id = run_id(run)?;
+    let unless_given = match action {
+        Action::Cancel => "canceled by a client",
+        Action::Retry => "retried by a client",
+        Action::Pause => "paused by a client",
+        Action::Resume | Action::Step | Action::ResumeStopped => "resumed by a client",
+    };
+    let wish = wish(headers, reason(&shared, body, unless_given).await?)?;
+    shared.api.runtime.act(id, action, &wish).await.map_err(refused)?;
+    let told = json!({ "id": id, "reason": wish.reason, "by": wish.by });
+    Ok((StatusCode::ACCEPTED, Json(told)).into_response())
 }
 
 /// Try again what made a run fail.
 #[utoipa::path(post, path = "/v1/runs/{run}/retry", operation_id = "retry_run", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
+    request_body(content = serde_json::Value, description = "`{\"reason\": \"…\"}`, or nothing."),
     responses(
         (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
         (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
         (status = 409, description = "The run has neither failed nor been put aside.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn retry(shared: State, Path(run): Path<String>) -> Answer {
-    let id = run_id(&run)?;
-    shared.api.runtime.retry(id).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+pub(crate) async fn retry(shared: State, Path(run): Path<String>, headers: HeaderMap, body: Body) -> Answer {
+    act(shared, &run, &headers, body, Action::Retry).await
 }
 
 /// Stop a run for a while: calls that run go on, their results wait.
@@ -56,11 +69,8 @@ pub(crate) async fn retry(shared: State, Path(run): Path<String>) -> Answer {
         (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
         (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
         (status = 409, description = "The run has ended.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn pause(shared: State, Path(run): Path<String>, body: Body) -> Answer {
-    let id = run_id(&run)?;
-    let reason = reason(&shared, body, "paused by a client").await?;
-    shared.api.runtime.pause(id, &reason).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "reason": reason }))).into_response())
+pub(crate) async fn pause(shared: State, Path(run): Path<String>, headers: HeaderMap, body: Body) -> Answer {
+    act(shared, &run, &headers, body, Action::Pause).await
 }
 
 /// Let a paused run go on with what it was sent meanwhile.
@@ -70,11 +80,150 @@ pub(crate) async fn pause(shared: State, Path(run): Path<String>, body: Body) ->
         (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
         (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
         (status = 409, description = "The run is not paused.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn resume(shared: State, Path(run): Path<String>, body: Body) -> Answer {
+pub(crate) async fn resume(shared: State, Path(run): Path<String>, headers: HeaderMap, body: Body) -> Answer {
+    act(shared, &run, &headers, body, Action::Resume).await
+}
+
+/// Let a paused run go on by one firing.
+#[utoipa::path(post, path = "/v1/runs/{run}/step", operation_id = "step_run", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
+    request_body(content = serde_json::Value, description = "`{\"reason\": \"…\"}`, or nothing."),
+    responses(
+        (status = 202, description = "The wish is durable; the run follows at once, and stops before the next rule fires.", body = serde_json::Value),
+        (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
+        (status = 409, description = "The run is not paused.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn step(shared: State, Path(run): Path<String>, headers: HeaderMap, body: Body) -> Answer {
+    act(shared, &run, &headers, body, Action::Step).await
+}
+
+/// The rules before which a run stops.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Breakpoints {
+    rules: Vec<String>,
+}
+
+/// Say before which rules a run stops, in place of what was said before.
+#[utoipa::path(put, path = "/v1/runs/{run}/breakpoints", operation_id = "set_breakpoints", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
+    request_body(content = serde_json::Value, description = "`{\"rules\": [\"…\"]}`; an empty list takes all back."),
+    responses(
+        (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
+        (status = 404, description = "There is no such run or rule.", body = crate::openapi::ProblemBody),
+        (status = 409, description = "The run has ended.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn set_breakpoints(
+    shared: State,
+    Path(run): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let id = run_id(&run)?;
-    let reason = reason(&shared, body, "resumed by a client").await?;
-    shared.api.runtime.resume(id, &reason).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "reason": reason }))).into_response())
+    let body = json_body(&shared, &headers, body).await?;
+    let given: Breakpoints = serde_json::from_slice(&body).map_err(Problem::invalid_parameter)?;
+    let told = json!({ "id": id, "rules": given.rules });
+    let set = shared
+        .api
+        .runtime
+        .set_breakpoints(id, given.rules, &actor(&headers)?)
+        .await;
+    set.map_err(refused)?;
+    Ok((StatusCode::ACCEPTED, Json(told)).into_response())
+}
+
+/// Make a run more or less urgent, with its calls that wait and the runs it waits for.
+#[utoipa::path(post, path = "/v1/runs/{run}/prioritize", operation_id = "prioritize_run", tag = "runs",
+    params(
+        ("run" = String, Path, description = "The run's id."),
+        ("Celesta-Priority" = Option<String>, Header, description = "`critical`, `high`, `standard`, `low` or `background`, with `:number` for the place within the class."),
+        ("Celesta-Deadline" = Option<String>, Header, description = "An RFC 3339 instant by which the work should be done.")),
+    request_body(content = serde_json::Value, description = "`{\"reason\": \"…\"}`, or nothing."),
+    responses(
+        (status = 202, description = "The wish is durable; the run follows at once.", body = serde_json::Value),
+        (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody),
+        (status = 409, description = "The run has ended.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn prioritize(
+    shared: State,
+    Path(run): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let id = run_id(&run)?;
+    let priority = submit::priority(&headers)?.ok_or_else(|| {
+        Problem::invalid_header("say how urgent it is: `Celesta-Priority`, `Celesta-Deadline`, or both")
+    })?;
+    let wish = wish(&headers, reason(&shared, body, "").await?)?;
+    let told = json!({ "id": id, "priority": priority, "reason": wish.reason, "by": wish.by });
+    let done = shared.api.runtime.prioritize(id, priority, &wish).await;
+    done.map_err(refused)?;
+    Ok((StatusCode::ACCEPTED, Json(told)).into_response())
+}
+
+/// Where a run is done over from.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Over {
+    #[serde(default)]
+    rule: Option<String>,
+    #[serde(default)]
+    turn: Option<u64>,
+    #[serde(default)]
+    writes: Option<Box<RawValue>>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// Do a run over as a new one: from its start, or from the turn in which a rule first fired, with other facts.
+#[utoipa::path(post, path = "/v1/runs/{run}/restart", operation_id = "restart_run", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
+    request_body(content = serde_json::Value, description = "`{\"rule\": \"…\", \"writes\": [{\"update\": 3, \"fields\": {…}}], \"reason\": \"…\"}`, all optional; `turn` in place of the rule's first."),
+    responses(
+        (status = 202, description = "The new run.", body = serde_json::Value),
+        (status = 404, description = "There is no such run, or the rule never fired there.", body = crate::openapi::ProblemBody),
+        (status = 409, description = "The run is under way, or the current version cannot go on where it was.", body = crate::openapi::ProblemBody),
+        (status = 422, description = "The writes are wrong.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn restart(
+    shared: State,
+    Path(run): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let id = run_id(&run)?;
+    let body = json_body(&shared, &headers, body).await?;
+    let given: Over = serde_json::from_slice(&body).map_err(Problem::invalid_parameter)?;
+    let wish = wish(&headers, given.reason)?;
+    let request = Restart {
+        rule: given.rule,
+        turn: given.turn,
+        writes: given
+            .writes
+            .map_or_else(Vec::new, |writes| writes.get().as_bytes().to_vec()),
+    };
+    let new = shared.api.runtime.restart(id, request, &wish).await;
+    let new = new.map_err(not_restarted)?;
+    let body = json!({ "id": new, "restarted_from": id });
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    located(&mut response, &format!("/v1/runs/{new}"));
+    Ok(response)
+}
+
+fn not_restarted(error: RestartError) -> Problem {
+    let problem = |status, code, title| Problem::new(status, code, title, error.to_string());
+    match error {
+        RestartError::NeverFired { .. } | RestartError::NoTurn { .. } => problem(
+            StatusCode::NOT_FOUND,
+            "never-fired",
+            "the rule or turn is not in the run's history",
+        ),
+        RestartError::UnderWay { .. } => problem(
+            StatusCode::CONFLICT,
+            "illegal-state",
+            "the run stands where that means nothing",
+        ),
+        RestartError::Version { .. } => problem(
+            StatusCode::CONFLICT,
+            "cannot-go-on",
+            "the current version cannot go on there",
+        ),
+        RestartError::Writes { reason } => invalid(&reason),
+        RestartError::Lifecycle(error) => refused(error),
+    }
 }
 
 /// Run the request of a run once more, with the service's current version.
@@ -136,6 +285,7 @@ pub(crate) async fn write_facts(
     let request = WriteFacts {
         writes: writes.writes.get().as_bytes().to_vec(),
         idempotency_key: idempotency_key(&headers)?,
+        by: actor(&headers)?,
     };
     let patience = submit::wait(&headers)?.unwrap_or(WRITE_PATIENCE);
     let written = shared.api.runtime.write_facts(id, request, patience).await;
@@ -182,7 +332,7 @@ fn unwritten(error: WriteError) -> Problem {
     }
 }
 
-async fn reason(shared: &State, body: Body, unless_given: &str) -> Answer<String> {
+pub(crate) async fn reason(shared: &State, body: Body, unless_given: &str) -> Answer<String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Reason {
@@ -223,6 +373,23 @@ fn refused(error: LifecycleError) -> Problem {
             illegal.to_string(),
         )
         .with("state", json!(illegal.state)),
+        LifecycleError::Archived { .. } => Problem::new(
+            StatusCode::CONFLICT,
+            "illegal-state",
+            "the run stands where that means nothing",
+            error.to_string(),
+        ),
+        LifecycleError::Ended { state, .. } => Problem::new(
+            StatusCode::CONFLICT,
+            "illegal-state",
+            "the run stands where that means nothing",
+            error.to_string(),
+        )
+        .with("state", json!(state)),
+        LifecycleError::Order(_) => match error {
+            LifecycleError::Order(error) => orders::refused(error),
+            error => Problem::failure(error.kind(), &error),
+        },
         LifecycleError::ReasonTooLong { .. } => Problem::invalid_parameter(error),
         LifecycleError::Load(_) | LifecycleError::Unavailable { .. } => {
             Problem::failure(error.kind(), &error)

@@ -36,6 +36,7 @@ const LABEL_BYTES_MAX: usize = 256;
         ("Celesta-Priority" = Option<String>, Header, description = "`critical`, `high`, `standard`, `low` or `background`, with `:number` for the place within the class."),
         ("Celesta-Deadline" = Option<String>, Header, description = "An RFC 3339 instant by which the work should be done."),
         ("Celesta-Label" = Option<String>, Header, description = "`key=value`; may be given several times."),
+        ("Celesta-Reuse" = Option<String>, Header, description = "`no`: pure functions are run even when results are recorded."),
         ("traceparent" = Option<String>, Header, description = "W3C trace context."),
     ),
     request_body(content = serde_json::Value, description = "What the operation's input schema says, at most 32 KiB."),
@@ -57,6 +58,7 @@ pub(crate) async fn submit(
         priority: priority(&headers)?,
         labels: labels(&headers)?,
         trace: text(&headers, "traceparent")?.map(str::to_owned),
+        fresh: fresh(&headers)?,
         service,
         operation,
         input,
@@ -185,7 +187,7 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     Ok(Some(key.to_owned()))
 }
 
-fn priority(headers: &HeaderMap) -> Answer<Option<Priority>> {
+pub(crate) fn priority(headers: &HeaderMap) -> Answer<Option<Priority>> {
     let class = text(headers, "celesta-priority")?;
     let deadline = text(headers, "celesta-deadline")?;
     if class.is_none() && deadline.is_none() {
@@ -210,6 +212,17 @@ fn priority(headers: &HeaderMap) -> Answer<Option<Priority>> {
         priority.deadline = Some(Timestamp::from_millis(instant.as_millisecond()));
     }
     Ok(Some(priority))
+}
+
+/// Whether recorded results are not to be used.
+fn fresh(headers: &HeaderMap) -> Answer<bool> {
+    match text(headers, "celesta-reuse")? {
+        None | Some("yes") => Ok(false),
+        Some("no") => Ok(true),
+        Some(other) => Err(Problem::invalid_header(format!(
+            "`Celesta-Reuse: {other}` is not understood; write `no`, or nothing"
+        ))),
+    }
 }
 
 fn labels(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
@@ -283,6 +296,12 @@ pub(crate) fn refused(error: SubmitError) -> Problem {
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
             "the body is too large",
+            detail,
+        ),
+        SubmitError::TooManyWaiting { .. } => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-waiting",
+            "too many runs wait already",
             detail,
         ),
         SubmitError::Unavailable { .. } => Problem::failure(error.kind(), &detail),

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use self::load::{Load, Seen};
 use self::phases::{Crowd, Drained, refused};
-use self::target::{StoreKind, Target};
+pub(super) use self::target::{StoreKind, Target};
 use super::fsync::Probe;
 use super::quantile::{Durations, number, rounded};
 use super::rig::Place;

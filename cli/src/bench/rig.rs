@@ -18,7 +18,7 @@ use crate::commands::push;
 use crate::exit::{Exit, Failure};
 
 /// The files of the bench's bundle; `@COMMAND@` becomes the path of this program.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("service.toml", include_str!("../../bundles/bench/service.toml")),
     (
         "rules/steps.rules",
@@ -27,6 +27,10 @@ const FILES: [(&str, &str); 4] = [
     (
         "rules/fanout.rules",
         include_str!("../../bundles/bench/rules/fanout.rules"),
+    ),
+    (
+        "rules/tree.rules",
+        include_str!("../../bundles/bench/rules/tree.rules"),
     ),
     (
         "functions/echo/function.toml",

@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 
 use super::quantile::{Durations, number, rounded};
@@ -32,6 +34,9 @@ pub(crate) struct StepsArgs {
     /// Runs at a time
     #[arg(long, default_value_t = 256)]
     concurrency: u64,
+    /// Runs of one step that are stored before the measurement begins
+    #[arg(long, default_value_t = 0)]
+    stored: u64,
     #[command(flatten)]
     ground: GroundArgs,
 }
@@ -59,12 +64,37 @@ struct Figures {
 /// What the clients share: they take turns on one thread.
 struct Shared<'a> {
     rig: &'a Rig,
-    hosts: Vec<String>,
     body: String,
     runs: u64,
     steps: u64,
     begun: Cell<u64>,
     tally: RefCell<Tally>,
+}
+
+impl<'a> Shared<'a> {
+    fn new(rig: &'a Rig, runs: u64, steps: u64) -> Self {
+        Self {
+            rig,
+            body: format!("{{\"total\":{steps}}}"),
+            runs,
+            steps,
+            begun: Cell::new(0),
+            tally: RefCell::default(),
+        }
+    }
+
+    fn none_missing(&self) -> Result<(), Failure> {
+        let tally = self.tally.borrow();
+        match &tally.first_trouble {
+            None if tally.lost == 0 && tally.doubled == 0 => Ok(()),
+            trouble => Err(Failure::internal(format!(
+                "of the steps to be stored {} were lost and {} doubled {}",
+                tally.lost,
+                tally.doubled,
+                trouble.as_deref().unwrap_or_default()
+            ))),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -79,24 +109,23 @@ struct Tally {
 pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> Result<bool, Failure> {
     let rig = Rig::start(place, &args.ground).await?;
     warm_up(&rig).await?;
-    let shared = Shared {
-        hosts: rig.hosts(),
-        body: format!("{{\"total\":{}}}", args.steps),
-        rig: &rig,
-        runs: args.runs,
-        steps: args.steps,
-        begun: Cell::new(0),
-        tally: RefCell::default(),
-    };
+    // Connections are kept, so they are there before the first request.
+    let hosts = rig.hosts();
+    let clients = usize::try_from(args.concurrency.min(args.runs)).unwrap_or(usize::MAX);
+    let connecting = hosts.iter().cycle().take(clients).map(|host| connect(host));
+    let mut wires = futures_util::future::try_join_all(connecting).await?;
+    let stored = Shared::new(&rig, args.stored, 1);
+    drive(&stored, &mut wires).await?;
+    stored.none_missing()?;
+    let shared = Shared::new(&rig, args.runs, args.steps);
     let (before, database_before, client_before) = (rig.usage(), rig.database_usage(), Usage::of_self());
     let begun = rig.clock.monotonic();
-    let clients = (0..args.concurrency.min(args.runs)).map(|number| client(&shared, number));
-    let outcomes = futures_util::future::join_all(clients).await;
+    let outcome = drive(&shared, &mut wires).await;
     let wall = rig.clock.monotonic().saturating_sub(begun);
     let (after, database_after, client_after) = (rig.usage(), rig.database_usage(), Usage::of_self());
-    outcomes.into_iter().collect::<Result<Vec<()>, Failure>>()?;
+    outcome?;
     let mut tally = shared.tally.take();
-    drop(shared);
+    drop((stored, shared, wires));
     let store = rig.ground.name();
     rig.stop().await;
     if let Some(trouble) = &tally.first_trouble {
@@ -142,10 +171,17 @@ pub(crate) async fn warm_up(rig: &Rig) -> Result<(), Failure> {
     }
 }
 
+/// All runs, over all connections.
+async fn drive(shared: &Shared<'_>, wires: &mut [Wire]) -> Result<(), Failure> {
+    let mut clients: FuturesUnordered<_> = wires.iter_mut().map(|wire| client(shared, wire)).collect();
+    while let Some(outcome) = clients.next().await {
+        outcome?;
+    }
+    Ok(())
+}
+
 /// One connection of the closed loop: the next run begins when the last has ended.
-async fn client(shared: &Shared<'_>, number: u64) -> Result<(), Failure> {
-    let node = usize::try_from(number).unwrap_or(0) % shared.hosts.len();
-    let mut wire = connect(&shared.hosts[node]).await?;
+async fn client(shared: &Shared<'_>, wire: &mut Wire) -> Result<(), Failure> {
     loop {
         let number = shared.begun.get();
         if number >= shared.runs {
@@ -153,7 +189,7 @@ async fn client(shared: &Shared<'_>, number: u64) -> Result<(), Failure> {
         }
         shared.begun.set(number + 1);
         let begun = shared.rig.clock.monotonic();
-        let over = one_run(shared.rig, &mut wire, "/v1/services/bench/steps", &shared.body).await?;
+        let over = one_run(shared.rig, wire, "/v1/services/bench/steps", &shared.body).await?;
         let took = shared.rig.clock.monotonic().saturating_sub(begun);
         let steps = u32::try_from(shared.steps).unwrap_or(u32::MAX).max(1);
         let mut tally = shared.tally.borrow_mut();

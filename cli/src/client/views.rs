@@ -36,6 +36,62 @@ pub(crate) struct RunView {
     pub(crate) progress: Option<ProgressView>,
     #[serde(default)]
     pub(crate) parent: Option<String>,
+    #[serde(default)]
+    pub(crate) concurrency: Vec<GateView>,
+    #[serde(default)]
+    pub(crate) breakpoints: Vec<String>,
+    #[serde(default)]
+    pub(crate) stopped: Option<StoppedView>,
+    #[serde(default)]
+    pub(crate) avoided: u64,
+}
+
+/// A group of runs that a run belongs to.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct GateView {
+    pub(crate) strategy: String,
+    #[serde(default)]
+    pub(crate) key: String,
+}
+
+/// What stopped a run.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct StoppedView {
+    pub(crate) by: String,
+    #[serde(default)]
+    pub(crate) rule: Option<String>,
+    #[serde(default)]
+    pub(crate) facts: Vec<(u64, u64)>,
+    #[serde(default)]
+    pub(crate) reason: String,
+    #[serde(default)]
+    pub(crate) actor: String,
+}
+
+impl StoppedView {
+    /// In one line.
+    pub(crate) fn text(&self) -> String {
+        let facts: Vec<String> = self
+            .facts
+            .iter()
+            .map(|(id, version)| format!("{id}@{version}"))
+            .collect();
+        let rule = self
+            .rule
+            .as_ref()
+            .map(|rule| format!(", before `{rule}` fires for {}", facts.join(" ")));
+        let actor = if self.actor.is_empty() {
+            String::new()
+        } else {
+            format!(" of {}", self.actor)
+        };
+        let reason = if self.reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", self.reason)
+        };
+        format!("{}{actor}{}{reason}", self.by, rule.unwrap_or_default())
+    }
 }
 
 impl RunView {
@@ -104,6 +160,8 @@ pub(crate) struct CauseView {
     pub(crate) call: Option<String>,
     #[serde(default)]
     pub(crate) message: Option<String>,
+    #[serde(default)]
+    pub(crate) by: Option<String>,
 }
 
 /// A section that ran.

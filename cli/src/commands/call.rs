@@ -4,7 +4,6 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use celesta_runs::REUSE;
 use celesta_runtime::Random;
 use celesta_types::{Class, duration_ms};
 use clap::Args;
@@ -52,10 +51,7 @@ pub(crate) struct CallArgs {
 }
 
 /// Sends the request.
-pub(crate) async fn run(context: &Context, mut args: CallArgs) -> Outcome {
-    if args.no_reuse {
-        args.labels.push((REUSE.to_owned(), "no".to_owned()));
-    }
+pub(crate) async fn run(context: &Context, args: CallArgs) -> Outcome {
     let (service, operation) = args
         .target
         .split_once('/')
@@ -81,6 +77,7 @@ pub(crate) async fn run(context: &Context, mut args: CallArgs) -> Outcome {
             .unwrap_or_else(|| format!("cli-{:032x}", Random::system().next_u128())),
         priority: args.priority,
         labels: &args.labels,
+        fresh: args.no_reuse,
         wait_s: if args.wait { PREFER_WAIT_S } else { 0 },
     };
     let run = request.send(&client).await?;
@@ -116,6 +113,8 @@ pub(crate) struct Request<'a> {
     pub(crate) key: String,
     pub(crate) priority: Option<Class>,
     pub(crate) labels: &'a [(String, String)],
+    /// Whether recorded results are not to be used.
+    pub(crate) fresh: bool,
     pub(crate) wait_s: u32,
 }
 
@@ -135,6 +134,9 @@ impl Request<'_> {
         }
         if let Some(class) = self.priority {
             request = request.header("Celesta-Priority", class.name());
+        }
+        if self.fresh {
+            request = request.header("Celesta-Reuse", "no");
         }
         for (key, value) in self.labels {
             let label = header::HeaderValue::from_str(&format!("{key}={value}")).map_err(|_| {

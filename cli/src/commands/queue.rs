@@ -4,6 +4,7 @@ mod consume;
 mod look;
 mod produce;
 mod steer;
+mod work;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -44,6 +45,8 @@ enum Action {
     Enqueue(produce::EnqueueArgs),
     /// Take messages, and wait for them
     Lease(consume::LeaseArgs),
+    /// Run a command for each message that comes from the broker
+    Consume(work::ConsumeArgs),
     /// Say that leased messages are done
     Complete(consume::SettleArgs),
     /// Say that the work of leased messages has failed
@@ -70,6 +73,7 @@ enum Action {
 pub(crate) async fn run(context: &Context, args: QueueArgs) -> Outcome {
     let (client, out) = (context.client()?, context.out);
     match args.action {
+        Action::Consume(args) => work::consume(context, args).await,
         Action::Ls => look::list(&client, out).await,
         Action::Show(target) => look::show(&client, out, &target.queue).await,
         Action::Stats(target) => look::stats(&client, out, &target.queue).await,

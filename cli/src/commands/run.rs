@@ -49,11 +49,19 @@ enum Action {
     /// Call a run off
     Cancel(steer::CancelArgs),
     /// Try a failed run again from where it failed
-    Retry(Target),
+    Retry(steer::ReasonArgs),
     /// Stop a run for a while; calls that run go on, their results wait
     Pause(steer::ReasonArgs),
     /// Let a paused run go on
     Resume(steer::ReasonArgs),
+    /// Let a paused run go on by one firing
+    Step(steer::ReasonArgs),
+    /// Say before which rules a run stops
+    Break(steer::BreakArgs),
+    /// Make a run more or less urgent, with what it waits for
+    Prioritize(steer::PrioritizeArgs),
+    /// Do a run over as a new one, from its start or from a rule, with other facts
+    Restart(steer::RestartArgs),
     /// Run the same request once more, as a new run
     Clone(Target),
     /// Insert, update or retract facts of a run
@@ -74,9 +82,13 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Outcome {
         Action::Calls(target) => calls::run(context, &client, &target.resolve(&client).await?).await,
         Action::Logs(args) => logs::run(context, &client, &args).await,
         Action::Cancel(args) => steer::cancel(context, &client, &args).await,
-        Action::Retry(target) => steer::retry(context, &client, &target.resolve(&client).await?).await,
+        Action::Retry(args) => steer::retry(context, &client, &args).await,
         Action::Pause(args) => steer::pause(context, &client, &args).await,
         Action::Resume(args) => steer::resume(context, &client, &args).await,
+        Action::Step(args) => steer::step(context, &client, &args).await,
+        Action::Break(args) => steer::set_breakpoints(context, &client, &args).await,
+        Action::Prioritize(args) => steer::prioritize(context, &client, &args).await,
+        Action::Restart(args) => steer::restart(context, &client, &args).await,
         Action::Clone(target) => steer::clone_run(context, &client, &target.resolve(&client).await?).await,
         Action::Write(args) => steer::write(context, &client, &args).await,
         Action::Explain(args) => show::explain(context, &client, &args).await,

@@ -1,11 +1,14 @@
 //! `celesta serve`: a node.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use celesta_rabbitmq::BrokerUrl;
 use clap::Args;
 use serde_json::json;
 
 use super::Context;
+use super::call::read_duration;
 use crate::args::DataArgs;
 use crate::exit::Outcome;
 use crate::node::{Node, NodeOptions};
@@ -25,6 +28,9 @@ pub(crate) struct ServeArgs {
     /// Keep the queues of /v1/queues in this PostgreSQL database, shared by all nodes that name it; in the data folder unless given
     #[arg(long, env = "CELESTA_QUEUES", hide_env_values = true, value_name = "URL")]
     queues: Option<String>,
+    /// Send the messages of queues with `transport=broker` to this RabbitMQ, as amqp://user:password@host:port/vhost
+    #[arg(long, env = "CELESTA_BROKER", hide_env_values = true, value_name = "URL")]
+    broker: Option<BrokerUrl>,
     /// Processor slots for functions; 0 runs none here. The machine's processors unless given
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
@@ -43,6 +49,9 @@ pub(crate) struct ServeArgs {
     /// The folder of artifacts, which the nodes of a deployment share; in the data folder unless given
     #[arg(long, env = "CELESTA_ARTIFACTS", value_name = "DIR")]
     artifacts: Option<PathBuf>,
+    /// How long the ids of events are kept, so that one that comes again counts once, for example 12h; 7d unless given
+    #[arg(long, env = "CELESTA_EVENTS_KEPT", value_name = "DURATION", value_parser = read_duration)]
+    events_kept: Option<Duration>,
 }
 
 /// Serves until it is told to stop.
@@ -53,12 +62,14 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
         listen: args.listen,
         token: context.global.token.clone(),
         queues: args.queues,
+        broker: args.broker,
         workers: args.workers,
         store: args.store,
         node: args.node,
         advertise: args.advertise,
         partitions: args.partitions,
         artifacts: args.artifacts,
+        events_kept: args.events_kept,
     };
     let node = Node::start(options).await?;
     context.out.json(&json!({ "url": node.url, "pid": std::process::id(), "data": args.data.folder, "workers": node.slots }))?;

@@ -1,4 +1,6 @@
-//! `celesta service list|show`.
+//! `celesta service list|show|orders|pause|resume|break`.
+
+mod orders;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -24,6 +26,17 @@ enum Action {
         /// Its name
         service: String,
     },
+    /// Show what holds for all of its runs: pauses and breakpoints
+    Orders {
+        /// Its name
+        service: String,
+    },
+    /// Stop all runs of a service or workflow for a while; new ones do not begin
+    Pause(orders::PauseArgs),
+    /// Take a pause back and let the runs go on that it has stopped
+    Resume(orders::PauseArgs),
+    /// Say before which rules all runs of a workflow stop
+    Break(orders::BreakArgs),
 }
 
 /// Does what was asked.
@@ -42,6 +55,10 @@ pub(crate) async fn run(context: &Context, args: ServiceArgs) -> Outcome {
             out.json(&answer)?;
             out.line(shown(&client::read(answer)?))?;
         }
+        Action::Orders { service } => return orders::list(context, &client, &service).await,
+        Action::Pause(args) => return orders::pause(context, &client, &args).await,
+        Action::Resume(args) => return orders::resume(context, &client, &args).await,
+        Action::Break(args) => return orders::set_breakpoints(context, &client, &args).await,
     }
     Ok(Exit::Done)
 }

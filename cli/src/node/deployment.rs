@@ -46,6 +46,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
 /// A store of this node's own, in its data folder.
 pub(super) async fn alone(
     data: &Path,
+    options: &NodeOptions,
     artifacts: &Artifacts,
     means: Means<'_>,
 ) -> Result<Deployment, Failure> {
@@ -70,7 +71,9 @@ pub(super) async fn alone(
         random: random.clone(),
         tasks: tasks.clone(),
     };
-    let runtime = Runtime::open(RuntimeConfig::new(data.join("bundles")), parts)
+    let mut config = RuntimeConfig::new(data.join("bundles"));
+    config.events_kept = options.events_kept.unwrap_or(config.events_kept);
+    let runtime = Runtime::open(config, parts)
         .await
         .map_err(|error| failed("the runtime", &error))?;
     Ok(Deployment {
@@ -122,6 +125,7 @@ pub(super) async fn shared(
         },
         partitions: options.partitions.unwrap_or(celesta_runs::PARTITIONS),
         bundles: data.join("bundles"),
+        events_kept: options.events_kept,
     };
     let parts = ClusterParts {
         store: store.clone(),

@@ -148,17 +148,23 @@ impl QueueFeed {
         Arc::clone(&watching.watch)
     }
 
-    /// The message to the run, with the completion of the invocation as its companion; nothing when the lease is over.
-    fn hand_over(&self, again: Again, record: Option<AttemptRecord>) -> Option<HandOver> {
-        let mut companion = Unit::new();
-        let completed = self
-            .queues
-            .stage_complete(&mut companion, std::slice::from_ref(&again.lease));
-        if let Err(stale) = completed {
-            tracing::debug!(%stale, "an outcome came too late");
-            return None;
+    /// The messages to the runs, each with the completion of its invocation as its companion; nothing for leases that are
+    /// over.
+    fn hand_overs(&self, reports: Vec<(Again, Option<AttemptRecord>)>) -> Vec<HandOver> {
+        let leases: Vec<LeaseRef> = reports.iter().map(|(again, _)| again.lease.clone()).collect();
+        let completions = self.queues.stage_complete_each(&leases);
+        let mut hand_overs = Vec::with_capacity(reports.len());
+        for ((again, record), completed) in reports.into_iter().zip(completions) {
+            match completed {
+                Ok(companion) => hand_overs.push(self.hand_over(again, record, companion)),
+                Err(stale) => tracing::debug!(%stale, "an outcome came too late"),
+            }
         }
-        let result = match RunMessage::decode(&again.payload) {
+        hand_overs
+    }
+
+    fn hand_over(&self, again: Again, record: Option<AttemptRecord>, mut companion: Unit) -> HandOver {
+        let result = || match RunMessage::decode(&again.payload) {
             Ok(RunMessage::Report(Report {
                 outcome: ReportOutcome::Succeeded { result },
                 ..
@@ -188,7 +194,7 @@ impl QueueFeed {
                 failed.try_send(again).ok();
             }
         });
-        Some(HandOver { message, companion })
+        HandOver { message, companion }
     }
 
     /// Leases, whatever may be known of the results.
@@ -242,7 +248,7 @@ impl QueueFeed {
     /// Reports what is known already.
     fn report(&self, recalled: Vec<Recalled>) {
         let now = self.clock.now();
-        let hand_overs = recalled.into_iter().filter_map(|Recalled { leased, result }| {
+        let reports = recalled.into_iter().filter_map(|Recalled { leased, result }| {
             let invocation = Invocation::decode(&leased.payload).ok()?;
             let report = Report {
                 call: invocation.call,
@@ -260,13 +266,13 @@ impl QueueFeed {
                 priority: leased.priority,
                 payload: report.encode().into(),
             };
-            self.hand_over(again, None)
+            Some((again, None))
         });
-        self.hand_over_all(hand_overs.collect());
+        self.hand_over_all(reports.collect());
     }
 
-    fn hand_over_all(&self, hand_overs: Vec<HandOver>) {
-        for refused in self.queues.hand_over(hand_overs) {
+    fn hand_over_all(&self, reports: Vec<(Again, Option<AttemptRecord>)>) {
+        for refused in self.queues.hand_over(self.hand_overs(reports)) {
             // The companion is dropped with it: the lease lapses, and the invocation is run again.
             tracing::error!(error = %refused.error, "a report was refused");
         }
@@ -310,11 +316,7 @@ async fn repeat(feed: Arc<QueueFeed>, clock: Clock, mut failed: mpsc::Receiver<A
             received = failed.recv_many(&mut waiting, AGAIN_MAX) => if received == 0 { break },
         }
         clock.sleep(AGAIN_AFTER).await;
-        let hand_overs = waiting
-            .drain(..)
-            .filter_map(|again| feed.hand_over(again, None))
-            .collect();
-        feed.hand_over_all(hand_overs);
+        feed.hand_over_all(waiting.drain(..).map(|again| (again, None)).collect());
     }
 }
 
@@ -357,7 +359,7 @@ impl Feed for QueueFeed {
     }
 
     fn settle(&self, finished: Vec<Finished>) -> BoxFuture<'_, ()> {
-        let mut hand_overs = Vec::with_capacity(finished.len());
+        let mut reports = Vec::with_capacity(finished.len());
         let (mut failures, mut rows, mut releases) = (Vec::new(), Unit::new(), Vec::new());
         for Finished {
             lease,
@@ -369,15 +371,13 @@ impl Feed for QueueFeed {
         {
             match finish {
                 Finish::Report(payload) => {
-                    hand_overs.extend(self.hand_over(
-                        Again {
-                            lease,
-                            run,
-                            priority,
-                            payload: payload.into(),
-                        },
-                        record,
-                    ));
+                    let again = Again {
+                        lease,
+                        run,
+                        priority,
+                        payload: payload.into(),
+                    };
+                    reports.push((again, record));
                 }
                 Finish::Retry { after_ms, error } => {
                     if let Some(record) = record {
@@ -393,8 +393,8 @@ impl Feed for QueueFeed {
                 Finish::Release => releases.push(lease),
             }
         }
-        if !hand_overs.is_empty() {
-            self.hand_over_all(hand_overs);
+        if !reports.is_empty() {
+            self.hand_over_all(reports);
         }
         if !failures.is_empty() {
             self.fail(failures, rows);

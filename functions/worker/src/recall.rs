@@ -115,11 +115,17 @@ impl Recall {
     }
 
     /// The invocation is over: with a result, that is kept in `unit`.
-    pub(crate) fn ended(&self, invocation: MessageId, run: RunId, result: Option<&[u8]>, unit: &mut Unit) {
-        let known = self.awaited.lock().remove(&invocation);
-        let (Some(known), Some(result)) = (known, result) else {
+    pub(crate) fn ended<'a>(
+        &self,
+        invocation: MessageId,
+        run: RunId,
+        result: impl FnOnce() -> Option<&'a [u8]>,
+        unit: &mut Unit,
+    ) {
+        let Some(known) = self.awaited.lock().remove(&invocation) else {
             return;
         };
+        let Some(result) = result() else { return };
         unit.add(
             &REMEMBER,
             [

@@ -3,6 +3,8 @@
 //! A blob is written to a temporary file beside its place, hashed on the way, made durable and renamed: a file that
 //! stands under a digest is whole. Memory is constant whatever the size. This crate does not know who refers to a blob.
 
+mod files;
+
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use celesta_types::{ArtifactRef, Digest, ErrorKind};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
+
+pub use files::digest_file;
 
 /// The largest blob unless configured: a day of high-rate video.
 pub const BYTES_MAX: u64 = 64 << 30;

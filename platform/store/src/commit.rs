@@ -18,7 +18,7 @@ use crate::error::{CommitError, OpenError, QueryError};
 use crate::migrate::{Migration, migrate_postgres};
 use crate::postgres::{self, Postgres, fence};
 use crate::sqlite::{self, connect_options};
-use crate::unit::{Cell, Hook, Row, Rows, Unit, call};
+use crate::unit::{After, Cell, Row, Rows, Unit};
 
 /// Units that may wait for the committer: a few commits' worth at full load. Submitting beyond it waits.
 pub(crate) const UNITS_WAITING_MAX: usize = 16_384;
@@ -279,14 +279,11 @@ impl Store {
             .map_err(mpsc::error::TrySendError::into_inner)
     }
 
-    /// Adds to `unit` a hook that resolves the answer. Submit the unit afterwards.
+    /// Has the answer resolved when `unit` has ended, after the hooks of its group. Submit the unit afterwards.
     #[must_use]
     pub fn watch(unit: &mut Unit) -> Committed {
         let (sender, receiver) = oneshot::channel();
-        unit.on_done(move |outcome| {
-            // Nobody may be waiting any more: the commit stands all the same.
-            sender.send(outcome.map_err(Clone::clone)).ok();
-        });
+        unit.answer(sender);
         Committed(receiver)
     }
 
@@ -384,10 +381,18 @@ impl Engine {
         }
     }
 
+    /// Whether something is to be done between two commits.
+    fn wants_rest(&mut self) -> bool {
+        match self {
+            Self::Sqlite(groups) => groups.wants_rest(),
+            Self::Postgres(_) => false,
+        }
+    }
+
     /// What is done between two commits.
     async fn rest(&mut self) {
         match self {
-            Self::Sqlite(groups) => groups.fold_log().await,
+            Self::Sqlite(groups) => groups.finish_log().await,
             Self::Postgres(_) => {}
         }
     }
@@ -418,8 +423,13 @@ impl Committer {
             clock.sleep(DRAIN_PATIENCE).await;
         };
         tokio::pin!(drained);
+        let mut ended = Ended::default();
         loop {
             units.clear();
+            if waiting.is_empty() {
+                // Nothing else is to be done: whoever waits hears of it at once.
+                std::mem::take(&mut ended).tell();
+            }
             let received = tokio::select! {
                 biased;
                 received = waiting.recv_many(&mut units, UNITS_PER_COMMIT_MAX) => received,
@@ -432,10 +442,14 @@ impl Committer {
                 let now = within_rows(&units);
                 let later = units.split_off(now);
                 let group = std::mem::replace(&mut units, later);
-                self.commit_group(group).await;
+                ended = self.commit_group(group, ended).await;
             }
-            self.engine.rest().await;
+            if self.engine.wants_rest() {
+                std::mem::take(&mut ended).tell();
+                self.engine.rest().await;
+            }
         }
+        ended.tell();
         waiting.close();
         while let Ok(unit) = waiting.try_recv() {
             unit.finish(Err(&CommitError::Closed));
@@ -443,14 +457,19 @@ impl Committer {
         self.engine.close().await;
     }
 
-    async fn commit_group(&mut self, group: Vec<Unit>) {
-        let before = self.clock.monotonic();
-        let (rows, hooks): (Vec<Rows>, Vec<Vec<Hook>>) = group.into_iter().map(Unit::into_parts).unzip();
-        let outcomes = if self.fenced.is_requested() {
-            Err(CommitError::Fenced)
-        } else {
+    /// Commits a group, and meanwhile tells of the one before it.
+    async fn commit_group(&mut self, group: Vec<Unit>, before: Ended) -> Ended {
+        let begun = self.clock.monotonic();
+        let (rows, after): (Vec<Rows>, Vec<After>) = group.into_iter().map(Unit::into_parts).unzip();
+        // Polled in this order: the connection's thread has the group before the hooks take their time.
+        let telling = async { before.tell() };
+        let committing = async {
+            if self.fenced.is_requested() {
+                return Err(CommitError::Fenced);
+            }
             self.engine.commit(&rows).await
         };
+        let (outcomes, ()) = futures_util::future::join(committing, telling).await;
         if matches!(outcomes, Err(CommitError::Fenced)) && !self.fenced.is_requested() {
             tracing::warn!(
                 units = rows.len(),
@@ -459,17 +478,43 @@ impl Committer {
             self.fenced.request();
         }
         self.seconds
-            .observe((self.clock.monotonic().saturating_sub(before)).as_secs_f64());
-        match outcomes {
-            Ok(outcomes) => {
-                self.commits.inc();
-                for (hooks, outcome) in hooks.into_iter().zip(outcomes) {
-                    self.units.inc_by(u64::from(outcome.is_ok()));
-                    call(hooks, outcome.as_ref().map(|&()| ()));
-                }
-            }
-            Err(error) => hooks.into_iter().for_each(|hooks| call(hooks, Err(&error))),
+            .observe((self.clock.monotonic().saturating_sub(begun)).as_secs_f64());
+        if let Ok(outcomes) = &outcomes {
+            self.commits.inc();
+            let durable = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+            self.units.inc_by(u64::try_from(durable).unwrap_or(0));
         }
+        Ended {
+            rows,
+            after,
+            outcomes,
+        }
+    }
+}
+
+/// A group whose units have not been told of their end.
+struct Ended {
+    /// Dropped when it is told: there may be many.
+    rows: Vec<Rows>,
+    after: Vec<After>,
+    outcomes: Result<Vec<Result<(), CommitError>>, CommitError>,
+}
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self {
+            rows: Vec::new(),
+            after: Vec::new(),
+            outcomes: Ok(Vec::new()),
+        }
+    }
+}
+
+impl Ended {
+    /// In the order in which the units became durable.
+    fn tell(self) {
+        After::tell_all(self.after, &self.outcomes);
+        drop(self.rows);
     }
 }
 

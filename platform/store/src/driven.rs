@@ -24,7 +24,7 @@ use crate::commit::{Store, UNITS_WAITING_MAX};
 use crate::error::{CommitError, OpenError, QueryError};
 use crate::migrate::Migration;
 use crate::sqlite::Groups;
-use crate::unit::{Cell, Hook, Row, Rows, Unit, call};
+use crate::unit::{After, Cell, Row, Rows, Unit};
 
 /// Where the record says it is.
 pub(crate) const PLACE: &str = ":memory:";
@@ -162,7 +162,7 @@ impl Hand {
     /// Commits the first `units` that wait as one group. Whoever waits for them has been told when this returns.
     pub fn commit(&mut self, units: usize, ending: Ending) -> Did {
         let units = self.waiting().min(units);
-        let (rows, hooks): (Vec<Rows>, Vec<Vec<Hook>>) =
+        let (rows, after): (Vec<Rows>, Vec<After>) =
             self.waiting.drain(..units).map(Unit::into_parts).unzip();
         let mut did = Did {
             units,
@@ -182,27 +182,22 @@ impl Hand {
         }
         match (ending, outcomes) {
             (Ending::Unheard, _) => {}
-            (Ending::Denied, _) => hooks.into_iter().for_each(|hooks| call(hooks, Err(&failed()))),
-            (_, Ok(outcomes)) => {
-                for (hooks, outcome) in hooks.into_iter().zip(outcomes) {
-                    call(hooks, outcome.as_ref().map(|&()| ()));
-                }
-            }
-            (_, Err(error)) => hooks.into_iter().for_each(|hooks| call(hooks, Err(&error))),
+            (Ending::Denied, _) => After::tell_all(after, &Err(failed())),
+            (_, outcomes) => After::tell_all(after, &outcomes),
         }
         did
     }
 
     fn mistaken(&self, unit: Unit, mistake: Mistake) -> Unit {
-        let (mut rows, hooks) = unit.into_parts();
+        let (mut rows, after) = unit.into_parts();
         match mistake {
             Mistake::HeardEarly => {
-                call(hooks, Ok(()));
-                Unit::of_parts(rows, Vec::new())
+                Unit::of_parts(Rows::default(), after).finish(Ok(()));
+                Unit::of_parts(rows, After::default())
             }
             Mistake::LeftOut(name) => {
                 rows.starts.retain(|(statement, _)| statement.name != name);
-                Unit::of_parts(rows, hooks)
+                Unit::of_parts(rows, after)
             }
             Mistake::Ahead(name) => {
                 let (ahead, rest) = std::mem::take(&mut rows.starts)
@@ -217,7 +212,7 @@ impl Hand {
                     // Its outcome is nobody's: that is the mistake.
                     block_on(self.record.groups.lock().commit(&[ahead])).ok();
                 }
-                Unit::of_parts(rows, hooks)
+                Unit::of_parts(rows, after)
             }
         }
     }

@@ -33,6 +33,6 @@ pub use commit::{Committed, Store, StoreOptions};
 pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
 pub use postgres::{Arg, Call, Heard, Listener, Means, Postgres};
-pub use snapshot::{Snapshot, copy_file};
+pub use snapshot::{Snapshot, check_file, copy_file};
 pub use statement::{Expect, Statement};
-pub use unit::{Cell, Row, Unit};
+pub use unit::{Cell, GroupEnd, Row, Unit};

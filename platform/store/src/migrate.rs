@@ -118,8 +118,9 @@ impl Work for Steps<'_> {
 
     async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Out, Fault> {
         let fault = |error: sqlx::Error| Fault::of("migrate", &error);
+        // Not even IF NOT EXISTS lets two at the same time make one table: whoever comes second waits here.
         sqlx::raw_sql(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version BIGINT NOT NULL, \
+            "SELECT pg_advisory_xact_lock(7263548002); CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version BIGINT NOT NULL, \
              fingerprint BIGINT NOT NULL, PRIMARY KEY (subsystem, version)); \
              LOCK TABLE schema_migrations IN EXCLUSIVE MODE",
         )

@@ -31,6 +31,7 @@ pub(crate) use fault::Fault;
 pub(crate) use groups::Groups;
 pub use listen::{Heard, Listener};
 pub use probe::Means;
+pub(crate) use translate::expressions;
 pub use values::Arg;
 use values::{bind, bind_cell, read_row};
 

@@ -147,6 +147,29 @@ pub async fn copy_file(from: &Path, to: &Path) -> Result<(), QueryError> {
     Ok(())
 }
 
+/// What the database finds wrong with the file `path`, of whatever release; nothing when it is sound.
+///
+/// # Errors
+/// When the file is not there or no database.
+pub async fn check_file(path: &Path) -> Result<Vec<String>, QueryError> {
+    let mut connection = reading(path).connect().await?;
+    let found = integrity(&mut connection).await;
+    connection.close().await?;
+    found
+}
+
+async fn integrity(connection: &mut SqliteConnection) -> Result<Vec<String>, QueryError> {
+    match sqlite::fetch(connection, "PRAGMA integrity_check(100)", &[]).await {
+        Ok(rows) => {
+            let lines = rows.iter().filter_map(|row| row.text(0));
+            Ok(lines.filter(|line| *line != "ok").map(str::to_owned).collect())
+        }
+        // It is broken so badly that the check itself stumbles.
+        Err(error) if error.to_string().contains(MALFORMED) => Ok(vec![error.to_string()]),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn reading(path: &Path) -> sqlx::sqlite::SqliteConnectOptions {
     connect_options(path).create_if_missing(false)
 }

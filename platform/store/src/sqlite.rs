@@ -1,33 +1,33 @@
 //! SQLite itself: how connections are opened, rows bound and read, and errors translated.
 
 mod groups;
+mod packed;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Either, Executor as _, Row as _,
-    SqliteConnection, TypeInfo as _, ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Row as _, SqliteConnection,
+    TypeInfo as _, ValueRef as _,
 };
 
 use crate::error::CommitError;
 use crate::statement::{Expect, Placed, Statement, sorted};
 use crate::unit::{Cell, Row, Rows};
 pub(crate) use groups::Groups;
+use packed::Packed;
 
-/// Rows of one execution. Sizes are powers of two up to this, so that the cache of prepared statements stays small
-/// and a group of any size takes few executions.
+/// Rows of one execution where rows cannot be packed, or are executed apart. Sizes are powers of two up to this, so that
+/// the cache of prepared statements stays small.
 const ROWS_PER_EXECUTION_MAX: usize = 256;
 /// SQLite's own limit is 32,766 variables in a statement.
 const CELLS_PER_EXECUTION_MAX: usize = 32_000;
-/// All statements in all sizes stay prepared, and the texts of the small groups that come again and again.
-const PREPARED_MAX: usize = 2_048;
-/// A group of at most so many rows is sent as one text. Larger groups vary too much in shape to stay prepared.
-const ROWS_AT_ONCE_MAX: usize = 12;
+/// Groups differ in which statements they have and which of their columns hold NULLs: some dozens of texts.
+const PREPARED_MAX: usize = 256;
 const BEGIN: &str = "BEGIN IMMEDIATE";
+const COMMIT: &str = "COMMIT";
 /// Another process that holds the file (a backup, a shell) is waited for this long.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -62,25 +62,35 @@ impl Writer {
             .or_insert_with(|| statement.sql(rows).leak())
     }
 
-    /// Begins a transaction and executes all rows of `units` grouped by statement.
-    pub(crate) async fn begin(
+    /// Commits all rows of `units` in one transaction. After an error it may be open still.
+    pub(crate) async fn commit(
         &mut self,
         connection: &mut SqliteConnection,
         units: &[Rows],
     ) -> Result<(), CommitError> {
         let rows = sorted(units);
-        let steps = steps(&rows);
-        if rows.len() <= ROWS_AT_ONCE_MAX {
-            return self.execute_at_once(connection, &steps, units).await;
+        let steps = packable(&rows, units);
+        // As a rule all of it is one text: each round trip to the connection's thread costs two switches of threads.
+        if rows.len() <= packed::ROWS_MAX {
+            let mut whole = Packed::default();
+            whole.control(BEGIN);
+            if steps.iter().all(|&step| whole.add(step, units)) {
+                whole.control(COMMIT);
+                return whole.execute(connection).await;
+            }
         }
-        sqlx::query(BEGIN)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| translate("transaction", &error))?;
+        control(connection, BEGIN).await?;
         for step in steps {
-            self.execute_step(connection, step, units).await?;
+            let mut alone = Packed::default();
+            if alone.add(step, units) {
+                alone.execute(connection).await?;
+            } else {
+                for step in listed(step.1) {
+                    self.execute_step(connection, step, units).await?;
+                }
+            }
         }
-        Ok(())
+        control(connection, COMMIT).await
     }
 
     /// Executes all rows of one unit within a transaction.
@@ -90,7 +100,7 @@ impl Writer {
         unit: &Rows,
     ) -> Result<(), CommitError> {
         let units = std::slice::from_ref(unit);
-        for step in steps(&sorted(units)) {
+        for step in listed(&sorted(units)) {
             self.execute_step(connection, step, units).await?;
         }
         Ok(())
@@ -112,74 +122,49 @@ impl Writer {
             .map_err(|error| translate(statement.name, &error))?;
         check(statement, rows.len(), done.rows_affected())
     }
-
-    /// A small group is one text, begin included: one round trip to the connection's thread, where each costs some
-    /// 20 to 50 microseconds, more than the statements themselves.
-    async fn execute_at_once(
-        &mut self,
-        connection: &mut SqliteConnection,
-        steps: &[Step<'_>],
-        units: &[Rows],
-    ) -> Result<(), CommitError> {
-        let mut text = BEGIN.to_owned();
-        let mut arguments = SqliteArguments::default();
-        for &step in steps {
-            text.push(';');
-            text.push_str(self.text(step.0, step.1.len()));
-            bind_rows(&mut arguments, step, units);
-        }
-        let mut answers = connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), arguments));
-        // The first answer is that of BEGIN, the others come in the order of the steps.
-        let mut current = None;
-        let mut upcoming = steps.iter();
-        while let Some(answer) = answers.next().await {
-            let statement = upcoming
-                .as_slice()
-                .first()
-                .map_or("transaction", |step| step.0.name);
-            let Either::Left(done) = answer.map_err(|error| {
-                translate(
-                    if current.is_some() {
-                        statement
-                    } else {
-                        "transaction"
-                    },
-                    &error,
-                )
-            })?
-            else {
-                continue;
-            };
-            if current.is_some()
-                && let Some((statement, rows)) = upcoming.next()
-            {
-                check(statement, rows.len(), done.rows_affected())?;
-            }
-            current = Some(());
-        }
-        Ok(())
-    }
 }
 
 /// Rows of one statement that are executed at once.
 type Step<'a> = (&'static Statement, &'a [Placed]);
 
-fn steps(rows: &[Placed]) -> Vec<Step<'_>> {
+/// All rows, as many as can be packed in each step.
+fn packable<'a>(rows: &'a [Placed], units: &[Rows]) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
-    let mut rest = rows;
-    while let Some(&(statement, ..)) = rest.first() {
-        let same = rest
-            .iter()
-            .take_while(|(other, ..)| other.name == statement.name)
-            .count();
-        let most = ROWS_PER_EXECUTION_MAX.min(prev_power_of_two(
-            CELLS_PER_EXECUTION_MAX / statement.cells.max(1),
-        ));
-        let (now, later) = rest.split_at(prev_power_of_two(same).min(most));
-        steps.push((statement, now));
-        rest = later;
+    for same in rows.chunk_by(|a, b| a.0.name == b.0.name) {
+        let mut rest = same;
+        while let Some(&(statement, ..)) = rest.first() {
+            let (now, later) = rest.split_at(packed::fitting(rest, units));
+            steps.push((statement, now));
+            rest = later;
+        }
     }
     steps
+}
+
+/// All rows, as many as a list of values takes in each step.
+fn listed(rows: &[Placed]) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    for same in rows.chunk_by(|a, b| a.0.name == b.0.name) {
+        let mut rest = same;
+        while let Some(&(statement, ..)) = rest.first() {
+            let most = ROWS_PER_EXECUTION_MAX.min(prev_power_of_two(
+                CELLS_PER_EXECUTION_MAX / statement.cells.max(1),
+            ));
+            let (now, later) = rest.split_at(prev_power_of_two(rest.len()).min(most));
+            steps.push((statement, now));
+            rest = later;
+        }
+    }
+    steps
+}
+
+/// Executes a statement without rows.
+async fn control(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), CommitError> {
+    sqlx::query(sql)
+        .execute(connection)
+        .await
+        .map_err(|error| translate("transaction", &error))?;
+    Ok(())
 }
 
 fn bind_rows(arguments: &mut SqliteArguments, (statement, rows): Step<'_>, units: &[Rows]) {

@@ -61,14 +61,38 @@ pub(crate) type Placed = (&'static Statement, usize, usize);
 
 /// All rows by rank and statement; rows of one statement stay in the order their units were submitted.
 pub(crate) fn sorted(units: &[Rows]) -> Vec<Placed> {
-    let mut rows = Vec::with_capacity(units.iter().map(|unit| unit.starts.len()).sum());
-    for (at, unit) in units.iter().enumerate() {
-        rows.extend(
-            unit.starts
-                .iter()
-                .map(|&(statement, start)| (statement, at, start)),
-        );
+    // A group has thousands of rows and a handful of statements: those are sorted, and the rows are put into their places.
+    let mut statements: Vec<(&'static Statement, usize)> = Vec::new();
+    let mut total = 0;
+    for (statement, _) in units.iter().flat_map(|unit| &unit.starts) {
+        total += 1;
+        match statements
+            .iter_mut()
+            .find(|(known, _)| std::ptr::eq(*known, *statement))
+        {
+            Some((_, count)) => *count += 1,
+            None => statements.push((statement, 1)),
+        }
     }
-    rows.sort_by_key(|(statement, ..)| (statement.rank, statement.name));
+    statements.sort_by_key(|(statement, _)| (statement.rank, statement.name));
+    let mut next = 0;
+    for (_, place) in &mut statements {
+        next += std::mem::replace(place, next);
+    }
+    let Some(&(first, _)) = statements.first() else {
+        return Vec::new();
+    };
+    let mut rows = vec![(first, 0, 0); total];
+    for (at, unit) in units.iter().enumerate() {
+        for &(statement, start) in &unit.starts {
+            let known = statements
+                .iter_mut()
+                .find(|(known, _)| std::ptr::eq(*known, statement));
+            if let Some((_, place)) = known {
+                rows[*place] = (statement, at, start);
+                *place += 1;
+            }
+        }
+    }
     rows
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::error::CommitError;
 use crate::statement::Statement;
 
@@ -98,7 +100,68 @@ impl Row {
 }
 
 /// Called once, after the unit is durable or has failed.
-pub(crate) type Hook = Box<dyn FnOnce(Result<(), &CommitError>) + Send>;
+type Hook = Box<dyn FnOnce(Result<(), &CommitError>) + Send>;
+
+/// Who wants to hear once of all units that ended together, instead of once for each.
+pub trait GroupEnd: Send + Sync {
+    /// All units of a group have ended and their hooks were called; those who wait for one of them hear of it after this.
+    fn group_ended(self: Arc<Self>);
+}
+
+/// What follows the end of a unit.
+#[derive(Default)]
+pub(crate) struct After {
+    hooks: Vec<Hook>,
+    group_end: Option<Arc<dyn GroupEnd>>,
+    answers: Vec<oneshot::Sender<Result<(), CommitError>>>,
+}
+
+impl After {
+    /// Tells of all units of a group: first their hooks, then whoever hears of the group, then those who wait.
+    fn tell<'a>(group: impl Iterator<Item = (Self, Result<(), &'a CommitError>)>) {
+        let mut answers = Vec::new();
+        let mut group_ends: Vec<Arc<dyn GroupEnd>> = Vec::new();
+        for (after, outcome) in group {
+            for hook in after.hooks {
+                hook(outcome);
+            }
+            if let Some(group_end) = after.group_end
+                && !group_ends.iter().any(|known| Arc::ptr_eq(known, &group_end))
+            {
+                group_ends.push(group_end);
+            }
+            answers.extend(after.answers.into_iter().map(|answer| (answer, outcome)));
+        }
+        group_ends.into_iter().for_each(GroupEnd::group_ended);
+        for (answer, outcome) in answers {
+            // Nobody may be waiting any more: the commit stands all the same.
+            answer.send(outcome.map_err(Clone::clone)).ok();
+        }
+    }
+
+    /// As [`After::tell`], with what came of a group whole.
+    pub(crate) fn tell_all(group: Vec<Self>, outcomes: &Result<Vec<Result<(), CommitError>>, CommitError>) {
+        match outcomes {
+            Ok(outcomes) => {
+                let outcomes = outcomes.iter().map(|outcome| outcome.as_ref().map(|&()| ()));
+                Self::tell(group.into_iter().zip(outcomes));
+            }
+            Err(error) => Self::tell(group.into_iter().map(|after| (after, Err(error)))),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        if self.hooks.is_empty() {
+            self.hooks = other.hooks;
+        } else {
+            self.hooks.extend(other.hooks);
+        }
+        if self.group_end.is_none() {
+            self.group_end = other.group_end;
+        }
+        self.answers.extend(other.answers);
+    }
+}
 
 /// The rows of a unit: for each, its statement and where its cells begin.
 #[derive(Debug, Default)]
@@ -111,7 +174,7 @@ pub(crate) struct Rows {
 #[derive(Default)]
 pub struct Unit {
     rows: Rows,
-    hooks: Vec<Hook>,
+    after: After,
 }
 
 impl Unit {
@@ -138,11 +201,28 @@ impl Unit {
     /// Has `hook` called once when the unit is durable (`Ok`) or has failed (`Err`), in the order of commits. Hooks run
     /// on the committer: they must be quick and must not block.
     pub fn on_done(&mut self, hook: impl FnOnce(Result<(), &CommitError>) + Send + 'static) {
-        self.hooks.push(Box::new(hook));
+        self.after.hooks.push(Box::new(hook));
+    }
+
+    /// Has `group_end` hear once of all units that end together with this one, after their hooks. Of several for one unit
+    /// the first counts.
+    pub fn at_group_end(&mut self, group_end: &Arc<impl GroupEnd + 'static>) {
+        if self.after.group_end.is_none() {
+            self.after.group_end = Some(Arc::clone(group_end) as Arc<dyn GroupEnd>);
+        }
+    }
+
+    pub(crate) fn answer(&mut self, answer: oneshot::Sender<Result<(), CommitError>>) {
+        self.after.answers.push(answer);
     }
 
     /// Moves all of `other` to the end of this unit: both become durable together.
     pub fn merge(&mut self, other: Self) {
+        if self.is_empty() && self.rows.cells.is_empty() {
+            self.rows = other.rows;
+            self.after.merge(other.after);
+            return;
+        }
         let offset = self.rows.cells.len();
         self.rows.starts.extend(
             other
@@ -152,7 +232,7 @@ impl Unit {
                 .map(|(statement, at)| (statement, at + offset)),
         );
         self.rows.cells.extend(other.rows.cells);
-        self.hooks.extend(other.hooks);
+        self.after.merge(other.after);
     }
 
     /// How many rows it holds.
@@ -170,22 +250,15 @@ impl Unit {
     /// Tells those who wait for the unit how it ended, when it never goes to a store: where there is no record, or it
     /// was given up.
     pub fn finish(self, outcome: Result<(), &CommitError>) {
-        call(self.hooks, outcome);
+        After::tell(std::iter::once((self.after, outcome)));
     }
 
-    pub(crate) const fn of_parts(rows: Rows, hooks: Vec<Hook>) -> Self {
-        Self { rows, hooks }
+    pub(crate) const fn of_parts(rows: Rows, after: After) -> Self {
+        Self { rows, after }
     }
 
-    pub(crate) fn into_parts(self) -> (Rows, Vec<Hook>) {
-        (self.rows, self.hooks)
-    }
-}
-
-/// Tells those who wait for a unit how it ended.
-pub(crate) fn call(hooks: Vec<Hook>, outcome: Result<(), &CommitError>) {
-    for hook in hooks {
-        hook(outcome);
+    pub(crate) fn into_parts(self) -> (Rows, After) {
+        (self.rows, self.after)
     }
 }
 
@@ -193,7 +266,49 @@ impl fmt::Debug for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unit")
             .field("rows", &self.rows.starts.len())
-            .field("hooks", &self.hooks.len())
+            .field("hooks", &self.after.hooks.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<&'static str>>);
+
+    impl GroupEnd for Log {
+        fn group_ended(self: Arc<Self>) {
+            self.0.lock().push("end");
+        }
+    }
+
+    #[test]
+    fn a_group_is_told_by_its_hooks_then_once_as_a_whole_then_those_who_wait() {
+        let log = Arc::new(Log::default());
+        let mut receivers = Vec::new();
+        let units = ["first", "second"].map(|name| {
+            let mut unit = Unit::new();
+            let hooked = Arc::clone(&log);
+            unit.on_done(move |_| hooked.0.lock().push(name));
+            unit.at_group_end(&log);
+            let (sender, receiver) = oneshot::channel();
+            unit.answer(sender);
+            receivers.push(receiver);
+            unit.into_parts().1
+        });
+        let waits = |receivers: &mut Vec<oneshot::Receiver<_>>| {
+            receivers.iter_mut().all(|receiver| receiver.try_recv().is_err())
+        };
+        assert!(waits(&mut receivers));
+        let group = Vec::from(units);
+        After::tell_all(group, &Ok(vec![Ok(()), Err(CommitError::Closed)]));
+        assert_eq!(*log.0.lock(), ["first", "second", "end"]);
+        let mut outcomes = receivers.into_iter().map(|mut receiver| receiver.try_recv());
+        assert_eq!(outcomes.next(), Some(Ok(Ok(()))));
+        assert_eq!(outcomes.next(), Some(Ok(Err(CommitError::Closed))));
     }
 }

@@ -93,6 +93,8 @@ struct Lane {
     destination: String,
     /// There may be room again.
     room: Notify,
+    /// It is to take nothing more.
+    leaving: Notify,
 }
 
 impl Dispatcher {
@@ -156,12 +158,20 @@ impl Dispatcher {
             queue: queue.clone(),
             destination,
             room: Notify::new(),
+            leaving: Notify::new(),
         });
         lanes.insert(queue.clone(), Arc::clone(&lane));
         drop(lanes);
         let running = lane::run(Arc::clone(&self.inner), lane);
         self.inner.tasks.spawn("road lane", Fate::Expendable, running);
         Ok(())
+    }
+
+    /// Leases no more messages of `queue`. What is on the road or in hand comes to its end.
+    pub fn leave(&self, queue: &QueueName) {
+        if let Some(lane) = self.inner.lanes.lock().remove(queue) {
+            lane.leaving.notify_one();
+        }
     }
 
     /// Tells every consumer to stop working on these messages: they were canceled in the record.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_queue::{Failure, LeaseError, LeaseRef, LeaseRequest, Leased, QueueName, Queues};
+use celesta_queue::{AnyQueues, Failure, LeaseError, LeaseRef, LeaseRequest, Leased, QueueName};
 use celesta_types::{ErrorKind, MessageId};
 use futures_util::future::BoxFuture;
 
@@ -62,16 +62,16 @@ pub trait Source: Send + Sync + fmt::Debug + 'static {
 /// The queues themselves as a source: results are not kept.
 #[derive(Debug, Clone)]
 pub struct QueueSource {
-    queues: Queues,
+    queues: AnyQueues,
     consumer: Arc<str>,
 }
 
 impl QueueSource {
     /// A source from `queues`; `consumer` is who leases, shown to people.
     #[must_use]
-    pub fn new(queues: Queues, consumer: &str) -> Self {
+    pub fn new(queues: impl Into<AnyQueues>, consumer: &str) -> Self {
         Self {
-            queues,
+            queues: queues.into(),
             consumer: consumer.into(),
         }
     }
@@ -104,15 +104,26 @@ impl Source for QueueSource {
 
     fn extend(&self, leases: Vec<LeaseRef>, lease: Duration) -> BoxFuture<'_, Vec<bool>> {
         Box::pin(async move {
-            let extended = self.queues.extend(&leases, millis(lease));
-            extended.into_iter().map(|outcome| outcome.is_ok()).collect()
+            match self.queues.extend(&leases, millis(lease)).await {
+                Ok(extended) => extended.into_iter().map(|outcome| outcome.is_ok()).collect(),
+                Err(error) => {
+                    // The record is away: whether they hold is seen when it is back.
+                    tracing::warn!(%error, "leases on the road cannot be extended now");
+                    vec![true; leases.len()]
+                }
+            }
         })
     }
 
     fn release(&self, leases: Vec<LeaseRef>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            for stale in self.queues.release(&leases).into_iter().filter_map(Result::err) {
-                tracing::debug!(%stale, "a lease to be given back was over");
+            match self.queues.release(&leases).await {
+                Ok(released) => {
+                    for stale in released.into_iter().filter_map(Result::err) {
+                        tracing::debug!(%stale, "a lease to be given back was over");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "leases lapse that were to be given back"),
             }
         })
     }

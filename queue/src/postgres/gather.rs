@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use celesta_runtime::{Fate, TaskSet};
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -23,6 +24,8 @@ const SERVERS: usize = 3;
 const ROWS_WORTH: usize = 256;
 /// From this time of a transaction on, in microseconds, its commit is most of it.
 const SLOW_US: u64 = 1_500;
+/// A group is held back no longer than this: the one under way may be stuck.
+const HELD_BACK_MAX: Duration = Duration::from_millis(20);
 /// How often others may run before a group goes: some tens of microseconds when nobody has anything to do.
 const YIELDS_MAX: usize = 32;
 
@@ -90,6 +93,8 @@ impl<R: Request> Gathered<R> {
             return requests;
         }
         let flow = &self.flow;
+        let enough = tokio::time::sleep(HELD_BACK_MAX);
+        tokio::pin!(enough);
         while flow.is_slow() && flow.is_busy() && rows(&requests) < ROWS_WORTH {
             let back = flow.back.notified();
             tokio::pin!(back);
@@ -101,6 +106,7 @@ impl<R: Request> Gathered<R> {
                 biased;
                 () = core.shutdown.requested() => break,
                 () = back => {}
+                () = &mut enough => break,
                 count = waiting.recv_many(&mut requests, REQUESTS_AT_ONCE) => if count == 0 { break },
             }
         }

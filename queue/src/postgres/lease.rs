@@ -374,9 +374,11 @@ impl Core {
     async fn leased(&self, entry: &Entry, taken: &[Taken]) {
         let Some(first) = taken.first() else { return };
         self.arm(first.leased.leased_until.as_millis());
+        let given = u64::try_from(taken.len()).unwrap_or(0);
+        self.leases_given.fetch_add(given, Ordering::Relaxed);
         let metrics = self.metrics.of(entry.settings.read().kind);
         let now = self.clock.now();
-        metrics.leased.inc_by(u64::try_from(taken.len()).unwrap_or(0));
+        metrics.leased.inc_by(given);
         metrics
             .waited
             .observe(now.since(first.leased.enqueued_at).as_secs_f64());

@@ -12,7 +12,7 @@ use super::{Core, Entry, call};
 use crate::error::{EnqueueError, Error};
 use crate::limits::QUEUES_MAX;
 use crate::name::QueueName;
-use crate::settings::{ConfigureError, Settings};
+use crate::settings::{ConfigureError, Settings, Transport};
 
 #[derive(Default)]
 pub(super) struct Known {
@@ -114,6 +114,13 @@ impl Core {
         Ok(entry)
     }
 
+    /// Whether there is any message in the queue.
+    async fn holds(&self, entry: &Entry) -> Result<bool, QueryError> {
+        let sql = "SELECT 1 FROM queue_messages WHERE queue = $1 LIMIT 1";
+        let held = call("configure", sql, vec![Arg::Int(entry.id)]);
+        Ok(!self.database.ask(&held).await?.is_empty())
+    }
+
     /// The queue to enqueue to, with room for it.
     pub(super) async fn queue_for(
         &self,
@@ -133,54 +140,45 @@ impl Core {
             return Ok(Ok(entry));
         }
         let settings = self.options.settings_for(name);
-        if let Err(source) = no_shards(&settings) {
-            return Ok(Err(EnqueueError::Queue {
-                queue: name.clone(),
-                source,
-            }));
-        }
         Ok(Ok(self.write_settings(name, &settings, false).await?))
     }
 }
 
-/// One index orders a queue for all nodes: there is nothing to split it over.
-const fn no_shards(settings: &Settings) -> Result<(), ConfigureError> {
-    match settings.shards {
-        1 => Ok(()),
-        shards => Err(ConfigureError::NoShards { shards }),
-    }
-}
-
 impl super::SharedQueues {
-    /// Makes `queue` or changes what it is configured to do. Other nodes follow within milliseconds. Messages that are in
-    /// the queue keep the attempts and times they were given.
+    /// The queues whose messages are sent to a broker, as far as this node knows: a moment after it was configured.
+    #[must_use]
+    pub fn on_broker(&self) -> Vec<QueueName> {
+        let mut known = self.core.registry.read().all();
+        known.retain(|entry| entry.settings.read().transport == Transport::Broker);
+        known.into_iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    /// Makes `queue` or changes what it is configured to do. Other nodes follow within milliseconds. Shards may be asked
+    /// for and change nothing: one index orders a queue for all nodes, and what somebody else holds is passed over.
+    /// Messages that are in the queue keep the attempts and times they were given.
     ///
     /// # Errors
-    /// When a setting is out of range, it asks for shards, the kind of a queue that holds messages would change, or the record does not take
-    /// it.
+    /// When a setting is out of range, kind or shards of a queue that holds messages would change, or the record does not take it.
     pub async fn configure(
         &self,
         queue: &QueueName,
         settings: Settings,
     ) -> Result<Result<(), ConfigureError>, Error> {
-        if let Err(error) = settings.validate().and_then(|()| no_shards(&settings)) {
+        if let Err(error) = settings.validate() {
             return Ok(Err(error));
         }
         if let Some(entry) = self.core.find(queue).await? {
-            let kind = entry.settings.read().kind;
-            if kind != settings.kind {
-                let sql = "SELECT 1 FROM queue_messages WHERE queue = $1 LIMIT 1";
-                let held = self
-                    .core
-                    .database
-                    .ask(&call("configure", sql, vec![Arg::Int(entry.id)]))
-                    .await?;
-                if !held.is_empty() {
-                    return Ok(Err(ConfigureError::KindInUse {
-                        queue: queue.clone(),
-                        kind,
-                    }));
-                }
+            let (kind, shards) = {
+                let now = entry.settings.read();
+                (now.kind, now.shards)
+            };
+            if (kind, shards) != (settings.kind, settings.shards) && self.core.holds(&entry).await? {
+                let queue = queue.clone();
+                return Ok(Err(if kind == settings.kind {
+                    ConfigureError::ShardsInUse { queue, shards }
+                } else {
+                    ConfigureError::KindInUse { queue, kind }
+                }));
             }
         }
         self.core.write_settings(queue, &settings, true).await?;

@@ -4,6 +4,7 @@
 
 mod bed;
 mod history;
+mod later;
 mod metadata;
 mod offloaded;
 mod order;

@@ -1,4 +1,4 @@
-//! Shards of queues that one process owns.
+//! Shards: spread over locks where one process owns its queues, one exact order where nodes share them.
 
 use celesta_queue::Settings;
 use celesta_types::{Class, Priority};

@@ -2,41 +2,26 @@
 
 use std::time::Duration;
 
-use celesta_queue::{ConfigureError, EnqueueError, Enqueued, Options, Settings, SharedQueues};
+use celesta_queue::{Enqueued, Settings};
 use celesta_store::{Arg, Call};
 use celesta_types::{Class, Priority, Timestamp};
 
 use crate::bed::{Bed, START, id, keyed, message, name, numbers, request_keys};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shards_are_refused() {
+async fn shards_keep_one_exact_order() {
     let bed = Bed::postgres().await;
     let sharded = Settings {
         shards: 4,
         ..Settings::simple()
     };
-    let refused = ConfigureError::NoShards { shards: 4 };
-    assert_eq!(
-        bed.queues.configure(&name("q"), sharded.clone()),
-        Err(refused.clone())
-    );
-    assert!(bed.queues.stats(&name("q")).is_none(), "nothing was made");
-    let options = Options {
-        default: sharded,
-        ..Options::default()
-    };
-    let queues = SharedQueues::open(&bed.store, &bed.clock, &bed.tasks, options)
-        .await
-        .expect("the queues open");
-    let outcomes = queues
-        .enqueue(vec![message("q", 1)])
-        .await
-        .expect("the database answers");
-    let refused = EnqueueError::Queue {
-        queue: name("q"),
-        source: refused,
-    };
-    assert_eq!(outcomes, [Err(refused)]);
+    assert_eq!(bed.queues.configure(&name("q"), sharded), Ok(()));
+    bed.enqueue((0..100).map(|number| message("q", number)).collect())
+        .await;
+    let leased = bed.lease("q", 100).await;
+    assert_eq!(numbers(&leased), (0..100).collect::<Vec<_>>());
+    let stats = bed.queues.stats(&name("q")).expect("it is there");
+    assert_eq!((stats.settings.shards, stats.overtaken), (4, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

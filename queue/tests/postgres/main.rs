@@ -11,6 +11,9 @@ mod nodes;
 mod order;
 #[path = "../conformance/refusals.rs"]
 mod refusals;
+#[path = "../conformance/shards.rs"]
+mod shards;
+mod staged;
 #[path = "../conformance/timeline.rs"]
 mod timeline;
 #[path = "../conformance/waiting.rs"]

@@ -129,3 +129,20 @@ async fn a_hot_key_delays_no_other() {
         .expect("leased");
     assert_eq!(numbers(&other[0].messages), [99_999]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_start_at_the_same_time_make_one_schema() {
+    let (clock, hand) = Clock::manual(Timestamp::from_millis(crate::bed::START));
+    let database = Arc::new(celesta_store::testing::TestDatabase::create().await);
+    let starting = (0..6).map(|_| {
+        let (database, clock, hand) = (Arc::clone(&database), clock.clone(), hand.clone());
+        tokio::spawn(async move { Bed::on(database, clock, hand).await })
+    });
+    let starting: Vec<_> = starting.collect();
+    let mut nodes = Vec::new();
+    for node in starting {
+        nodes.push(node.await.expect("each starts"));
+    }
+    nodes[0].enqueue(vec![message("q", 1)]).await;
+    assert_eq!(numbers(&nodes[5].lease("q", 1).await), [1]);
+}

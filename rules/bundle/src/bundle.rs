@@ -14,8 +14,11 @@ use serde_json::Value;
 use crate::diagnostic::{BundleErrors, Diagnostic, Severity};
 use crate::files::{Files, check_path, digest};
 use crate::operation::{InputField, Operation};
+use crate::retention::{self, Retention};
 use crate::service::{self, OperationText, SERVICE_FILE, ServiceText};
+use crate::subscription::{Delivery, Subscription};
 use crate::toml_text::{Text, did_you_mean};
+use crate::workflow::Workflow;
 
 /// A checked bundle: everything the platform needs to run a service, but for the files of its functions.
 #[derive(Debug, Clone)]
@@ -30,6 +33,12 @@ pub struct Bundle {
     pub operations: BTreeMap<String, Operation>,
     /// The compiled rules by workflow.
     pub workflows: BTreeMap<String, Arc<RuleSet>>,
+    /// How long runs are kept, for the workflows of which that is said.
+    pub retention: BTreeMap<String, Retention>,
+    /// What holds for the runs of a workflow, where something is said of it.
+    pub settings: BTreeMap<String, Workflow>,
+    /// Which events concern the service.
+    pub subscriptions: Vec<Subscription>,
     /// The functions by name.
     pub functions: BTreeMap<String, Manifest>,
     /// The digest of each pure function's folder: what its recorded results belong to, whatever else a version changes.
@@ -65,7 +74,9 @@ impl Bundle {
         let functions = functions(files, &mut found);
         let workflows = workflows(files, &functions, limits, &mut found);
         schemas(files, &mut found);
-        let (service, operations) = service(files, &workflows, &mut found);
+        let (service, operations, retention) = service(files, &workflows, &mut found);
+        let settings = service.workflows.into_iter();
+        let subscriptions = service.subscriptions.into_iter();
         strays(files, &mut found);
         if found.iter().any(|one| one.severity == Severity::Error) {
             return Err(BundleErrors(found));
@@ -77,10 +88,13 @@ impl Bundle {
         Ok(Self {
             pure_contents: pure_contents(files, &functions),
             functions,
+            settings: settings.map(|one| (one.name.0, one.settings)).collect(),
+            subscriptions: subscriptions.map(|one| one.subscription).collect(),
             name: service.name,
             description: service.description,
             digest: digest(files),
             operations,
+            retention,
             workflows: workflows
                 .into_iter()
                 .filter_map(|(name, rules)| Some((name, rules?)))
@@ -221,7 +235,11 @@ fn service(
     files: &Files,
     workflows: &BTreeMap<String, Option<Arc<RuleSet>>>,
     found: &mut Vec<Diagnostic>,
-) -> (ServiceText, BTreeMap<String, Operation>) {
+) -> (
+    ServiceText,
+    BTreeMap<String, Operation>,
+    BTreeMap<String, Retention>,
+) {
     let Some(file) = files.get(SERVICE_FILE) else {
         let message = "a bundle needs a file `service.toml` with its name and operations".to_owned();
         found.push(Diagnostic::of_file("service", SERVICE_FILE, message));
@@ -238,8 +256,48 @@ fn service(
             operations.insert(operation.name.clone(), operation);
         }
     }
+    let retention = std::mem::take(&mut service.retention);
+    let retention = retention::check(retention, &workflows.keys().map(String::as_str), &text);
+    check_names(&service, &operations, workflows, &text);
     found.extend(text.finish());
-    (service, operations)
+    (service, operations, retention)
+}
+
+/// Whether what is said of workflows and events names what there is.
+fn check_names(
+    service: &ServiceText,
+    operations: &BTreeMap<String, Operation>,
+    workflows: &BTreeMap<String, Option<Arc<RuleSet>>>,
+    text: &Text<'_>,
+) {
+    for workflow in &service.workflows {
+        let (name, span) = &workflow.name;
+        if !workflows.contains_key(name) {
+            let hint = did_you_mean(name, workflows.keys().map(String::as_str));
+            text.report_with(span, format!("there is no workflow `{name}`"), hint);
+        }
+    }
+    for written in &service.subscriptions {
+        let span = &written.target;
+        match &written.subscription.delivery {
+            Delivery::Start { operation, .. } if !operations.contains_key(operation) => {
+                let hint = did_you_mean(operation, operations.keys().map(String::as_str));
+                text.report_with(span, format!("there is no operation `{operation}`"), hint);
+            }
+            Delivery::Fact { fact, .. } => {
+                let types: BTreeSet<&str> = workflows
+                    .values()
+                    .flatten()
+                    .flat_map(|rules| rules.fact_types().map(|one| &*one.name))
+                    .collect();
+                if !types.contains(&**fact) {
+                    let hint = did_you_mean(fact, types);
+                    text.report_with(span, format!("no workflow has a fact type `{fact}`"), hint);
+                }
+            }
+            Delivery::Start { .. } => {}
+        }
+    }
 }
 
 fn operation(
@@ -295,7 +353,9 @@ fn operation(
         fact: Arc::from(written.fact.0.as_str()),
         input: written.input.map(|(schema, _)| schema),
         output: written.output.map(|(schema, _)| schema),
-        priority: written.priority,
+        priority: written.priority.unwrap_or_default(),
+        own_priority: written.priority.map(celesta_types::Priority::of),
+        labels: written.labels,
         fields: fields.into(),
         takes_id,
     })

@@ -9,20 +9,28 @@
 
 mod archive;
 mod bundle;
+mod concurrency;
 mod diagnostic;
 mod files;
 mod operation;
+mod retention;
 pub mod scenario;
 mod service;
+mod subscription;
 mod toml_text;
+mod workflow;
 
 pub use archive::{UnpackError, UnpackLimits, pack, unpack};
 pub use bundle::Bundle;
 pub use celesta_functions::{Schema, VIOLATIONS_MAX, Violation};
+pub use concurrency::{Limit, ParseStrategyError, Pointer, Strategy};
 pub use diagnostic::{BundleErrors, Diagnostic, Severity};
 pub use files::{
     BYTES_MAX, FILES_MAX, FileEntry, Files, FolderError, PATH_BYTES_MAX, digest, is_left_out, read_folder,
     write_folder,
 };
 pub use operation::{Operation, RequestError};
+pub use retention::Retention;
 pub use service::SERVICE_FILE;
+pub use subscription::{Correlation, Delivery, Mapping, Pattern, Subscription};
+pub use workflow::Workflow;

@@ -6,9 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::subscription::Mapping;
 use celesta_engine::{Event, FieldKind, Text, Value};
 use celesta_functions::{Schema, VIOLATIONS_MAX, Violation};
-use celesta_types::{Class, ErrorKind, RunId};
+use celesta_types::{Class, ErrorKind, Priority, RunId};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// One field of a fact type that requests are made of.
@@ -37,6 +38,10 @@ pub struct Operation {
     pub output: Option<Schema>,
     /// The priority of its runs unless a request says otherwise.
     pub priority: Class,
+    /// That priority when the operation says it: a run that asks for it is at least as urgent.
+    pub own_priority: Option<Priority>,
+    /// Labels that its runs get from the request's body.
+    pub labels: Mapping,
     /// The fields of the fact type.
     pub(crate) fields: Arc<[InputField]>,
     /// Whether the fact has a field `id: string`, which gets the run's id.

@@ -2,6 +2,7 @@
 //!
 //! Only this file is read here; whether workflows, fact types and schemas fit it is decided by the bundle.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use celesta_functions::Schema;
@@ -11,7 +12,10 @@ use toml::de::DeValue;
 
 use crate::diagnostic::Diagnostic;
 use crate::files::Files;
+use crate::retention::{self, Retention};
+use crate::subscription::{self, Mapping, SubscriptionText, mapping};
 use crate::toml_text::{Fields, Text, did_you_mean, to_json, type_name};
+use crate::workflow::{self, WorkflowText};
 
 /// The file every bundle holds.
 pub const SERVICE_FILE: &str = "service.toml";
@@ -27,7 +31,8 @@ pub(crate) struct OperationText {
     pub(crate) fact: (String, Range<usize>),
     pub(crate) input: Option<(Schema, Range<usize>)>,
     pub(crate) output: Option<(Schema, Range<usize>)>,
-    pub(crate) priority: Class,
+    pub(crate) priority: Option<Class>,
+    pub(crate) labels: Mapping,
 }
 
 /// What `service.toml` says.
@@ -36,6 +41,9 @@ pub(crate) struct ServiceText {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) operations: Vec<OperationText>,
+    pub(crate) retention: BTreeMap<String, (Retention, Range<usize>)>,
+    pub(crate) workflows: Vec<WorkflowText>,
+    pub(crate) subscriptions: Vec<SubscriptionText>,
 }
 
 /// Reads `service.toml`. Mistakes are reported to `text`, mistakes in schema files go to `others`.
@@ -80,6 +88,9 @@ pub(crate) fn read(text: &Text<'_>, files: &Files, others: &mut Vec<Diagnostic>)
         }
         None => {}
     }
+    service.retention = retention::read(&mut fields, text);
+    service.workflows = workflow::read(&mut fields, text);
+    service.subscriptions = subscription::read(&mut fields, text);
     fields.finish();
     Some(service)
 }
@@ -105,10 +116,10 @@ fn operation(
     let fact = fields.needed_text("fact", "fact = \"Job\"");
     let input = schema(&mut fields, "input", text, files, others);
     let output = schema(&mut fields, "output", text, files, others);
-    let mut priority = Class::Standard;
+    let mut priority = None;
     if let Some((word, span)) = fields.text("priority") {
         match word.parse() {
-            Ok(class) => priority = class,
+            Ok(class) => priority = Some(class),
             Err(_) => {
                 let names = ["critical", "high", "standard", "low", "background"];
                 let hint =
@@ -117,6 +128,7 @@ fn operation(
             }
         }
     }
+    let labels = mapping(&mut fields, "labels", text);
     fields.finish();
     let (workflow, fact) = (workflow?, fact?);
     Some(OperationText {
@@ -127,6 +139,7 @@ fn operation(
         input,
         output,
         priority,
+        labels,
     })
 }
 

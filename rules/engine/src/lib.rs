@@ -62,6 +62,6 @@ pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,
-    Outcome, Section, Turn,
+    Outcome, Section, Stopped, Stops, Turn,
 };
 pub use value::{Map, Text, VALUE_DEPTH_MAX, Value};

@@ -10,6 +10,7 @@ mod fire;
 mod firing;
 mod network;
 pub(crate) mod section;
+mod stops;
 pub(crate) mod store;
 mod waiting;
 
@@ -29,7 +30,8 @@ use crate::expression::Bound;
 use crate::ruleset::RuleSet;
 use crate::scripts::Port;
 use crate::turn::{
-    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Turn,
+    Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall, Outcome, Section, Stopped,
+    Stops, Turn,
 };
 use firing::{Bindings, CallState, Held, OpenFiring};
 use network::{Batch, Network, World};
@@ -66,6 +68,8 @@ pub struct WorkingMemory {
     halted: Option<Halt>,
     /// A section has called `halt`: no rule fires for the rest of the turn.
     resting: bool,
+    /// Before which activation the turn has stopped.
+    stopped: Option<Stopped>,
     journal: Journal,
 }
 
@@ -145,6 +149,7 @@ impl WorkingMemory {
             outstanding: 0,
             halted: None,
             resting: false,
+            stopped: None,
             journal: Journal::default(),
         }
     }
@@ -202,6 +207,8 @@ impl WorkingMemory {
             .filter(|(_, call)| call.outcome.is_none())
             .map(|(firing, call)| OpenCall {
                 call: call.call,
+                priority: call.made.options().and_then(|options| options.priority),
+                timeout_ms: call.made.options().and_then(|options| options.timeout_ms),
                 target: call.made.target(),
                 at_ms: if let Made::Timer { at_ms } = call.made {
                     Some(at_ms)
@@ -237,8 +244,15 @@ impl WorkingMemory {
     /// When the outcome has a fault, nothing of the turn counts and the memory must be dropped.
     #[must_use]
     pub fn turn(&mut self, turn: Turn) -> Outcome {
+        self.turn_until(turn, &Stops::default())
+    }
+
+    /// As [`WorkingMemory::turn`], and stops before what `stops` says; [`Outcome::stopped`] is the activation that would
+    /// fire next. What was not fired waits for the next turn.
+    #[must_use]
+    pub fn turn_until(&mut self, turn: Turn, stops: &Stops<'_>) -> Outcome {
         let rejected = self.load(turn);
-        let fault = self.fire_all();
+        let fault = self.fire_until(stops);
         self.outcome(rejected, fault)
     }
 
@@ -270,7 +284,7 @@ impl WorkingMemory {
 
     /// Fires rules until none is left: what [`WorkingMemory::turn`] does after the events, without the delta.
     pub fn fire_loaded(&mut self) -> Option<Fault> {
-        self.fire_all()
+        self.fire_until(&Stops::default())
     }
 
     /// Fires at most `count` activations, whatever the bound of a turn is; true when there may be more. For measuring.
@@ -324,6 +338,7 @@ impl WorkingMemory {
             rejected,
             quiescent,
             outstanding: self.outstanding,
+            stopped: self.stopped.take(),
             next_wake_ms: if self.halted.is_none() && fault.is_none() {
                 next_wake_ms
             } else {
@@ -354,8 +369,12 @@ impl WorkingMemory {
         self.network.next(world)
     }
 
-    fn fire_all(&mut self) -> Option<Fault> {
+    fn fire_until(&mut self, stops: &Stops<'_>) -> Option<Fault> {
+        let watching = stops.all || !stops.rules.is_empty();
         while self.halted.is_none() && !self.resting {
+            if watching && self.journal.fired >= stops.free && self.stops_here(stops) {
+                break;
+            }
             let Some(token) = self.next_activation() else {
                 break;
             };
@@ -427,6 +446,7 @@ impl WorkingMemory {
             Event::CallSucceeded { call, result } => self.answer(call, Ok(result))?,
             Event::CallFailed { call, error } => self.answer(call, Err(error))?,
             Event::TimerFired { call } => self.answer(call, Ok(Value::Null))?,
+            Event::Remake => self.remake(),
             Event::RetryFailed => self.retry_failed()?,
             Event::Cancel { reason } => self.cancel(&reason),
         }

@@ -78,6 +78,8 @@ pub enum Event {
         /// Which.
         call: CallId,
     },
+    /// The run is the continuation of another one, whose open calls are not its own: they are made again.
+    Remake,
     /// An operator wants the failed run to go on: failed calls are made again, failed sections run again.
     RetryFailed,
     /// The run ends now: open calls are canceled, no rule fires any more.
@@ -209,6 +211,8 @@ pub struct Outcome {
     /// When the host is to call next even if nothing has happened: a condition on the time changes then. None after a
     /// failure or cancellation.
     pub next_wake_ms: Option<i64>,
+    /// Where it stopped although rules could fire, when it was told to.
+    pub stopped: Option<Stopped>,
     /// Why the turn does not count.
     pub fault: Option<Fault>,
 }
@@ -312,4 +316,28 @@ pub struct OpenCall {
     pub at_ms: Option<i64>,
     /// The rule that waits.
     pub rule: Arc<str>,
+    /// The priority it was given.
+    pub priority: Option<i64>,
+    /// The time it was given.
+    pub timeout_ms: Option<i64>,
+}
+
+/// Where a turn stops although rules could fire.
+#[derive(Debug, Clone, Default)]
+pub struct Stops<'a> {
+    /// Before these rules.
+    pub rules: &'a [String],
+    /// Before any rule.
+    pub all: bool,
+    /// So many firings are made whatever they are of.
+    pub free: u32,
+}
+
+/// What would fire next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// The rule, as an index into [`crate::RuleSet::rules`].
+    pub rule: usize,
+    /// The facts that match, and their versions.
+    pub facts: Vec<(FactId, u32)>,
 }

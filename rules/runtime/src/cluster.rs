@@ -73,7 +73,7 @@ pub struct ClusterParts {
 
 impl ClusterParts {
     /// A runtime that owns nothing: it reads, and knows the services.
-    fn bystander(
+    async fn bystander(
         &self,
         store: Store,
         config: RuntimeConfig,
@@ -83,6 +83,7 @@ impl ClusterParts {
         let config = RuntimeConfig {
             evaluators: 0,
             cache_bytes: 0,
+            reads_only: true,
             ..config
         };
         let parts = Parts {
@@ -93,7 +94,9 @@ impl ClusterParts {
             random: self.random.clone(),
             tasks: self.tasks.clone(),
         };
-        Runtime::open_with(config, parts, registry).map_err(OpenError::failed)
+        Runtime::open_with(config, parts, registry)
+            .await
+            .map_err(OpenError::failed)
     }
 }
 
@@ -106,6 +109,18 @@ pub struct ClusterConfig {
     pub partitions: u32,
     /// The folder for unpacked bundles.
     pub bundles: PathBuf,
+    /// How long the ids of events are kept; as usual unless given.
+    pub events_kept: Option<Duration>,
+}
+
+impl ClusterConfig {
+    /// How the runtimes of this node are set up.
+    fn usual(&self) -> RuntimeConfig {
+        let mut config = RuntimeConfig::new(self.bundles.clone());
+        config.node.clone_from(&self.node);
+        config.events_kept = self.events_kept.unwrap_or(config.events_kept);
+        config
+    }
 }
 
 /// A partition, or all of them, could not be opened.
@@ -252,17 +267,10 @@ impl Partitions {
             Versions::default(),
         );
         let registry = Arc::new(registry.await.map_err(OpenError::failed)?);
-        let usual = RuntimeConfig {
-            node: config.node.clone(),
-            ..RuntimeConfig::new(config.bundles.clone())
-        };
-        let home = parts.bystander(parts.store.clone(), usual.clone(), Arc::clone(&registry))?;
-        let mut readers = Vec::new();
-        for index in 0..count {
-            let partition = Partition { index, count };
-            readers.push(Member::reader(partition, usual.clone(), &parts, Arc::clone(&registry)).await?);
-        }
-        home.read_through(readers);
+        let usual = config.usual();
+        let home = parts
+            .bystander(parts.store.clone(), usual, Arc::clone(&registry))
+            .await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 count,
@@ -326,6 +334,18 @@ impl Partitions {
                 tracing::warn!("not every partition has an owner yet; requests for the others wait");
             }
         }
+        // Every partition has been opened by now, so its tables are there.
+        let usual = cluster.config.usual();
+        let mut readers = Vec::new();
+        for index in 0..self.shared.count {
+            let partition = Partition {
+                index,
+                count: self.shared.count,
+            };
+            let registry = Arc::clone(&cluster.registry);
+            readers.push(Member::reader(partition, usual.clone(), &cluster.parts, registry).await?);
+        }
+        self.shared.home.read_through(readers);
         Ok(())
     }
 

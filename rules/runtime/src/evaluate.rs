@@ -12,7 +12,9 @@ use celesta_store::Unit;
 use celesta_types::RunId;
 use tokio::runtime::Handle;
 
+use crate::archive;
 use crate::live::Live;
+use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
 use crate::turn::{Done, turn, wakes};
@@ -54,14 +56,18 @@ impl Meters {
 /// Evaluates until shutdown. Runs on a thread that may block.
 pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
     let shutdown = inner.tasks.shutdown().clone();
+    let request = inner.lease_of_runs(KEYS_PER_LEASE, WAIT);
     while !shutdown.is_requested() {
-        let request = inner.lease_of_runs(KEYS_PER_LEASE, WAIT);
-        let leased = handle.block_on(async {
-            tokio::select! {
-                leased = inner.queues.lease_keys(&request) => leased,
-                () = shutdown.requested() => Ok(Vec::new()),
-            }
-        });
+        let leased = match inner.queues.try_lease_keys(&request) {
+            // Nothing is there now, or not in memory whole.
+            Ok(keys) if keys.is_empty() => handle.block_on(async {
+                tokio::select! {
+                    leased = inner.queues.lease_keys(&request) => leased,
+                    () = shutdown.requested() => Ok(Vec::new()),
+                }
+            }),
+            leased => leased,
+        };
         match leased {
             Ok(keys) => handle.block_on(evaluate_keys(inner, keys)),
             Err(error) => {
@@ -90,6 +96,25 @@ impl Inner {
 /// A turn for each key.
 pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
     for key in keys {
+        if let Some(unit) = archive::settle(inner, &key).await {
+            inner.store.submit(unit).await;
+            continue;
+        }
+        if key
+            .messages
+            .first()
+            .is_some_and(|first| HostMessage::is_for_gate(&first.payload))
+        {
+            match inner.gate(key.key.bits()).await {
+                Ok(gate) => {
+                    if let Some(unit) = inner.evaluate_gate(&key, gate) {
+                        inner.store.submit(unit).await;
+                    }
+                }
+                Err(error) => give_back(inner, &key, RELOAD_DELAY_MS, &error.to_string()).await,
+            }
+            continue;
+        }
         let run = RunId::from_bits(key.key.bits());
         let live = match inner.cache.take(run) {
             Some(live) => Ok(Some(live)),
@@ -97,7 +122,10 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
         };
         // A run that goes on is given what was kept for it; its key is ours, so nothing more is kept meanwhile.
         let held = match &live {
-            Ok(Some(live)) if live.keeps_messages() && key.messages.iter().any(wakes) => {
+            Ok(Some(live))
+                if live.keeps_messages()
+                    && key.messages.iter().any(|message| wakes(live.head.state, message)) =>
+            {
                 inner.held_messages(run).await
             }
             _ => Ok(Vec::new()),
@@ -151,6 +179,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
     let sender = Outgoing {
         registry: &inner.registry,
         runs_queue: &inner.runs_queue,
+        orders: &inner.orders,
         now: inner.clock.now(),
     };
     let Done {
@@ -158,6 +187,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         mut unit,
         outgoing,
         canceled,
+        reprioritized,
         children,
         answers,
         firings,
@@ -181,7 +211,11 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
             }
             if let Some(live) = live {
                 keeper.announce(&live);
+                let taken_back = keeper.missed_order(&live);
                 keeper.cache.put(live);
+                if let Some(resume) = taken_back {
+                    keeper.send_unasked(resume);
+                }
             } else {
                 keeper.watchers.tell(run, u64::MAX, || None);
             }
@@ -193,6 +227,9 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         // Nothing of the turn becomes durable; its lease lapses and it is evaluated again.
         tracing::error!(%run, %error, "the queue does not take what a turn sends");
         return None;
+    }
+    for (queue, changes) in &reprioritized {
+        inner.queues.stage_reprioritize(&mut unit, queue, changes);
     }
     // Before calls are called off: one of them may be a timer whose message is among those of this lease.
     if let Err(error) = inner.acknowledge(&mut unit, key) {

@@ -98,6 +98,8 @@ pub struct WriteFacts {
     pub writes: Vec<u8>,
     /// The client's key: the same key and writes are applied once.
     pub idempotency_key: Option<String>,
+    /// Who asks.
+    pub by: String,
 }
 
 /// What became of writes.
@@ -242,7 +244,13 @@ impl Runtime {
         let writes = String::from_utf8(request.writes).map_err(|error| WriteError::Invalid {
             reason: error.to_string(),
         })?;
-        let message = inner.message_to(run, &HostMessage::Facts { writes });
+        let message = inner.message_to(
+            run,
+            &HostMessage::Facts {
+                writes,
+                by: request.by,
+            },
+        );
         let id = message.id;
         let durable = Store::watch(&mut companion);
         let heard = inner.writers.wait(id);

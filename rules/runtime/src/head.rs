@@ -6,13 +6,16 @@ use std::sync::Arc;
 use celesta_store::{Cell, Row, Unit};
 use celesta_types::{CallId, Digest, Priority, RunId, Timestamp};
 
-use crate::schema::{RUN_INSERT, RUN_UPDATE};
+use crate::schema::{RUN_INSERT, RUN_STEER, RUN_UPDATE};
 use crate::state::RunState;
+use crate::steering::{NOTHING, Steering};
 use crate::view::{ProgressView, RunView, raw};
 
 /// The columns of a head, in the order [`RunHead::from_row`] reads them.
 pub(crate) const COLUMNS: &str = "id, service, operation, workflow, version, state, created_at, updated_at, ended_at, rank, \
-     deadline, labels, trace, parent, parent_call, result, error, progress, depth";
+     deadline, labels, trace, parent, parent_call, result, error, progress, depth, steering";
+/// The columns of a head.
+pub(crate) const COLUMN_COUNT: usize = 20;
 
 /// A run's row.
 #[derive(Debug, Clone)]
@@ -35,6 +38,8 @@ pub(crate) struct RunHead {
     pub(crate) result: Option<Arc<str>>,
     pub(crate) error: Option<Arc<str>>,
     pub(crate) progress: Option<ProgressView>,
+    /// What was said about this run in particular; nearly always nothing.
+    pub(crate) steering: Option<Box<Steering>>,
 }
 
 impl RunHead {
@@ -63,8 +68,36 @@ impl RunHead {
                 self.parent.map(|(_, call)| call.to_string()).into(),
                 i64::from(self.depth).into(),
                 input.to_vec().into(),
+                self.steering_text().into(),
             ],
         );
+    }
+
+    /// Adds the change of what people and parents can change to `unit`.
+    pub(crate) fn steer(&self, unit: &mut Unit) {
+        unit.add(
+            &RUN_STEER,
+            [
+                Cell::Id(self.run.to_bytes()),
+                i64::from(self.priority.rank()).into(),
+                self.priority.deadline.map(Timestamp::as_millis).into(),
+                self.steering_text().into(),
+            ],
+        );
+    }
+
+    fn steering_text(&self) -> Option<String> {
+        let steering = self.steering.as_deref()?;
+        (*steering != NOTHING).then(|| serde_json::to_string(steering).unwrap_or_default())
+    }
+
+    /// What was said about this run in particular.
+    pub(crate) fn steering(&self) -> &Steering {
+        self.steering.as_deref().unwrap_or(&NOTHING)
+    }
+
+    pub(crate) fn steering_mut(&mut self) -> &mut Steering {
+        self.steering.get_or_insert_default()
     }
 
     /// Adds the change of what a turn can change to `unit`.
@@ -126,6 +159,10 @@ impl RunHead {
             progress: row
                 .text(17)
                 .and_then(|progress| serde_json::from_str(progress).ok()),
+            steering: match row.text(19) {
+                None => None,
+                Some(steering) => Some(serde_json::from_str(steering).ok()?),
+            },
         })
     }
 
@@ -149,6 +186,11 @@ impl RunHead {
             progress: self.progress.clone(),
             parent: self.parent.map(|(run, _)| run),
             trace: self.trace.as_deref().map(str::to_owned),
+            archived: false,
+            concurrency: self.steering().gates.clone(),
+            breakpoints: self.steering().breakpoints.clone(),
+            stopped: self.steering().stopped.clone(),
+            avoided: self.steering().avoided,
         }
     }
 }

@@ -33,6 +33,14 @@ impl Inner {
         ];
         let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?";
         let rows = self.store.fetch(sql, &cells).await?;
+        if rows.is_empty() {
+            let archived = self
+                .archived(run)
+                .await?
+                .map_or_else(Vec::new, |frame| frame.records);
+            let later = archived.into_iter().filter(|(seq, _)| *seq > after);
+            return Ok(later.take(limit).collect());
+        }
         rows.iter()
             .map(|row| {
                 let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
@@ -112,8 +120,9 @@ impl Inner {
             after = *last;
             for (_, record) in records {
                 match record.note {
+                    // A turn that stopped before a rule was given all that was kept.
+                    None | Some(Note::Stopped { .. }) => held.clear(),
                     Some(note) => held.extend(note.messages()),
-                    None => held.clear(),
                 }
             }
         }
@@ -142,10 +151,13 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             Cause::TimerFired { call } => (call, CallState::Succeeded, Ran::default(), None, None),
             Cause::Started
             | Cause::CancelRequested { .. }
-            | Cause::RetryRequested
+            | Cause::RetryRequested { .. }
             | Cause::FactsWritten { .. }
             | Cause::Resumed { .. }
-            | Cause::Woken => continue,
+            | Cause::Woken
+            | Cause::Prioritized { .. }
+            | Cause::BreakpointsSet { .. }
+            | Cause::Restarted { .. } => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -252,40 +264,81 @@ fn note_text(note: &Note) -> String {
         Note::Quarantined { reason, messages } => {
             format!("put aside with {} messages kept: {reason}", messages.len())
         }
-        Note::Paused { reason, messages } if reason.is_empty() => {
+        Note::Paused { reason, messages, .. } if reason.is_empty() => {
             format!("paused; {} messages wait", messages.len())
         }
-        Note::Paused { reason, messages } => {
-            format!("paused with {} messages waiting: {reason}", messages.len())
+        Note::Paused { reason, by, messages } => {
+            let by = if by.is_empty() {
+                String::new()
+            } else {
+                format!(" by {by}")
+            };
+            format!("paused{by} with {} messages waiting: {reason}", messages.len())
+        }
+        Note::Stopped { rule, facts } => {
+            let facts: Vec<String> = facts
+                .iter()
+                .map(|(fact, version)| format!("#{fact} v{version}"))
+                .collect();
+            format!("paused before rule `{rule}` fires for {}", facts.join(", "))
         }
     }
 }
 
 fn cause_view(cause: Cause) -> CauseView {
-    let (kind, call, message) = match cause {
-        Cause::Started => ("request", None, None),
-        Cause::Succeeded { call, .. } => ("succeeded", Some(call), None),
+    let mut view = CauseView {
+        kind: "request",
+        call: None,
+        message: None,
+        by: None,
+    };
+    let named = |by: String| (!by.is_empty()).then_some(by);
+    let said = |reason: String| (!reason.is_empty()).then_some(reason);
+    match cause {
+        Cause::Started => {}
+        Cause::Succeeded { call, .. } => (view.kind, view.call) = ("succeeded", Some(call.to_string())),
         Cause::Failed {
             call, class, message, ..
-        } => ("failed", Some(call), Some(format!("{class}: {message}"))),
-        Cause::TimerFired { call } => ("timer", Some(call), None),
-        Cause::CancelRequested { reason } => ("cancel", None, Some(reason)),
-        Cause::RetryRequested => ("retry", None, None),
-        Cause::FactsWritten { writes, refused } => {
+        } => {
+            (view.kind, view.call) = ("failed", Some(call.to_string()));
+            view.message = Some(format!("{class}: {message}"));
+        }
+        Cause::TimerFired { call } => (view.kind, view.call) = ("timer", Some(call.to_string())),
+        Cause::CancelRequested { reason, by } => {
+            (view.kind, view.message, view.by) = ("cancel", Some(reason), named(by));
+        }
+        Cause::RetryRequested { reason, by } => {
+            (view.kind, view.message, view.by) = ("retry", said(reason), named(by));
+        }
+        Cause::FactsWritten { writes, refused, by } => {
             let refused: String = refused
                 .iter()
                 .map(|(at, why)| format!("; write {at} refused: {why}"))
                 .collect();
-            ("facts", None, Some(format!("{writes}{refused}")))
+            (view.kind, view.message, view.by) = ("facts", Some(format!("{writes}{refused}")), named(by));
         }
-        Cause::Resumed { reason } => ("resume", None, Some(reason)),
-        Cause::Woken => ("time", None, None),
-    };
-    CauseView {
-        kind,
-        call: call.map(|call| call.to_string()),
-        message,
+        Cause::Resumed { reason, by } => {
+            (view.kind, view.message, view.by) = ("resume", Some(reason), named(by));
+        }
+        Cause::Woken => view.kind = "time",
+        Cause::Prioritized { priority, reason, by } => {
+            let deadline = priority
+                .deadline
+                .map_or_else(String::new, |at| format!(", by {at}"));
+            let urgency = format!("{}:{}{deadline}", priority.class, priority.number);
+            let reason = said(reason).map_or_else(String::new, |reason| format!(": {reason}"));
+            (view.kind, view.message, view.by) = ("priority", Some(format!("{urgency}{reason}")), named(by));
+        }
+        Cause::BreakpointsSet { rules, by } => {
+            (view.kind, view.message, view.by) = ("breakpoints", Some(rules.join(", ")), named(by));
+        }
+        Cause::Restarted { writes, reason, by } => {
+            let writes = if writes == "[]" { String::new() } else { writes };
+            let parts: Vec<String> = said(reason).into_iter().chain(said(writes)).collect();
+            (view.kind, view.message, view.by) = ("restart", said(parts.join("; ")), named(by));
+        }
     }
+    view
 }
 
 fn effect_view(run: RunId, id: CallId, effect: Recorded) -> EffectView {
@@ -318,10 +371,10 @@ fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEv
     let mut events = Vec::new();
     let quarantined = match &record.note {
         Some(Note::Quarantined { reason, .. }) => Some(reason.clone()),
-        Some(Note::Paused { .. }) | None => None,
+        Some(Note::Paused { .. } | Note::Stopped { .. }) | None => None,
     };
     let canceled = record.causes.iter().find_map(|cause| match cause {
-        Cause::CancelRequested { reason } => Some(reason.clone()),
+        Cause::CancelRequested { reason, .. } => Some(reason.clone()),
         _ => None,
     });
     let mut last = Vec::new();
@@ -374,6 +427,12 @@ fn events_of(run: RunId, seq: u64, record: Record, version: &Names) -> Vec<RunEv
 /// The names behind the numbers of a record.
 #[derive(Debug)]
 pub(crate) struct Names(Vec<String>);
+
+impl From<Vec<String>> for Names {
+    fn from(names: Vec<String>) -> Self {
+        Self(names)
+    }
+}
 
 impl Names {
     pub(crate) fn of(version: &Version, workflow: &str) -> Self {

@@ -236,6 +236,7 @@ async fn check_rows(
     let mut named = artifacts::Named::default();
     let mut versions = runs::Versions::read(snapshot, blobs.artifacts, &mut named, findings).await?;
     runs::check(snapshot, &waiting, &mut versions, &mut named, findings).await?;
+    runs::check_archived(snapshot, &mut named, findings).await?;
     runs::check_orphans(snapshot, findings).await?;
     messages::check_orphans(snapshot, &waiting, findings).await?;
     artifacts::check(named, blobs, findings).await;
@@ -247,14 +248,17 @@ async fn check_rows(
 pub(crate) fn follow(before: RunState, record: &Record) -> RunState {
     match &record.note {
         Some(Note::Quarantined { .. }) => return before.after(RunStep::Quarantine).unwrap_or(before),
-        Some(Note::Paused { .. }) => return RunState::Paused,
+        // A run that has not begun keeps what it is sent, in nobody's name.
+        Some(Note::Paused { by, .. }) if before == RunState::Waiting && by.is_empty() => return before,
+        Some(Note::Paused { .. } | Note::Stopped { .. }) => return RunState::Paused,
         None => {}
     }
     let mut state = before;
     let mut canceled = false;
     for cause in &record.causes {
         let step = match cause {
-            Cause::RetryRequested => RunStep::Retry,
+            Cause::Started | Cause::Restarted { .. } => RunStep::Admit,
+            Cause::RetryRequested { .. } => RunStep::Retry,
             Cause::Resumed { .. } => RunStep::Resume,
             Cause::CancelRequested { .. } => {
                 canceled = true;
@@ -289,6 +293,7 @@ pub(crate) const fn alike(one: RunState, other: RunState) -> bool {
             | (RunState::Canceled, RunState::Canceled)
             | (RunState::Quarantined, RunState::Quarantined)
             | (RunState::Paused, RunState::Paused)
+            | (RunState::Waiting, RunState::Waiting)
     )
 }
 
@@ -323,19 +328,39 @@ mod tests {
         };
         let reason = String::new;
         let canceled = Record {
-            causes: vec![Cause::CancelRequested { reason: reason() }],
+            causes: vec![Cause::CancelRequested {
+                reason: reason(),
+                by: reason(),
+            }],
             effects: vec![complete()],
             ..Record::default()
         };
         assert_eq!(follow(RunState::Running, &canceled), RunState::Canceled);
         assert_eq!(follow(RunState::Completed, &canceled), RunState::Completed);
         let retried = Record {
-            causes: vec![Cause::RetryRequested],
+            causes: vec![Cause::RetryRequested {
+                reason: reason(),
+                by: reason(),
+            }],
             effects: vec![complete()],
             ..Record::default()
         };
         assert_eq!(follow(RunState::Failed, &retried), RunState::Completed);
         let late = Record::default();
         assert_eq!(follow(RunState::Failed, &late), RunState::Failed);
+        let held = Record {
+            note: Some(Note::Paused {
+                reason: reason(),
+                by: reason(),
+                messages: Vec::new(),
+            }),
+            ..Record::default()
+        };
+        assert_eq!(follow(RunState::Waiting, &held), RunState::Waiting);
+        let begun = Record {
+            causes: vec![Cause::Started],
+            ..Record::default()
+        };
+        assert_eq!(follow(RunState::Waiting, &begun), RunState::Running);
     }
 }

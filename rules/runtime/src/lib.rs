@@ -7,10 +7,14 @@
 //! Start reading at `turn.rs` (one turn), then `evaluate.rs` (where turns come from) and `record.rs` (what is kept).
 //! What holds of a store at every instant is in `invariants.rs`.
 
+mod archive;
 mod cache;
 mod cluster;
 mod evaluate;
+mod events;
 mod facts;
+mod gate;
+mod gates;
 mod head;
 mod history;
 pub mod invariants;
@@ -18,15 +22,20 @@ mod lifecycle;
 mod live;
 mod load;
 mod message;
+mod operations;
+mod orders;
 mod query;
 pub mod record;
 mod registry;
+mod restart;
 mod runtime;
 mod schema;
 mod send;
 mod state;
+mod steering;
 mod step;
 mod submit;
+mod trace;
 mod turn;
 mod view;
 mod watch;
@@ -35,18 +44,27 @@ pub use cluster::{
     CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, Drain, MAIN_SCHEMA, Member, NodeSeen, OpenError,
     PARTITIONS, PartitionSeen, Partitions,
 };
+pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};
 pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
-pub use lifecycle::{CLONED_FROM, LifecycleError, REASON_BYTES_MAX};
+pub use gates::WAITING_MAX;
+pub use lifecycle::{ANONYMOUS, Action, CLONED_FROM, LifecycleError, REASON_BYTES_MAX, Wish};
 pub use load::LoadError;
+pub use operations::{
+    Bulk, IllegalOperationStep, OPERATION_RATE, OPERATION_RATE_MAX, OperationError, OperationState,
+    OperationStep, OperationView,
+};
+pub use orders::{OrderError, OrderView};
 pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version, Versions};
+pub use restart::{RESTARTED_FROM, Restart, RestartError};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use state::{IllegalStep, RunState, RunStep};
+pub use steering::BREAKPOINTS_MAX;
 pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
 pub use view::{
-    CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, Page, ProgressView,
-    RunEvent, RunFilter, RunView, TurnView,
+    CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, GateView, Page,
+    ProgressView, RunEvent, RunFilter, RunView, StoppedBy, StoppedView, TurnView,
 };

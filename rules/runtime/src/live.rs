@@ -26,6 +26,10 @@ pub(crate) struct Live {
     pub(crate) input: Option<Arc<[u8]>>,
     /// Requests to other services that are not answered.
     pub(crate) requests: BTreeSet<CallId>,
+    /// Those that are to be answered by some instant.
+    pub(crate) timed: BTreeSet<CallId>,
+    /// Whether what people and parents say of the run has changed in this turn.
+    pub(crate) steered: bool,
     /// When the run wakes by itself, as far as is known here: what was sent before it was read is not.
     pub(crate) wake_at: Option<i64>,
     /// Bytes of deltas since the last snapshot, and how many.
@@ -38,7 +42,10 @@ pub(crate) struct Live {
 impl Live {
     /// Whether the run keeps what it is sent for later.
     pub(crate) const fn keeps_messages(&self) -> bool {
-        matches!(self.head.state, RunState::Quarantined | RunState::Paused)
+        matches!(
+            self.head.state,
+            RunState::Quarantined | RunState::Paused | RunState::Waiting
+        )
     }
 
     pub(crate) fn bytes(&self) -> usize {

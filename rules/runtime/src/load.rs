@@ -6,7 +6,8 @@ use celesta_engine::WorkingMemory;
 use celesta_store::{Cell, QueryError, Row};
 use celesta_types::{Digest, ErrorKind, RunId};
 
-use crate::head::{COLUMNS, RunHead};
+use crate::archive::Frame;
+use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::history::Names;
 use crate::live::Live;
 use crate::record::Record;
@@ -107,13 +108,16 @@ impl Inner {
         } else {
             None
         };
-        let requests = memory
-            .open_calls()
-            .filter(|open| open.target.contains('/'))
-            .map(|open| open.call)
-            .collect();
+        let requests = || memory.open_calls().filter(|open| open.target.contains('/'));
+        let timed = requests().filter(|open| open.timeout_ms.is_some());
+        let (timed, requests) = (
+            timed.map(|open| open.call).collect(),
+            requests().map(|open| open.call).collect(),
+        );
         Ok(Some(Box::new(Live {
             requests,
+            timed,
+            steered: false,
             wake_at: None,
             head,
             version,
@@ -136,7 +140,9 @@ impl Inner {
                 &[Cell::Id(run.to_bytes())],
             )
             .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(row) = rows.first() else {
+            return Ok(self.archived(run).await?.map(Frame::names));
+        };
         let digest = row
             .blob(0)
             .and_then(|bytes| bytes.try_into().ok())
@@ -157,5 +163,5 @@ impl Inner {
 }
 
 fn rows_input(row: &Row) -> Option<Arc<[u8]>> {
-    row.blob(19).map(Arc::from)
+    row.blob(COLUMN_COUNT).map(Arc::from)
 }

@@ -1,8 +1,16 @@
 //! What the runtime itself sends to a run through the exclusive queue, besides the workers' reports.
 
+use celesta_bundle::Strategy;
 use celesta_functions::{HOST_TAG_FIRST, RunMessage};
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass};
+use celesta_types::{CallId, ErrorClass, Priority, RunId};
+
+use crate::gate::{Left, Passage};
+
+use crate::archive::Place;
+
+/// The tag of [`HostMessage::Archive`].
+const ARCHIVE: u8 = 40;
 
 /// A message of the runtime to a run. Carried as a tag and bytes in [`celesta_functions::RunMessage::Host`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +20,9 @@ pub(crate) enum HostMessage {
     /// A timer's instant has come.
     Timer(CallId),
     /// Somebody calls the run off.
-    Cancel { reason: String },
+    Cancel { reason: String, by: String },
     /// Somebody wants another try.
-    Retry,
+    Retry { reason: String, by: String },
     /// A call that could not be sent: too large an input, an unknown service.
     Refused {
         call: CallId,
@@ -25,13 +33,49 @@ pub(crate) enum HostMessage {
     /// A request to another service has ended well.
     Answered { call: CallId, result: String },
     /// Somebody writes facts; the JSON of [`crate::FactWrite`]s.
-    Facts { writes: String },
+    Facts { writes: String, by: String },
     /// Somebody stops the run for a while.
-    Pause { reason: String },
+    Pause { reason: String, by: String },
     /// Somebody lets it go on.
-    Resume { reason: String },
+    Resume { reason: String, by: String, how: Onward },
     /// A condition on the time changes at this instant.
     Wake,
+    /// The run stands in the archive as it was in that turn: it may go.
+    Archive(Place),
+    /// The run becomes more or less urgent; a lift only makes it more urgent.
+    Prioritize {
+        priority: Priority,
+        lift: bool,
+        reason: String,
+        by: String,
+    },
+    /// The rules before which the run stops.
+    Breakpoints { rules: Vec<String>, by: String },
+    /// The run goes on with the facts of another one, changed by these writes.
+    Restart {
+        writes: String,
+        reason: String,
+        by: String,
+    },
+    /// A run comes to a gate. Goes to the gate.
+    Enter(Passage),
+    /// A run leaves a gate. Goes to the gate.
+    Leave {
+        run: RunId,
+        strategy: Strategy,
+        left: Left,
+    },
+}
+
+/// How a run goes on that was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// Until something else stops it.
+    Freely,
+    /// It fires once and stops again.
+    Step,
+    /// Only when its workflow or service was stopped, and not the run itself.
+    Scope,
 }
 
 impl HostMessage {
@@ -48,11 +92,16 @@ impl HostMessage {
                 call_of(&mut out, call);
                 1
             }
-            Self::Cancel { reason } => {
+            Self::Cancel { reason, by } => {
                 out.text(reason);
+                out.text(by);
                 2
             }
-            Self::Retry => 3,
+            Self::Retry { reason, by } => {
+                out.text(reason);
+                out.text(by);
+                3
+            }
             Self::Refused {
                 call,
                 class,
@@ -70,19 +119,67 @@ impl HostMessage {
                 out.text(result);
                 5
             }
-            Self::Facts { writes } => {
+            Self::Facts { writes, by } => {
                 out.text(writes);
+                out.text(by);
                 6
             }
-            Self::Pause { reason } => {
+            Self::Pause { reason, by } => {
                 out.text(reason);
+                out.text(by);
                 7
             }
-            Self::Resume { reason } => {
+            Self::Resume { reason, by, how } => {
                 out.text(reason);
+                out.text(by);
+                out.byte(match how {
+                    Onward::Freely => 0,
+                    Onward::Step => 1,
+                    Onward::Scope => 2,
+                });
                 8
             }
             Self::Wake => 9,
+            Self::Archive(place) => {
+                place.write(&mut out);
+                ARCHIVE
+            }
+            Self::Prioritize {
+                priority,
+                lift,
+                reason,
+                by,
+            } => {
+                out.uint(priority.rank().into());
+                out.flag(priority.deadline.is_some());
+                out.instant(priority.deadline.unwrap_or_default());
+                out.flag(*lift);
+                out.text(reason);
+                out.text(by);
+                20
+            }
+            Self::Breakpoints { rules, by } => {
+                out.size(rules.len());
+                rules.iter().for_each(|rule| out.text(rule));
+                out.text(by);
+                21
+            }
+            Self::Restart { writes, reason, by } => {
+                out.text(writes);
+                out.text(reason);
+                out.text(by);
+                22
+            }
+            Self::Enter(passage) => {
+                passage.write(&mut out);
+                23
+            }
+            Self::Leave { run, strategy, left } => {
+                out.raw(&run.to_bytes());
+                out.text(&strategy.to_string());
+                out.byte(left.code());
+                24
+            }
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
     }
@@ -99,6 +196,14 @@ impl HostMessage {
         }
     }
 
+    /// Whether the message is for a gate and not for a run.
+    pub(crate) fn is_for_gate(payload: &[u8]) -> bool {
+        payload
+            .first()
+            .and_then(|tag| tag.checked_sub(HOST_TAG_FIRST))
+            .is_some_and(|tag| matches!(tag, 23 | 24))
+    }
+
     /// Reads what [`RunMessage::Host`] carries.
     pub(crate) fn decode(tag: u8, bytes: &[u8]) -> Result<Self, Damaged> {
         let mut input = Reader::new(bytes);
@@ -113,8 +218,12 @@ impl HostMessage {
             1 => Self::Timer(call_of(&mut input)?),
             2 => Self::Cancel {
                 reason: input.text()?.to_owned(),
+                by: later(&mut input)?,
             },
-            3 => Self::Retry,
+            3 => Self::Retry {
+                reason: later(&mut input)?,
+                by: later(&mut input)?,
+            },
             4 => {
                 let call = call_of(&mut input)?;
                 let class =
@@ -132,21 +241,75 @@ impl HostMessage {
             },
             6 => Self::Facts {
                 writes: input.text()?.to_owned(),
+                by: later(&mut input)?,
             },
             7 => Self::Pause {
                 reason: input.text()?.to_owned(),
+                by: later(&mut input)?,
             },
             8 => Self::Resume {
                 reason: input.text()?.to_owned(),
+                by: later(&mut input)?,
+                how: match if input.is_at_end() { 0 } else { input.byte()? } {
+                    1 => Onward::Step,
+                    2 => Onward::Scope,
+                    _ => Onward::Freely,
+                },
             },
             9 => Self::Wake,
+            ARCHIVE => Self::Archive(Place::read(&mut input)?),
+            20 => {
+                let rank = input.uint32()?;
+                let deadline = input.flag()?;
+                let at = input.instant()?;
+                let priority = Priority::from_rank(rank, deadline.then_some(at));
+                Self::Prioritize {
+                    priority: priority.ok_or_else(|| input.damaged("a priority"))?,
+                    lift: input.flag()?,
+                    reason: input.text()?.to_owned(),
+                    by: input.text()?.to_owned(),
+                }
+            }
+            21 => Self::Breakpoints {
+                rules: (0..input.size()?)
+                    .map(|_| input.text().map(str::to_owned))
+                    .collect::<Result<_, _>>()?,
+                by: input.text()?.to_owned(),
+            },
+            22 => Self::Restart {
+                writes: input.text()?.to_owned(),
+                reason: input.text()?.to_owned(),
+                by: input.text()?.to_owned(),
+            },
+            23 => Self::Enter(Passage::read(&mut input)?),
+            24 => Self::Leave {
+                run: RunId::from_bits(u128::from_be_bytes(input.array()?)),
+                strategy: strategy(&mut input)?,
+                left: Left::from_code(input.byte()?).ok_or_else(|| input.damaged("how a run left"))?,
+            },
             _ => return Err(input.damaged("a message of this release")),
         })
     }
 }
 
+/// A text that messages of earlier releases end without.
+fn later(input: &mut Reader<'_>) -> Result<String, Damaged> {
+    if input.is_at_end() {
+        return Ok(String::new());
+    }
+    input.text().map(str::to_owned)
+}
+
+/// A strategy by its name.
+pub(crate) fn strategy(input: &mut Reader<'_>) -> Result<Strategy, Damaged> {
+    let text = input.text()?;
+    text.parse().map_err(|_| input.damaged("a strategy"))
+}
+
 #[cfg(test)]
 mod tests {
+    use celesta_types::Timestamp;
+
     use super::*;
 
     #[test]
@@ -156,8 +319,14 @@ mod tests {
         for message in [
             HostMessage::Start,
             HostMessage::Timer(call),
-            HostMessage::Cancel { reason: text() },
-            HostMessage::Retry,
+            HostMessage::Cancel {
+                reason: text(),
+                by: text(),
+            },
+            HostMessage::Retry {
+                reason: text(),
+                by: text(),
+            },
             HostMessage::Refused {
                 call,
                 class: ErrorClass::Input,
@@ -165,10 +334,50 @@ mod tests {
                 target: text(),
             },
             HostMessage::Answered { call, result: text() },
-            HostMessage::Facts { writes: text() },
-            HostMessage::Pause { reason: text() },
-            HostMessage::Resume { reason: text() },
+            HostMessage::Facts {
+                writes: text(),
+                by: text(),
+            },
+            HostMessage::Pause {
+                reason: text(),
+                by: text(),
+            },
+            HostMessage::Resume {
+                reason: text(),
+                by: text(),
+                how: Onward::Step,
+            },
             HostMessage::Wake,
+            HostMessage::Archive(Place {
+                seq: 300,
+                artifact: celesta_types::Digest::from_bytes([7; 32]),
+                at: 8,
+                bytes: 1 << 40,
+            }),
+            HostMessage::Prioritize {
+                priority: Priority {
+                    number: -3,
+                    deadline: Some(Timestamp::from_millis(9)),
+                    ..Priority::default()
+                },
+                lift: true,
+                reason: text(),
+                by: text(),
+            },
+            HostMessage::Breakpoints {
+                rules: vec![text(), text()],
+                by: text(),
+            },
+            HostMessage::Restart {
+                writes: text(),
+                reason: text(),
+                by: text(),
+            },
+            HostMessage::Leave {
+                run: RunId::from_bits(7),
+                strategy: Strategy::Parallel(4),
+                left: Left::Failed,
+            },
         ] {
             let payload = message.encode();
             let Ok(RunMessage::Host(tag, bytes)) = RunMessage::decode(&payload) else {
@@ -177,5 +386,52 @@ mod tests {
             assert_eq!(HostMessage::decode(tag, bytes), Ok(message));
         }
         assert!(HostMessage::decode(99, &[]).is_err());
+    }
+
+    #[test]
+    fn the_messages_of_earlier_releases_are_read() {
+        let mut reason = Writer::default();
+        reason.text("why");
+        let reason = reason.finish();
+        let (why, nobody) = (|| "why".to_owned(), String::new);
+        let cases = [
+            (
+                2,
+                HostMessage::Cancel {
+                    reason: why(),
+                    by: nobody(),
+                },
+            ),
+            (
+                6,
+                HostMessage::Facts {
+                    writes: why(),
+                    by: nobody(),
+                },
+            ),
+            (
+                7,
+                HostMessage::Pause {
+                    reason: why(),
+                    by: nobody(),
+                },
+            ),
+            (
+                8,
+                HostMessage::Resume {
+                    reason: why(),
+                    by: nobody(),
+                    how: Onward::Freely,
+                },
+            ),
+        ];
+        for (tag, message) in cases {
+            assert_eq!(HostMessage::decode(HOST_TAG_FIRST + tag, &reason), Ok(message));
+        }
+        let retry = HostMessage::Retry {
+            reason: nobody(),
+            by: nobody(),
+        };
+        assert_eq!(HostMessage::decode(HOST_TAG_FIRST + 3, &[]), Ok(retry));
     }
 }

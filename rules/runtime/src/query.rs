@@ -4,7 +4,7 @@ use celesta_engine::{Explanation, FactId, Fired, Rule};
 use celesta_store::{Cell, QueryError};
 use celesta_types::RunId;
 
-use crate::head::{COLUMNS, RunHead};
+use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::load::LoadError;
 use crate::runtime::Inner;
 use crate::view::{FactView, Page, RunFilter, RunView, raw};
@@ -44,11 +44,26 @@ impl Inner {
     pub(crate) async fn view(&self, run: RunId) -> Result<Option<RunView>, QueryError> {
         let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id = ?");
         let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
+        if rows.is_empty() {
+            let archived = self.archived(run).await.map_err(|error| QueryError {
+                reason: error.to_string(),
+            })?;
+            return Ok(archived.and_then(|frame| frame.view()));
+        }
         Ok(rows.first().and_then(|row| {
             let mut view = RunHead::from_row(row)?.view();
-            view.input = row.blob(19).map(|input| raw(String::from_utf8_lossy(input)));
+            view.input = row
+                .blob(COLUMN_COUNT)
+                .map(|input| raw(String::from_utf8_lossy(input)));
             Some(view)
         }))
+    }
+
+    /// The run's row without its input.
+    pub(crate) async fn head(&self, run: RunId) -> Result<Option<RunHead>, QueryError> {
+        let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = ?");
+        let rows = self.store.fetch(&sql, &[Cell::Id(run.to_bytes())]).await?;
+        Ok(rows.first().and_then(RunHead::from_row))
     }
 
     /// The newest runs first; `cursor` is the `next` of the page before.
@@ -59,43 +74,11 @@ impl Inner {
         limit: usize,
     ) -> Result<Page<RunView>, QueryError> {
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
-        let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE TRUE");
-        let mut cells: Vec<Cell> = Vec::new();
-        let mut and = |condition: &str, values: Vec<Cell>| {
-            sql.push_str(" AND ");
-            sql.push_str(condition);
-            cells.extend(values);
-        };
-        if let Some(service) = &filter.service {
-            and("service = ?", vec![service.as_str().into()]);
-        }
-        if let Some(operation) = &filter.operation {
-            and("operation = ?", vec![operation.as_str().into()]);
-        }
-        if let Some(state) = filter.state {
-            and("state = ?", vec![i64::from(state.code()).into()]);
-        }
-        if let Some((key, value)) = &filter.label {
-            // SQLite wants a path, PostgreSQL the name of a member.
-            let sqlite = self.store.path().is_some();
-            let (condition, member) = if sqlite {
-                (
-                    "json_extract(labels, ?) = ?",
-                    format!("$.\"{}\"", key.replace('"', "")),
-                )
-            } else {
-                ("labels::json ->> ? = ?", key.clone())
-            };
-            and(condition, vec![member.into(), value.as_str().into()]);
-        }
-        if let Some(after) = filter.created_after {
-            and("created_at >= ?", vec![after.as_millis().into()]);
-        }
-        if let Some(before) = filter.created_before {
-            and("created_at < ?", vec![before.as_millis().into()]);
-        }
+        let (condition, mut cells) = conditions(filter, self.store.path().is_some());
+        let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE {condition}");
         if let Some(cursor) = cursor {
-            and("id < ?", vec![Cell::Id(cursor.to_bytes())]);
+            sql.push_str(" AND id < ?");
+            cells.push(Cell::Id(cursor.to_bytes()));
         }
         // Ids are ordered by creation, so the primary key is the order of the list and of its cursor.
         sql.push_str(" ORDER BY id DESC LIMIT ?");
@@ -124,23 +107,29 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<Option<Page<FactView>>, LoadError> {
-        let Some(live) = self.load(run).await? else {
-            return Ok(None);
-        };
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let Some(live) = self.load(run).await? else {
+            let Some(frame) = self.archived(run).await? else {
+                return Ok(None);
+            };
+            let matching =
+                |fact: &FactView| fact.id > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted);
+            let mut rows: Vec<FactView> = frame.facts().filter(matching).take(limit + 1).collect();
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let last = rows.last().map(|last| last.id.to_string());
+            return Ok(Some(Page {
+                rows,
+                next: last.filter(|_| more),
+            }));
+        };
         let mut facts = live
             .memory
             .facts()
             .filter(|fact| fact.id.0 > after && fact_type.is_none_or(|wanted| fact.fact_type == wanted));
         let mut rows = Vec::new();
         for fact in facts.by_ref().take(limit) {
-            rows.push(FactView {
-                id: fact.id.0,
-                fact_type: fact.fact_type.to_owned(),
-                version: fact.version.into(),
-                value: raw(object(&fact.slots)),
-                written_by: fact.written_by.to_owned(),
-            });
+            rows.push(fact_view(&fact));
         }
         let next = if facts.next().is_some() {
             rows.last().map(|last| last.id.to_string())
@@ -202,6 +191,59 @@ impl Inner {
             .first()
             .and_then(|row| Some((RunId::from_bytes(row.blob(0)?)?, row.blob(1)?.to_vec()))))
     }
+}
+
+/// A fact as clients see it.
+pub(crate) fn fact_view(fact: &celesta_engine::FactView<'_>) -> FactView {
+    FactView {
+        id: fact.id.0,
+        fact_type: fact.fact_type.to_owned(),
+        version: fact.version.into(),
+        value: raw(object(&fact.slots)),
+        written_by: fact.written_by.to_owned(),
+    }
+}
+
+/// What a filter wants of a row, as a condition and its values.
+pub(crate) fn conditions(filter: &RunFilter, sqlite: bool) -> (String, Vec<Cell>) {
+    let mut sql = "TRUE".to_owned();
+    let mut cells: Vec<Cell> = Vec::new();
+    let mut and = |condition: &str, values: Vec<Cell>| {
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+        cells.extend(values);
+    };
+    if let Some(service) = &filter.service {
+        and("service = ?", vec![service.as_str().into()]);
+    }
+    if let Some(workflow) = &filter.workflow {
+        and("workflow = ?", vec![workflow.as_str().into()]);
+    }
+    if let Some(operation) = &filter.operation {
+        and("operation = ?", vec![operation.as_str().into()]);
+    }
+    if let Some(state) = filter.state {
+        and("state = ?", vec![i64::from(state.code()).into()]);
+    }
+    if let Some((key, value)) = &filter.label {
+        // SQLite wants a path, PostgreSQL the name of a member.
+        let (condition, member) = if sqlite {
+            (
+                "json_extract(labels, ?) = ?",
+                format!("$.\"{}\"", key.replace('"', "")),
+            )
+        } else {
+            ("labels::json ->> ? = ?", key.clone())
+        };
+        and(condition, vec![member.into(), value.as_str().into()]);
+    }
+    if let Some(after) = filter.created_after {
+        and("created_at >= ?", vec![after.as_millis().into()]);
+    }
+    if let Some(before) = filter.created_before {
+        and("created_at < ?", vec![before.as_millis().into()]);
+    }
+    (sql, cells)
 }
 
 /// A JSON object of slots in their declared order.

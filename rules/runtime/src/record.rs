@@ -4,13 +4,13 @@
 //! and events are read from it. A record names rules by their index in the run's version.
 //!
 //! After the version byte: instant, causes, firings, effects, fact changes, note, delta. Format 2 has the causes and notes of
-//! facts written from outside and of pauses; every format ever written is in `tests/formats`.
+//! facts written from outside and of pauses, format 3 who asked for them; every format ever written is in `tests/formats`.
 
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass, Timestamp};
+use celesta_types::{CallId, ErrorClass, Priority, Timestamp};
 
 /// The format written by this release; all earlier ones are readable.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// One turn of a run as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -65,23 +65,59 @@ pub enum Cause {
     CancelRequested {
         /// Why, in their words.
         reason: String,
+        /// Who; empty in records of earlier releases.
+        by: String,
     },
     /// Somebody asked for another try.
-    RetryRequested,
+    RetryRequested {
+        /// Why, in their words.
+        reason: String,
+        /// Who.
+        by: String,
+    },
     /// Facts were written from outside.
     FactsWritten {
         /// What was asked, as the JSON that came.
         writes: String,
         /// The writes that changed nothing, by their place, and why.
         refused: Vec<(u32, String)>,
+        /// Who.
+        by: String,
     },
     /// Somebody let a paused run go on.
     Resumed {
         /// Why, in their words.
         reason: String,
+        /// Who.
+        by: String,
     },
     /// The instant of a condition on the time has come.
     Woken,
+    /// The run became more or less urgent.
+    Prioritized {
+        /// How urgent it is now.
+        priority: Priority,
+        /// Why.
+        reason: String,
+        /// Who.
+        by: String,
+    },
+    /// Somebody said before which rules the run stops.
+    BreakpointsSet {
+        /// All of them.
+        rules: Vec<String>,
+        /// Who.
+        by: String,
+    },
+    /// The run goes on where another one was.
+    Restarted {
+        /// What was changed, as the JSON that came.
+        writes: String,
+        /// Why, in their words.
+        reason: String,
+        /// Who.
+        by: String,
+    },
 }
 
 /// How a call's last attempt ran.
@@ -193,8 +229,17 @@ pub enum Note {
     Paused {
         /// Why; empty for messages that came later.
         reason: String,
+        /// Who.
+        by: String,
         /// The messages that wait for the run to go on.
         messages: Vec<Vec<u8>>,
+    },
+    /// The turn has ended before a rule fired, and the run is paused. The turn itself counts.
+    Stopped {
+        /// The rule that would fire next.
+        rule: String,
+        /// The facts it would fire for, with their versions.
+        facts: Vec<(u64, u64)>,
     },
 }
 
@@ -204,15 +249,32 @@ impl Note {
     pub fn messages(self) -> Vec<Vec<u8>> {
         match self {
             Self::Quarantined { messages, .. } | Self::Paused { messages, .. } => messages,
+            Self::Stopped { .. } => Vec::new(),
         }
     }
 
     fn write(&self, out: &mut Writer) {
-        let (tag, reason, messages) = match self {
-            Self::Quarantined { reason, messages } => (1, reason, messages),
-            Self::Paused { reason, messages } => (2, reason, messages),
+        let (reason, messages) = match self {
+            Self::Quarantined { reason, messages } => {
+                out.byte(1);
+                (reason, messages)
+            }
+            Self::Paused { reason, by, messages } => {
+                out.byte(20);
+                out.text(by);
+                (reason, messages)
+            }
+            Self::Stopped { rule, facts } => {
+                out.byte(21);
+                out.text(rule);
+                out.size(facts.len());
+                for (fact, version) in facts {
+                    out.uint(*fact);
+                    out.uint(*version);
+                }
+                return;
+            }
         };
-        out.byte(tag);
         out.text(reason);
         out.size(messages.len());
         messages.iter().for_each(|message| out.bytes(message));
@@ -223,9 +285,22 @@ impl Note {
         if tag == 0 {
             return Ok(None);
         }
-        if tag > 2 {
+        if tag == 21 {
+            return Ok(Some(Self::Stopped {
+                rule: input.text()?.to_owned(),
+                facts: (0..input.size()?)
+                    .map(|_| Ok((input.uint()?, input.uint()?)))
+                    .collect::<Result<_, Damaged>>()?,
+            }));
+        }
+        if !matches!(tag, 1 | 2 | 20) {
             return Err(input.damaged("a note"));
         }
+        let by = if tag == 20 {
+            input.text()?.to_owned()
+        } else {
+            String::new()
+        };
         let reason = input.text()?.to_owned();
         let messages = (0..input.size()?)
             .map(|_| input.bytes().map(<[u8]>::to_vec))
@@ -233,7 +308,7 @@ impl Note {
         Ok(Some(if tag == 1 {
             Self::Quarantined { reason, messages }
         } else {
-            Self::Paused { reason, messages }
+            Self::Paused { reason, by, messages }
         }))
     }
 }
@@ -273,7 +348,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut input = Reader::new(bytes);
         if !(1..=FORMAT).contains(&input.byte()?) {
-            return Err(input.damaged("a journal record of format 1 or 2"));
+            return Err(input.damaged("a journal record of format 1 to 3"));
         }
         let mut record = Self {
             at: input.instant()?,
@@ -360,13 +435,19 @@ impl Cause {
                 out.byte(3);
                 write_call(out, *call);
             }
-            Self::CancelRequested { reason } => {
-                out.byte(4);
+            Self::CancelRequested { reason, by } => {
+                out.byte(20);
                 out.text(reason);
+                out.text(by);
             }
-            Self::RetryRequested => out.byte(5),
-            Self::FactsWritten { writes, refused } => {
-                out.byte(6);
+            Self::RetryRequested { reason, by } => {
+                out.byte(21);
+                out.text(reason);
+                out.text(by);
+            }
+            Self::FactsWritten { writes, refused, by } => {
+                out.byte(22);
+                out.text(by);
                 out.text(writes);
                 out.size(refused.len());
                 for (at, why) in refused {
@@ -374,15 +455,37 @@ impl Cause {
                     out.text(why);
                 }
             }
-            Self::Resumed { reason } => {
-                out.byte(7);
+            Self::Resumed { reason, by } => {
+                out.byte(23);
                 out.text(reason);
+                out.text(by);
             }
             Self::Woken => out.byte(8),
+            Self::Prioritized { priority, reason, by } => {
+                out.byte(24);
+                out.uint(priority.rank().into());
+                out.flag(priority.deadline.is_some());
+                out.instant(priority.deadline.unwrap_or_default());
+                out.text(reason);
+                out.text(by);
+            }
+            Self::BreakpointsSet { rules, by } => {
+                out.byte(25);
+                out.size(rules.len());
+                rules.iter().for_each(|rule| out.text(rule));
+                out.text(by);
+            }
+            Self::Restarted { writes, reason, by } => {
+                out.byte(26);
+                out.text(writes);
+                out.text(reason);
+                out.text(by);
+            }
         }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let text = |input: &mut Reader<'_>| input.text().map(str::to_owned);
         Ok(match input.byte()? {
             0 => Self::Started,
             1 => Self::Succeeded {
@@ -404,20 +507,52 @@ impl Cause {
             3 => Self::TimerFired {
                 call: read_call(input)?,
             },
-            4 => Self::CancelRequested {
-                reason: input.text()?.to_owned(),
+            tag @ (4 | 20) => Self::CancelRequested {
+                reason: text(input)?,
+                by: if tag == 20 { text(input)? } else { String::new() },
             },
-            5 => Self::RetryRequested,
-            6 => Self::FactsWritten {
-                writes: input.text()?.to_owned(),
+            5 => Self::RetryRequested {
+                reason: String::new(),
+                by: String::new(),
+            },
+            21 => Self::RetryRequested {
+                reason: text(input)?,
+                by: text(input)?,
+            },
+            tag @ (6 | 22) => Self::FactsWritten {
+                by: if tag == 22 { text(input)? } else { String::new() },
+                writes: text(input)?,
                 refused: (0..input.size()?)
-                    .map(|_| Ok((input.uint32()?, input.text()?.to_owned())))
+                    .map(|_| Ok((input.uint32()?, text(input)?)))
                     .collect::<Result<_, Damaged>>()?,
             },
-            7 => Self::Resumed {
-                reason: input.text()?.to_owned(),
+            tag @ (7 | 23) => Self::Resumed {
+                reason: text(input)?,
+                by: if tag == 23 { text(input)? } else { String::new() },
             },
             8 => Self::Woken,
+            24 => {
+                let rank = input.uint32()?;
+                let deadline = input.flag()?;
+                let at = input.instant()?;
+                let priority = Priority::from_rank(rank, deadline.then_some(at));
+                Self::Prioritized {
+                    priority: priority.ok_or_else(|| input.damaged("a priority"))?,
+                    reason: text(input)?,
+                    by: text(input)?,
+                }
+            }
+            25 => Self::BreakpointsSet {
+                rules: (0..input.size()?)
+                    .map(|_| text(input))
+                    .collect::<Result<_, _>>()?,
+                by: text(input)?,
+            },
+            26 => Self::Restarted {
+                writes: text(input)?,
+                reason: text(input)?,
+                by: text(input)?,
+            },
             _ => return Err(input.damaged("a cause")),
         })
     }
@@ -569,8 +704,12 @@ mod tests {
                 Cause::TimerFired { call },
                 Cause::CancelRequested {
                     reason: "no longer needed".to_owned(),
+                    by: String::new(),
                 },
-                Cause::RetryRequested,
+                Cause::RetryRequested {
+                    reason: String::new(),
+                    by: String::new(),
+                },
             ],
             firings: vec![
                 Firing {
@@ -630,32 +769,95 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_records_of_earlier_releases_are_readable() {
-        let hex = include_str!("../tests/formats/record-1.hex").trim();
-        let bytes: Vec<u8> = (0..hex.len())
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let hex = hex.trim();
+        (0..hex.len())
             .step_by(2)
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
-            .collect();
-        assert_eq!(Record::decode(&bytes), Ok(sample()));
+            .collect()
     }
 
     #[test]
-    fn what_format_2_added_reads_back() {
+    fn the_records_of_earlier_releases_are_readable() {
+        let first = bytes_of(include_str!("../tests/formats/record-1.hex"));
+        assert_eq!(Record::decode(&first), Ok(sample()));
+        let nobody = String::new;
+        let second = Record {
+            at: Timestamp::from_millis(1_700_000_001_000),
+            causes: vec![
+                Cause::FactsWritten {
+                    writes: "[]".to_owned(),
+                    refused: vec![(3, "why".to_owned())],
+                    by: nobody(),
+                },
+                Cause::Resumed {
+                    reason: "go".to_owned(),
+                    by: nobody(),
+                },
+                Cause::Woken,
+            ],
+            note: Some(Note::Paused {
+                reason: "wait".to_owned(),
+                by: nobody(),
+                messages: vec![vec![4]],
+            }),
+            delta: vec![9, 8, 7],
+            ..Record::default()
+        };
+        let bytes = bytes_of(include_str!("../tests/formats/record-2.hex"));
+        assert_eq!(Record::decode(&bytes), Ok(second));
+    }
+
+    #[test]
+    fn what_later_formats_added_reads_back() {
         let mut record = sample();
+        let text = || "text".to_owned();
         record.causes = vec![
+            Cause::CancelRequested {
+                reason: text(),
+                by: text(),
+            },
+            Cause::RetryRequested {
+                reason: text(),
+                by: text(),
+            },
             Cause::FactsWritten {
                 writes: "[]".to_owned(),
                 refused: vec![(3, "why".to_owned())],
+                by: text(),
             },
             Cause::Resumed {
                 reason: "go".to_owned(),
+                by: text(),
             },
             Cause::Woken,
+            Cause::Prioritized {
+                priority: Priority {
+                    deadline: Some(Timestamp::from_millis(7)),
+                    ..Priority::default()
+                },
+                reason: text(),
+                by: text(),
+            },
+            Cause::BreakpointsSet {
+                rules: vec![text()],
+                by: text(),
+            },
+            Cause::Restarted {
+                writes: text(),
+                reason: text(),
+                by: text(),
+            },
         ];
         record.note = Some(Note::Paused {
             reason: "wait".to_owned(),
+            by: text(),
             messages: vec![vec![4]],
+        });
+        assert_eq!(Record::decode(&record.encode()), Ok(record.clone()));
+        record.note = Some(Note::Stopped {
+            rule: text(),
+            facts: vec![(7, 1)],
         });
         assert_eq!(Record::decode(&record.encode()), Ok(record));
     }

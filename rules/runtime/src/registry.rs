@@ -193,6 +193,16 @@ impl Registry {
         self.current.read().values().cloned().collect()
     }
 
+    /// Whether some service subscribes to events of that type and source.
+    pub(crate) fn is_subscribed(&self, event_type: &str, source: &str) -> bool {
+        self.current.read().values().any(|version| {
+            let subscriptions = version.bundle.subscriptions.iter();
+            subscriptions
+                .into_iter()
+                .any(|subscription| subscription.concerns(event_type, source))
+        })
+    }
+
     /// The version with that digest when it is in memory.
     pub(crate) fn loaded(&self, digest: &Digest) -> Option<Arc<Version>> {
         self.versions.0.read().get(digest).cloned()

@@ -12,11 +12,16 @@ use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{MessageId, Partition, RunId, Timestamp};
 
+use crate::archive;
 use crate::cache::Cache;
 use crate::evaluate::{Meters, evaluate};
+use crate::events::Events;
 use crate::facts::Writers;
+use crate::gates::Gates;
 use crate::live::Live;
 use crate::load::LoadError;
+use crate::operations::Operations;
+use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
 use crate::submit::InFlight;
@@ -25,6 +30,9 @@ use crate::watch::{Watch, Watchers};
 
 /// Live runs take at most this much memory unless configured: tens of thousands of ordinary runs.
 const CACHE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Ids of events are kept so long unless configured: longer than producers try.
+const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// A message of a run is never given up: a turn that fails for want of a disk is repeated until there is one. Turns that
 /// fail for reasons of their own put the run aside instead.
@@ -43,6 +51,10 @@ pub struct RuntimeConfig {
     pub node: String,
     /// Which part of the deployment's runs it has: new runs are made there.
     pub partition: Partition,
+    /// Does nothing by itself, not even tidy up: somebody else owns the store.
+    pub reads_only: bool,
+    /// How long the ids of events are kept: an event that comes again within it counts once.
+    pub events_kept: Duration,
     /// The versions that are compiled already.
     pub versions: Versions,
 }
@@ -60,6 +72,8 @@ impl RuntimeConfig {
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
             partition: Partition::WHOLE,
+            reads_only: false,
+            events_kept: EVENTS_KEPT,
             versions: Versions::default(),
         }
     }
@@ -101,6 +115,10 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) gates: Gates,
+    pub(crate) orders: Orders,
+    pub(crate) events: Events,
+    pub(crate) operations: Operations,
     /// Told which calls were called off, so that running ones stop at once and not at their next sign of life.
     pub(crate) canceled: OnceLock<CancelHook>,
 }
@@ -150,11 +168,11 @@ impl Runtime {
             config.versions.clone(),
         );
         let registry = Arc::new(registry.await?);
-        Self::open_with(config, parts, registry)
+        Self::open_with(config, parts, registry).await
     }
 
     /// As [`Runtime::open`] with the services of the whole node.
-    pub(crate) fn open_with(
+    pub(crate) async fn open_with(
         config: RuntimeConfig,
         parts: Parts,
         registry: Arc<Registry>,
@@ -181,6 +199,12 @@ impl Runtime {
             .map_err(|error| RuntimeError::Queue {
                 reason: error.to_string(),
             })?;
+        let orders = Orders::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
+        let operations = Operations::open(&store)
+            .await
+            .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
         let inner = Arc::new(Inner {
             store,
             queues,
@@ -198,6 +222,10 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            gates: Gates::default(),
+            orders,
+            events: Events::new(config.events_kept),
+            operations,
             canceled: OnceLock::new(),
         });
         inner.registry.follow(&inner);
@@ -214,6 +242,18 @@ impl Runtime {
                 }
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
+        }
+        if !config.reads_only {
+            let sweep = archive::run(Arc::clone(&inner));
+            inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+        }
+        if config.evaluators > 0 {
+            let router = Arc::clone(&inner);
+            let routing = async move { router.route_emitted().await };
+            inner.tasks.spawn("runs.events", Fate::Essential, routing);
+            let operator = Arc::clone(&inner);
+            let operating = async move { operator.operate().await };
+            inner.tasks.spawn("runs.operations", Fate::Essential, operating);
         }
         Ok(Self { inner })
     }
@@ -285,9 +325,9 @@ impl Runtime {
         self.wait_with(watch, run, patience).await
     }
 
-    pub(crate) async fn wait_with(
+    async fn wait_with(
         &self,
-        mut watch: Watch,
+        watch: Watch,
         run: RunId,
         patience: Duration,
     ) -> Result<Option<RunView>, QueryError> {
@@ -304,6 +344,16 @@ impl Runtime {
                 ended_or_unknown => return Ok(ended_or_unknown),
             },
         }
+        self.wait_heard(watch, run, patience).await
+    }
+
+    /// As [`Runtime::wait`] with a watch from before the run could end.
+    pub(crate) async fn wait_heard(
+        &self,
+        mut watch: Watch,
+        run: RunId,
+        patience: Duration,
+    ) -> Result<Option<RunView>, QueryError> {
         let ended = async {
             loop {
                 let heard = watch.next().await;

@@ -6,10 +6,11 @@
 use celesta_store::{Expect, Migration, Statement};
 
 /// The schema steps of this crate.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    subsystem: "runs",
-    version: 1,
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        subsystem: "runs",
+        version: 1,
+        sql: "
 CREATE TABLE versions (
     service TEXT NOT NULL,
     digest BLOB NOT NULL,
@@ -67,7 +68,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 ) STRICT, WITHOUT ROWID;
 ",
-    postgres: "
+        postgres: "
 CREATE TABLE versions (
     service TEXT NOT NULL,
     digest BYTEA NOT NULL,
@@ -124,7 +125,113 @@ CREATE TABLE idempotency (
     PRIMARY KEY (service, key)
 );
 ",
-}];
+    },
+    Migration {
+        subsystem: "runs",
+        version: 2,
+        sql: "
+ALTER TABLE runs ADD COLUMN steering TEXT;
+CREATE TABLE events (
+    source TEXT NOT NULL,
+    id TEXT NOT NULL,
+    received_at INTEGER NOT NULL,
+    PRIMARY KEY (source, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX events_by_time ON events (received_at);
+CREATE TABLE correlations (
+    service TEXT NOT NULL,
+    label TEXT NOT NULL,
+    value TEXT NOT NULL,
+    run BLOB NOT NULL,
+    PRIMARY KEY (service, label, value, run)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE places (
+    gate BLOB NOT NULL,
+    place INTEGER NOT NULL,
+    stand INTEGER NOT NULL,
+    passage BLOB NOT NULL,
+    PRIMARY KEY (gate, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE orders (
+    service TEXT NOT NULL,
+    workflow TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    given_at INTEGER NOT NULL,
+    PRIMARY KEY (service, workflow, kind, rule)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE operations (
+    id BLOB NOT NULL PRIMARY KEY,
+    state INTEGER NOT NULL,
+    action TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    rate INTEGER NOT NULL,
+    bookmark BLOB,
+    seen INTEGER NOT NULL,
+    done INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    ended_at INTEGER
+) STRICT, WITHOUT ROWID;
+",
+        postgres: "
+ALTER TABLE runs ADD COLUMN steering TEXT;
+CREATE TABLE events (
+    source TEXT NOT NULL,
+    id TEXT NOT NULL,
+    received_at BIGINT NOT NULL,
+    PRIMARY KEY (source, id)
+);
+CREATE INDEX events_by_time ON events (received_at);
+CREATE TABLE correlations (
+    service TEXT NOT NULL,
+    label TEXT NOT NULL,
+    value TEXT NOT NULL,
+    run UUID NOT NULL,
+    PRIMARY KEY (service, label, value, run)
+);
+CREATE TABLE places (
+    gate UUID NOT NULL,
+    place BIGINT NOT NULL,
+    stand BIGINT NOT NULL,
+    passage BYTEA NOT NULL,
+    PRIMARY KEY (gate, place)
+);
+CREATE TABLE orders (
+    service TEXT NOT NULL,
+    workflow TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    given_at BIGINT NOT NULL,
+    PRIMARY KEY (service, workflow, kind, rule)
+);
+CREATE TABLE operations (
+    id UUID NOT NULL PRIMARY KEY,
+    state BIGINT NOT NULL,
+    action TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    rate BIGINT NOT NULL,
+    bookmark UUID,
+    seen BIGINT NOT NULL,
+    done BIGINT NOT NULL,
+    refused BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    ended_at BIGINT
+);
+",
+    },
+    crate::archive::MIGRATION,
+];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {
     name: "versions.insert",
@@ -150,10 +257,10 @@ pub(crate) static RUN_INSERT: Statement = Statement {
     name: "runs.insert",
     rank: 10,
     head: "INSERT INTO runs (id, service, operation, workflow, version, state, created_at, updated_at, rank, deadline, \
-           labels, idempotency_key, trace, parent, parent_call, depth, input) VALUES ",
-    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?/*bigint*/, ?/*text*/, ?/*text*/, ?/*text*/, ?/*uuid*/, ?/*text*/, ?, ?)",
+           labels, idempotency_key, trace, parent, parent_call, depth, input, steering) VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?/*bigint*/, ?/*text*/, ?/*text*/, ?/*text*/, ?/*uuid*/, ?/*text*/, ?, ?, ?/*text*/)",
     tail: "",
-    cells: 17,
+    cells: 18,
     expect: Expect::Each,
 };
 
@@ -165,6 +272,131 @@ pub(crate) static RUN_UPDATE: Statement = Statement {
     row: "(?, ?, ?, ?/*bigint*/, ?/*bytea*/, ?/*text*/, ?/*text*/)",
     tail: ") AS v WHERE id = v.column1",
     cells: 7,
+    expect: Expect::Each,
+};
+
+/// What people and parents change of a run: rare, and so apart from what turns change.
+pub(crate) static RUN_STEER: Statement = Statement {
+    name: "runs.steer",
+    rank: 21,
+    head: "UPDATE runs SET rank = v.column2, deadline = v.column3, steering = v.column4 FROM (VALUES ",
+    row: "(?, ?, ?/*bigint*/, ?/*text*/)",
+    tail: ") AS v WHERE id = v.column1",
+    cells: 4,
+    expect: Expect::Each,
+};
+
+pub(crate) static EVENT_INSERT: Statement = Statement {
+    name: "events.insert",
+    rank: 10,
+    head: "INSERT INTO events (source, id, received_at) VALUES ",
+    row: "(?, ?, ?)",
+    tail: "",
+    cells: 3,
+    expect: Expect::Each,
+};
+
+pub(crate) static EVENTS_FORGET: Statement = Statement {
+    name: "events.forget",
+    rank: 30,
+    head: "DELETE FROM events WHERE received_at < (SELECT max(v.column1) FROM (VALUES ",
+    row: "(?)",
+    tail: ") AS v)",
+    cells: 1,
+    expect: Expect::Any,
+};
+
+pub(crate) static CORRELATION_INSERT: Statement = Statement {
+    name: "correlations.insert",
+    rank: 14,
+    head: "INSERT INTO correlations (service, label, value, run) VALUES ",
+    row: "(?, ?, ?, ?)",
+    tail: " ON CONFLICT (service, label, value, run) DO NOTHING",
+    cells: 4,
+    expect: Expect::Any,
+};
+
+pub(crate) static PLACE_PUT: Statement = Statement {
+    name: "places.put",
+    rank: 15,
+    head: "INSERT INTO places (gate, place, stand, passage) VALUES ",
+    row: "(?, ?, ?, ?)",
+    tail: "",
+    cells: 4,
+    expect: Expect::Each,
+};
+
+pub(crate) static PLACE_STAND: Statement = Statement {
+    name: "places.stand",
+    rank: 22,
+    head: "UPDATE places SET stand = v.column3 FROM (VALUES ",
+    row: "(?, ?, ?)",
+    tail: ") AS v WHERE gate = v.column1 AND place = v.column2",
+    cells: 3,
+    expect: Expect::Each,
+};
+
+pub(crate) static PLACE_FREE: Statement = Statement {
+    name: "places.free",
+    rank: 23,
+    head: "DELETE FROM places WHERE (gate, place) IN (VALUES ",
+    row: "(?, ?)",
+    tail: ")",
+    cells: 2,
+    expect: Expect::Each,
+};
+
+pub(crate) static ORDER_UPSERT: Statement = Statement {
+    name: "orders.upsert",
+    rank: 17,
+    head: "INSERT INTO orders (service, workflow, kind, rule, reason, actor, given_at) VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?)",
+    tail: " ON CONFLICT (service, workflow, kind, rule) DO UPDATE SET reason = excluded.reason, actor = excluded.actor, \
+           given_at = excluded.given_at",
+    cells: 7,
+    expect: Expect::Each,
+};
+
+pub(crate) static ORDER_DELETE: Statement = Statement {
+    name: "orders.delete",
+    rank: 18,
+    head: "DELETE FROM orders WHERE (service, workflow, kind, rule) IN (VALUES ",
+    row: "(?, ?, ?, ?)",
+    tail: ")",
+    cells: 4,
+    expect: Expect::Any,
+};
+
+pub(crate) static OPERATION_INSERT: Statement = Statement {
+    name: "operations.insert",
+    rank: 10,
+    head: "INSERT INTO operations (id, state, action, filter, reason, actor, rate, created_at, updated_at, seen, done, \
+           refused) SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6, v.column7, v.column8, \
+           v.column9, 0, 0, 0 FROM (VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    tail: ") AS v",
+    cells: 9,
+    expect: Expect::Each,
+};
+
+pub(crate) static OPERATION_ADVANCE: Statement = Statement {
+    name: "operations.advance",
+    rank: 20,
+    head: "UPDATE operations SET bookmark = v.column2, seen = v.column3, done = v.column4, refused = v.column5, \
+           updated_at = v.column6 FROM (VALUES ",
+    row: "(?, ?/*uuid*/, ?, ?, ?, ?)",
+    tail: ") AS v WHERE id = v.column1",
+    cells: 6,
+    expect: Expect::Each,
+};
+
+pub(crate) static OPERATION_STAND: Statement = Statement {
+    name: "operations.stand",
+    rank: 21,
+    head: "UPDATE operations SET state = v.column2, updated_at = v.column3, ended_at = v.column4 FROM (VALUES ",
+    row: "(?, ?, ?, ?/*bigint*/)",
+    tail: ") AS v WHERE id = v.column1",
+    cells: 4,
     expect: Expect::Each,
 };
 

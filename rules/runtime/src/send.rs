@@ -1,19 +1,26 @@
 //! From effects to messages: calls to functions, timers, requests to other services, answers to a parent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use celesta_engine::{CallOptions, Effect};
 use celesta_functions::{INLINE_JSON_MAX, Invocation};
-use celesta_queue::{Key, NewMessage, QueueName};
-use celesta_types::{CallId, ErrorClass, MessageId, Priority, RunId, Timestamp, TraceId};
+use celesta_queue::{Key, Leased, NewMessage, QueueName};
+use celesta_types::{CallId, ErrorClass, MessageId, Priority, RunId, Timestamp};
 
+use crate::gate::Then;
+use crate::gates;
 use crate::head::RunHead;
 use crate::live::Live;
 use crate::message::HostMessage;
+use crate::orders::Orders;
+use crate::record::Cause;
 use crate::record::Recorded;
 use crate::registry::Registry;
 use crate::state::RunState;
-use crate::submit::{new_live, start_message};
+use crate::steering::Steering;
+use crate::submit::{begin, new_live};
+use crate::trace;
 use crate::turn::Done;
 
 /// The latest instant a timer may be set for: the end of the year 9999. Later ones are a mistake of units.
@@ -27,6 +34,7 @@ pub const REUSE: &str = "celesta.reuse";
 pub(crate) struct Outgoing<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) runs_queue: &'a QueueName,
+    pub(crate) orders: &'a Orders,
     pub(crate) now: Timestamp,
 }
 
@@ -69,8 +77,9 @@ impl Outgoing<'_> {
                     input: input_json.as_bytes(),
                     has_artifacts,
                     timeout_ms: options.timeout_ms.and_then(|timeout| u64::try_from(timeout).ok()),
-                    trace: live.head.trace.as_deref().and_then(trace_id),
-                    fresh: live.head.labels.get(REUSE).is_some_and(|reuse| reuse == "no"),
+                    trace: trace::id(&live.head),
+                    fresh: live.head.steering().fresh
+                        || live.head.labels.get(REUSE).is_some_and(|reuse| reuse == "no"),
                 };
                 let queue = live.version.queues.get(&*function);
                 match queue {
@@ -196,6 +205,13 @@ impl Outgoing<'_> {
         });
     }
 
+    /// The run has ended: others of its groups may begin.
+    pub(crate) fn leave_gates(&self, live: &Live, done: &mut Done) {
+        let left = gates::left(live.head.state);
+        let messages = gates::leave(self.runs_queue, &live.head, live.seq + 1, left);
+        done.outgoing.extend(messages);
+    }
+
     /// A message of the runtime to the run itself, about one of its calls.
     fn to_run(&self, head: &RunHead, call: CallId, message: &HostMessage) -> NewMessage {
         let id = MessageId::derived(head.run, call);
@@ -243,9 +259,7 @@ impl Outgoing<'_> {
             )));
         }
         if live.head.depth >= REQUEST_DEPTH_MAX {
-            return Err(wrong(format!(
-                "requests are nested {REQUEST_DEPTH_MAX} deep; is there a cycle of services?"
-            )));
+            return Err(wrong(too_deep(&live.head, target)));
         }
         let (service, operation) = target
             .split_once('/')
@@ -267,7 +281,11 @@ impl Outgoing<'_> {
                 all.join("; ")
             )));
         }
-        let head = RunHead {
+        let own = priority(live, options);
+        let timeout = options.timeout_ms.map(|timeout| self.now.after_millis(timeout));
+        let mut via = live.head.steering().via.clone();
+        via.push(format!("{}/{}", live.head.service, live.head.operation));
+        let mut head = RunHead {
             run: live.head.run.child(call),
             service: Arc::clone(&version.service),
             operation: operation.into(),
@@ -277,18 +295,44 @@ impl Outgoing<'_> {
             created_at: self.now,
             updated_at: self.now,
             ended_at: None,
-            priority: priority(live, options),
+            priority: inherited(own, found.own_priority, timeout),
             labels: live.head.labels.clone(),
-            trace: live.head.trace.clone(),
+            trace: Some(trace::child(&live.head)),
             parent: Some((live.head.run, call)),
             depth: live.head.depth + 1,
             result: None,
             error: None,
             progress: None,
+            steering: Some(Box::new(Steering {
+                via,
+                fresh: live.head.steering().fresh,
+                ..Steering::default()
+            })),
         };
-        head.insert(&mut done.unit, input.as_bytes(), None);
+        let message = begin(
+            self.runs_queue,
+            &mut head,
+            &version,
+            input.as_bytes(),
+            None,
+            Then::Start,
+            &mut done.unit,
+        );
+        done.outgoing.push(message);
         live.requests.insert(call);
-        done.outgoing.push(start_message(self.runs_queue, &head));
+        if let Some(at) = timeout {
+            live.timed.insert(call);
+            let refused = HostMessage::Refused {
+                call,
+                class: ErrorClass::Timeout,
+                message: format!("{target} has not answered in time"),
+                target: target.to_owned(),
+            };
+            done.outgoing.push(
+                self.to_run(&live.head, call, &refused)
+                    .visible_at(at.min(TIMER_MAX)),
+            );
+        }
         done.children
             .extend(new_live(head, version, input.as_bytes().into()));
         Ok(())
@@ -296,44 +340,168 @@ impl Outgoing<'_> {
 
     /// Calls off one call: its message, and when it was a request the run that serves it.
     fn cancel_call(&self, live: &mut Live, call: CallId, done: &mut Done) {
-        let id = MessageId::derived(live.head.run, call);
-        done.canceled.push(id);
-        let child = live.head.run.child(call);
+        done.canceled.push(MessageId::derived(live.head.run, call));
+        live.timed.remove(&call);
         if live.requests.remove(&call) {
-            let message = HostMessage::Cancel {
-                reason: format!("called off by {}", live.head.run),
-            };
-            let id = MessageId::derived(
-                child,
-                CallId {
-                    seq: 0,
-                    index: ANSWER_INDEX,
-                },
-            );
-            let message = NewMessage::new(id, self.runs_queue.clone(), message.encode());
-            done.outgoing
-                .push(message.with_key(child).with_priority(live.head.priority));
+            self.cancel_child(live, call, "its request was called off", done);
         }
+    }
+
+    /// Calls off the run that serves a request.
+    pub(crate) fn cancel_child(&self, live: &Live, call: CallId, why: &str, done: &mut Done) {
+        let child = live.head.run.child(call);
+        let message = HostMessage::Cancel {
+            reason: why.to_owned(),
+            by: live.head.run.to_string(),
+        };
+        done.outgoing
+            .push(self.to_child(&live.head, child, live.seq + 1, CANCEL_INDEX, &message));
+    }
+
+    /// A message to a child in the parent's turn `seq`; `index` tells several apart.
+    fn to_child(
+        &self,
+        head: &RunHead,
+        child: RunId,
+        seq: u64,
+        index: u32,
+        message: &HostMessage,
+    ) -> NewMessage {
+        let id = MessageId::derived(child, CallId { seq, index });
+        let message = NewMessage::new(id, self.runs_queue.clone(), message.encode());
+        NewMessage {
+            repeatable_id: true,
+            ..message.with_key(child).with_priority(head.priority)
+        }
+    }
+
+    /// Takes in what people and parents say of the run, in whatever state it is. Gives the causes for the journal.
+    pub(crate) fn steer(&self, live: &mut Live, messages: &[Leased], done: &mut Steered) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        for message in messages {
+            match HostMessage::read(&message.payload) {
+                Some(HostMessage::Prioritize {
+                    priority,
+                    lift,
+                    reason,
+                    by,
+                }) => {
+                    let current = live.head.priority;
+                    let priority = if lift {
+                        inherited(current, Some(priority), None)
+                    } else {
+                        priority
+                    };
+                    if priority == current {
+                        continue;
+                    }
+                    live.head.priority = priority;
+                    live.steered = true;
+                    self.reprioritize(live, done);
+                    causes.push(Cause::Prioritized { priority, reason, by });
+                }
+                Some(HostMessage::Breakpoints { rules, by }) => {
+                    live.head.steering_mut().breakpoints.clone_from(&rules);
+                    live.steered = true;
+                    causes.push(Cause::BreakpointsSet { rules, by });
+                }
+                _ => {}
+            }
+        }
+        causes
+    }
+
+    /// Everything of the run that waits somewhere moves to where the run's priority puts it; its children are lifted.
+    fn reprioritize(&self, live: &Live, done: &mut Steered) {
+        let head = &live.head;
+        // A run that has not begun waits by its first message.
+        let own = vec![(MessageId::from_bits(head.run.bits()), head.priority)];
+        done.reprioritized.push((self.runs_queue.clone(), own));
+        let mut queues: BTreeMap<&QueueName, Vec<(MessageId, Priority)>> = BTreeMap::new();
+        for open in live.memory.open_calls() {
+            if live.requests.contains(&open.call) {
+                let message = HostMessage::Prioritize {
+                    priority: numbered(head.priority, open.priority),
+                    lift: true,
+                    reason: "its parent became more urgent".to_owned(),
+                    by: head.run.to_string(),
+                };
+                let child = head.run.child(open.call);
+                done.outgoing
+                    .push(self.to_child(head, child, live.seq + 1, LIFT_INDEX, &message));
+            } else if let Some(queue) = live.version.queues.get(&*open.target) {
+                let priority = numbered(head.priority, open.priority);
+                let id = MessageId::derived(head.run, open.call);
+                queues.entry(queue).or_default().push((id, priority));
+            }
+        }
+        let queues = queues
+            .into_iter()
+            .map(|(queue, changes)| (queue.clone(), changes));
+        done.reprioritized.extend(queues);
     }
 }
 
+/// What steering a run sends, besides what its turn sends.
+#[derive(Debug, Default)]
+pub(crate) struct Steered {
+    pub(crate) outgoing: Vec<NewMessage>,
+    pub(crate) reprioritized: Vec<(QueueName, Vec<(MessageId, Priority)>)>,
+}
+
+/// Why no more requests are made, with the requests that led here: a cycle is seen at a glance.
+fn too_deep(head: &RunHead, target: &str) -> String {
+    let own = format!("{}/{}", head.service, head.operation);
+    let chain: Vec<&str> = head
+        .steering()
+        .via
+        .iter()
+        .map(String::as_str)
+        .chain([own.as_str(), target])
+        .collect();
+    let cycle = chain.iter().rev().skip(1).position(|one| *one == target);
+    let cycle = cycle.map_or_else(String::new, |length| {
+        let cycle = chain.get(chain.len() - length - 2..).unwrap_or_default();
+        format!("; the cycle is {}", cycle.join(" → "))
+    });
+    format!(
+        "requests nest at most {REQUEST_DEPTH_MAX} deep, and this one would be deeper: {}{cycle}",
+        chain.join(" → ")
+    )
+}
+
 /// Requests nest at most this deep: a cycle of services ends with an error.
-const REQUEST_DEPTH_MAX: u32 = 16;
+pub(crate) const REQUEST_DEPTH_MAX: u32 = 16;
 /// The index of messages that no effect of the rules made: above every effect's.
-const ANSWER_INDEX: u32 = (1 << 20) - 1;
+pub(crate) const ANSWER_INDEX: u32 = (1 << 20) - 1;
+/// Messages to a child, apart from those of its gates.
+const CANCEL_INDEX: u32 = ANSWER_INDEX - 32;
+const LIFT_INDEX: u32 = ANSWER_INDEX - 33;
+
+/// The more urgent of what a parent and an operation say, and the earlier of their deadlines.
+pub(crate) fn inherited(parent: Priority, own: Option<Priority>, deadline: Option<Timestamp>) -> Priority {
+    let rank_of = |priority: &Priority| priority.rank();
+    let urgent = own.into_iter().chain([parent]).min_by_key(rank_of);
+    let deadlines = [parent.deadline, own.and_then(|own| own.deadline), deadline];
+    Priority {
+        deadline: deadlines.into_iter().flatten().min(),
+        ..urgent.unwrap_or(parent)
+    }
+}
+
+/// A run's priority, with the number of one of its calls when that has one.
+fn numbered(priority: Priority, number: Option<i64>) -> Priority {
+    let number = number.map(|number| number.clamp(i16::MIN.into(), i16::MAX.into()));
+    let number = number.and_then(|number| i16::try_from(number).ok());
+    Priority {
+        number: number.unwrap_or(priority.number),
+        ..priority
+    }
+}
 
 /// The run's priority, with the call's own number when it gives one.
 fn priority(live: &Live, options: &CallOptions) -> Priority {
-    let number = options
-        .priority
-        .map(|number| number.clamp(i16::MIN.into(), i16::MAX.into()));
-    let number = number
-        .and_then(|number| i16::try_from(number).ok())
-        .unwrap_or(live.head.priority.number);
-    Priority {
-        number,
-        ..live.head.priority
-    }
+    numbered(live.head.priority, options.priority)
 }
 
 fn refused(call: CallId, class: ErrorClass, message: String, head: &RunHead) -> HostMessage {
@@ -343,15 +511,6 @@ fn refused(call: CallId, class: ErrorClass, message: String, head: &RunHead) -> 
         message,
         target: format!("{}/{}", head.service, head.operation),
     }
-}
-
-/// The trace id of a W3C `traceparent`: `00-<32 hexadecimal digits>-…`.
-fn trace_id(traceparent: &str) -> Option<TraceId> {
-    let digits = traceparent
-        .split('-')
-        .nth(1)
-        .filter(|digits| digits.len() == 32)?;
-    u128::from_str_radix(digits, 16).ok().map(TraceId::from_bits)
 }
 
 /// The id of the message that asks a run for something on behalf of a person: new each time.

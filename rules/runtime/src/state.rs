@@ -23,6 +23,8 @@ pub enum RunState {
     Quarantined,
     /// Somebody has stopped it for a while: running calls go on, what it is sent waits.
     Paused,
+    /// Accepted, and too many of its group are under way: it has not begun.
+    Waiting,
 }
 
 /// What may happen to a run.
@@ -48,11 +50,13 @@ pub enum RunStep {
     Resume,
     /// Somebody writes its facts.
     Write,
+    /// It has passed its gates.
+    Admit,
 }
 
 impl RunStep {
     /// All steps.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Awaits,
         Self::Rests,
         Self::Completes,
@@ -63,6 +67,7 @@ impl RunStep {
         Self::Pause,
         Self::Resume,
         Self::Write,
+        Self::Admit,
     ];
 }
 
@@ -78,7 +83,7 @@ pub struct IllegalStep {
 
 impl RunState {
     /// All states.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Running,
         Self::Idle,
         Self::Completed,
@@ -86,6 +91,7 @@ impl RunState {
         Self::Canceled,
         Self::Quarantined,
         Self::Paused,
+        Self::Waiting,
     ];
 
     /// The name as shown and filtered by.
@@ -99,6 +105,7 @@ impl RunState {
             Self::Canceled => "canceled",
             Self::Quarantined => "quarantined",
             Self::Paused => "paused",
+            Self::Waiting => "waiting",
         }
     }
 
@@ -113,6 +120,7 @@ impl RunState {
             Self::Canceled => 4,
             Self::Quarantined => 5,
             Self::Paused => 6,
+            Self::Waiting => 7,
         }
     }
 
@@ -139,7 +147,9 @@ impl RunState {
     /// # Errors
     /// When the step means nothing here.
     pub const fn after(self, step: RunStep) -> Result<Self, IllegalStep> {
-        use RunStep::{Awaits, Cancel, Completes, Fails, Pause, Quarantine, Rests, Resume, Retry, Write};
+        use RunStep::{
+            Admit, Awaits, Cancel, Completes, Fails, Pause, Quarantine, Rests, Resume, Retry, Write,
+        };
         Ok(match (self, step) {
             (Self::Running | Self::Idle, Awaits) => Self::Running,
             (Self::Running | Self::Idle, Rests) => Self::Idle,
@@ -147,12 +157,19 @@ impl RunState {
             (Self::Completed, Awaits | Rests | Completes | Write) => Self::Completed,
             (Self::Running | Self::Idle, Completes) => Self::Completed,
             (Self::Running | Self::Idle | Self::Completed, Fails) => Self::Failed,
-            (Self::Running | Self::Idle | Self::Failed | Self::Quarantined | Self::Paused, Cancel) => {
-                Self::Canceled
-            }
-            (Self::Running | Self::Idle | Self::Completed | Self::Failed | Self::Paused, Quarantine) => {
-                Self::Quarantined
-            }
+            (
+                Self::Running | Self::Idle | Self::Failed | Self::Quarantined | Self::Paused | Self::Waiting,
+                Cancel,
+            ) => Self::Canceled,
+            (
+                Self::Running | Self::Idle | Self::Completed | Self::Failed | Self::Paused | Self::Waiting,
+                Quarantine,
+            ) => Self::Quarantined,
+            (Self::Waiting, Admit) => Self::Running,
+            // Whoever has begun needs no leave; whoever is let in after it has ended goes at once.
+            (_, Admit) => self,
+            // It keeps what it is sent until it begins.
+            (Self::Waiting, Awaits | Rests | Completes | Fails | Write) => Self::Waiting,
             (Self::Failed | Self::Quarantined, Retry) => Self::Running,
             (Self::Running | Self::Idle, Pause) => Self::Paused,
             (Self::Paused, Resume) => Self::Running,
@@ -169,6 +186,7 @@ impl RunState {
             | (Self::Running | Self::Idle, Retry | Resume)
             | (Self::Paused, Retry)
             | (Self::Failed | Self::Quarantined, Pause | Resume)
+            | (Self::Waiting, Retry | Pause | Resume)
             | (Self::Canceled, Retry | Pause | Resume | Write) => {
                 return Err(IllegalStep { state: self, step });
             }
@@ -217,13 +235,14 @@ mod tests {
             table.push('\n');
         }
         insta::assert_snapshot!(table, @r"
-        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=running
-        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=idle
-        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=- Pause=- Resume=- Write=completed
-        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=failed
-        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=- Pause=- Resume=- Write=-
-        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=quarantined
-        paused      Awaits=paused Rests=paused Completes=paused Fails=paused Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=running Write=paused
+        running     Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=running Admit=running
+        idle        Awaits=running Rests=idle Completes=completed Fails=failed Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=- Write=idle Admit=idle
+        completed   Awaits=completed Rests=completed Completes=completed Fails=failed Cancel=- Quarantine=quarantined Retry=- Pause=- Resume=- Write=completed Admit=completed
+        failed      Awaits=failed Rests=failed Completes=failed Fails=failed Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=failed Admit=failed
+        canceled    Awaits=canceled Rests=canceled Completes=canceled Fails=canceled Cancel=canceled Quarantine=canceled Retry=- Pause=- Resume=- Write=- Admit=canceled
+        quarantined Awaits=quarantined Rests=quarantined Completes=quarantined Fails=quarantined Cancel=canceled Quarantine=quarantined Retry=running Pause=- Resume=- Write=quarantined Admit=quarantined
+        paused      Awaits=paused Rests=paused Completes=paused Fails=paused Cancel=canceled Quarantine=quarantined Retry=- Pause=paused Resume=running Write=paused Admit=paused
+        waiting     Awaits=waiting Rests=waiting Completes=waiting Fails=waiting Cancel=canceled Quarantine=quarantined Retry=- Pause=- Resume=- Write=waiting Admit=running
         ");
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_bundle::Violation;
+use celesta_bundle::{Correlation, Delivery, Violation};
 use celesta_engine::WorkingMemory;
 use celesta_functions::INLINE_JSON_MAX;
 use celesta_queue::{HandOver, NewMessage};
@@ -14,13 +14,15 @@ use hashbrown::HashSet;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
+use crate::gate::Then;
+use crate::gates::{self, WAITING_MAX, described};
 use crate::head::RunHead;
 use crate::live::Live;
-use crate::message::HostMessage;
 use crate::registry::Version;
-use crate::runtime::{Inner, Runtime};
-use crate::schema::IDEMPOTENCY_INSERT;
+use crate::runtime::Runtime;
+use crate::schema::{CORRELATION_INSERT, IDEMPOTENCY_INSERT};
 use crate::state::RunState;
+use crate::steering::Steering;
 use crate::view::RunView;
 
 /// A request to run an operation.
@@ -40,6 +42,8 @@ pub struct Submit {
     pub labels: BTreeMap<String, String>,
     /// W3C `traceparent`.
     pub trace: Option<String>,
+    /// Whether calls are run even when results of pure functions are recorded.
+    pub fresh: bool,
 }
 
 /// What became of a request.
@@ -89,6 +93,12 @@ pub enum SubmitError {
     /// The same key is being accepted at this moment.
     #[error("a request with this idempotency key is being accepted; ask again")]
     InFlight,
+    /// Too many runs of its group wait already.
+    #[error("{WAITING_MAX} runs of workflow `{workflow}` and this key wait already")]
+    TooManyWaiting {
+        /// The workflow.
+        workflow: String,
+    },
     /// The body is too large.
     #[error("the body has {bytes} bytes, more than {INLINE_JSON_MAX}; store large values as artifacts")]
     TooLarge {
@@ -111,7 +121,7 @@ impl SubmitError {
             Self::UnknownService { .. } | Self::UnknownOperation { .. } => ErrorKind::NotFound,
             Self::InvalidInput { .. } | Self::TooLarge { .. } => ErrorKind::Invalid,
             Self::IdempotencyConflict { .. } | Self::InFlight => ErrorKind::Conflict,
-            Self::Unavailable { .. } => ErrorKind::Unavailable,
+            Self::TooManyWaiting { .. } | Self::Unavailable { .. } => ErrorKind::Unavailable,
         }
     }
 
@@ -201,7 +211,7 @@ impl Runtime {
         };
         let now = inner.clock.now();
         let run = inner.new_run(now);
-        let head = RunHead {
+        let mut head = RunHead {
             run,
             service: Arc::clone(&version.service),
             operation: request.operation.as_str().into(),
@@ -221,9 +231,34 @@ impl Runtime {
             result: None,
             error: None,
             progress: None,
+            steering: request.fresh.then(|| {
+                Box::new(Steering {
+                    fresh: true,
+                    ..Steering::default()
+                })
+            }),
         };
         let mut companion = Unit::new();
-        head.insert(&mut companion, &request.input, request.idempotency_key.as_deref());
+        let key = request.idempotency_key.as_deref();
+        let start = begin(
+            &inner.runs_queue,
+            &mut head,
+            &version,
+            &request.input,
+            key,
+            Then::Start,
+            &mut companion,
+        );
+        if head
+            .steering()
+            .gates(&head.service, &head.workflow)
+            .iter()
+            .any(|(gate, _)| inner.gates.is_full(*gate))
+        {
+            return Err(SubmitError::TooManyWaiting {
+                workflow: head.workflow.to_string(),
+            });
+        }
         if let Some(key) = &request.idempotency_key {
             companion.add(
                 &IDEMPOTENCY_INSERT,
@@ -238,7 +273,6 @@ impl Runtime {
         }
         let durable = Store::watch(&mut companion);
         let watch = wait.map(|_| inner.watchers.watch(run));
-        let start = inner.start_message(&head);
         if let Some(live) = new_live(head, version, request.input.into()) {
             inner.cache.put(live);
         }
@@ -257,7 +291,7 @@ impl Runtime {
         drop(accepting);
         let view = match (watch, wait) {
             (Some(watch), Some(patience)) => self
-                .wait_with(watch, run, patience)
+                .wait_heard(watch, run, patience)
                 .await
                 .map_err(SubmitError::unavailable)?,
             _ => None,
@@ -296,17 +330,66 @@ impl Runtime {
     }
 }
 
-impl Inner {
-    /// The first message of a run.
-    pub(crate) fn start_message(&self, head: &RunHead) -> NewMessage {
-        start_message(&self.runs_queue, head)
+/// Adds the new run's row to `unit`, with what its version says of its labels and groups, and gives the message with
+/// which it begins or comes to its first gate.
+pub(crate) fn begin(
+    queue: &celesta_queue::QueueName,
+    head: &mut RunHead,
+    version: &Version,
+    input: &[u8],
+    idempotency_key: Option<&str>,
+    then: Then,
+    unit: &mut Unit,
+) -> NewMessage {
+    let bundle = &version.bundle;
+    let limits = bundle.settings.get(&*head.workflow);
+    let limits = limits.map_or(&[][..], |settings| &settings.concurrency);
+    let named = bundle.operations.get(&*head.operation).map(|one| &one.labels);
+    let named = named.filter(|labels| !labels.is_empty());
+    if named.is_some() || limits.iter().any(|limit| limit.key.is_some()) {
+        // It was validated: it is JSON.
+        let body = serde_json::from_slice(input).unwrap_or_default();
+        for (name, value) in named.map(|labels| labels.texts(&body)).unwrap_or_default() {
+            head.labels.entry(name).or_insert(value);
+        }
+        let gates = limits
+            .iter()
+            .map(|limit| described(limit.strategy, limit.group(&body)));
+        head.steering_mut().gates = gates.collect();
+    } else if !limits.is_empty() {
+        let gates = limits
+            .iter()
+            .map(|limit| described(limit.strategy, String::new()));
+        head.steering_mut().gates = gates.collect();
     }
+    let message = match gates::enter(queue, head, then.clone(), gates::first_id(head.run)) {
+        Some(message) => {
+            head.state = RunState::Waiting;
+            message
+        }
+        None => first_message(queue, head, then),
+    };
+    for subscription in &bundle.subscriptions {
+        if let Delivery::Fact {
+            to: Correlation::Label { name, .. },
+            ..
+        } = &subscription.delivery
+            && let Some(value) = head.labels.get(name)
+        {
+            let service = Cell::Text(Arc::clone(&head.service));
+            let run = Cell::Id(head.run.to_bytes());
+            let cells = [service, name.as_str().into(), value.as_str().into(), run];
+            unit.add(&CORRELATION_INSERT, cells);
+        }
+    }
+    head.insert(unit, input, idempotency_key);
+    message
 }
 
 /// The first message of a run: its id is the run's own, so that it cannot be sent twice.
-pub(crate) fn start_message(queue: &celesta_queue::QueueName, head: &RunHead) -> NewMessage {
+fn first_message(queue: &celesta_queue::QueueName, head: &RunHead, then: Then) -> NewMessage {
     let id = MessageId::from_bits(head.run.bits());
-    let message = NewMessage::new(id, queue.clone(), HostMessage::Start.encode());
+    let message = NewMessage::new(id, queue.clone(), then.message().encode());
     NewMessage {
         fairness: Some(Arc::clone(&head.service)),
         repeatable_id: true,
@@ -326,6 +409,8 @@ pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -
         seq: 0,
         input: Some(input),
         requests: BTreeSet::new(),
+        timed: BTreeSet::new(),
+        steered: false,
         wake_at: None,
         delta_bytes: 0,
         deltas: 0,

@@ -4,24 +4,30 @@
 //! messages whose ids derive from (run, seq, index); move the run's state; write the journal record. Nothing here waits
 //! or reads the store: a turn that needs more (messages of a quarantined run) is given it.
 
+mod held;
+mod wishes;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Turn};
+use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Stopped, Stops, Turn};
 use celesta_functions::{ReportOutcome, RunMessage};
-use celesta_queue::{Leased, NewMessage};
+use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Timestamp};
+use celesta_types::{CallId, ErrorClass, MessageId, Priority};
 
+use self::held::{hold, kept, pause};
+use self::wishes::Wishes;
+pub(crate) use self::wishes::wakes;
 use crate::facts::{Written, events_of};
 use crate::invariants;
 use crate::live::Live;
-use crate::message::HostMessage;
+use crate::message::{HostMessage, Onward};
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
-use crate::send::Outgoing;
+use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
-use crate::view::ProgressView;
+use crate::view::{ProgressView, StoppedBy, StoppedView};
 
 /// A snapshot is taken when the deltas since the last one are this many,
 const DELTAS_PER_SNAPSHOT: usize = 256;
@@ -40,6 +46,8 @@ pub(crate) struct Done {
     pub(crate) outgoing: Vec<NewMessage>,
     /// Messages of the run that are called off.
     pub(crate) canceled: Vec<MessageId>,
+    /// Messages that move within the order of their queues.
+    pub(crate) reprioritized: Vec<(QueueName, Vec<(MessageId, Priority)>)>,
     /// New child runs, already part of the unit.
     #[expect(
         clippy::vec_box,
@@ -54,6 +62,10 @@ pub(crate) struct Done {
 
 /// What the messages of a lease ask for.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a wish of its own, and any may come with any other"
+)]
 struct Asked {
     causes: Vec<Cause>,
     events: Vec<Event>,
@@ -61,6 +73,15 @@ struct Asked {
     retry: bool,
     resume: bool,
     woken: bool,
+    /// The run has passed its gates with this turn.
+    admitted: bool,
+    /// An order still stops the run's workflow.
+    ordered: bool,
+    /// Requests that were not answered in time.
+    late: Vec<CallId>,
+    /// Requests that were answered before their time was over.
+    in_time: Vec<CallId>,
+    avoided: u64,
     writes: Vec<Writes>,
     rejected: Vec<String>,
 }
@@ -73,39 +94,6 @@ struct Writes {
     events: std::ops::Range<usize>,
 }
 
-/// What the messages of a lease wish for a run as a whole.
-#[derive(Default)]
-struct Wishes {
-    retry: bool,
-    resume: bool,
-    cancel: bool,
-    pause: Option<String>,
-}
-
-impl Wishes {
-    fn of(messages: &[Leased]) -> Self {
-        let mut wishes = Self::default();
-        for message in messages {
-            match HostMessage::read(&message.payload) {
-                Some(HostMessage::Retry) => wishes.retry = true,
-                Some(HostMessage::Resume { .. }) => wishes.resume = true,
-                Some(HostMessage::Cancel { .. }) => wishes.cancel = true,
-                Some(HostMessage::Pause { reason }) => wishes.pause = Some(reason),
-                _ => {}
-            }
-        }
-        wishes
-    }
-}
-
-/// Whether a message lets a run go on that keeps what it is sent.
-pub(crate) fn wakes(message: &Leased) -> bool {
-    matches!(
-        HostMessage::read(&message.payload),
-        Some(HostMessage::Retry | HostMessage::Resume { .. })
-    )
-}
-
 /// Evaluates one turn of `live` for `messages`; `held` is what was kept for a run that goes on with this turn.
 pub(crate) fn turn(
     mut live: Box<Live>,
@@ -113,20 +101,51 @@ pub(crate) fn turn(
     held: &[Vec<u8>],
     sender: &Outgoing<'_>,
 ) -> Done {
+    let mut steered = Steered::default();
+    let causes = if live.head.state == RunState::Canceled {
+        Vec::new()
+    } else {
+        sender.steer(&mut live, messages, &mut steered)
+    };
+    let mut done = take_turn(live, messages, held, sender, causes);
+    done.outgoing.append(&mut steered.outgoing);
+    done.reprioritized.append(&mut steered.reprioritized);
+    done
+}
+
+fn take_turn(
+    mut live: Box<Live>,
+    messages: &[Leased],
+    held: &[Vec<u8>],
+    sender: &Outgoing<'_>,
+    causes: Vec<Cause>,
+) -> Done {
     let now = sender.now;
+    let order = sender.orders.stopped(&live.head.service, &live.head.workflow);
+    let ordered = order.is_some();
+    let wishes = Wishes::of(&live, messages, ordered);
+    let admitted = wishes.start && live.head.state == RunState::Waiting;
+    if admitted && let Ok(state) = live.head.state.after(RunStep::Admit) {
+        live.head.state = state;
+    }
     let state = live.head.state;
-    let wishes = Wishes::of(messages);
     if !wishes.cancel {
-        match (state, wishes.pause) {
-            (RunState::Running | RunState::Idle, Some(reason)) if !wishes.resume => {
-                return pause(live, messages, now, reason);
+        match (state, wishes.pause.or(order)) {
+            (RunState::Running | RunState::Idle, Some(stop)) if !wishes.resume => {
+                return pause(live, held, messages, now, stop, causes);
             }
-            (RunState::Quarantined, _) if !wishes.retry => return hold(live, messages, now),
-            (RunState::Paused, _) if !wishes.resume => return hold(live, messages, now),
+            (RunState::Quarantined, _) if !wishes.retry => return hold(live, messages, now, causes),
+            (RunState::Paused, _) if !wishes.resume => return hold(live, messages, now, causes),
+            (RunState::Waiting, _) => return hold(live, messages, now, causes),
             _ => {}
         }
     }
-    let mut asked = Asked::default();
+    let mut asked = Asked {
+        causes,
+        admitted,
+        ordered,
+        ..Asked::default()
+    };
     // Its first message may have been overtaken by another.
     asked.start(&mut live);
     for payload in held {
@@ -139,10 +158,16 @@ pub(crate) fn turn(
     if state == RunState::Canceled {
         // Whatever was still on its way to a canceled run ends here.
         let answers = asked.answers(live.seq, |_| Some("the run was canceled".to_owned()));
-        return Done {
+        let mut done = Done {
             answers,
-            ..Done::nothing(live)
+            ..Done::nothing_of()
         };
+        if wishes.start {
+            // Its gates let it in too late.
+            sender.leave_gates(&live, &mut done);
+        }
+        done.live = Some(live);
+        return done;
     }
     if asked.retry && state.after(RunStep::Retry).is_ok() {
         live.head.state = RunState::Running;
@@ -152,18 +177,31 @@ pub(crate) fn turn(
     if asked.resume && state.after(RunStep::Resume).is_ok() {
         live.head.state = RunState::Running;
     }
+    if live.head.state != RunState::Paused && live.head.steering().stopped.is_some() {
+        live.head.steering_mut().stopped = None;
+        live.steered = true;
+    }
     let seq = live.seq + 1;
     let turn = Turn {
         seq,
         now_ms: now.as_millis(),
         events: std::mem::take(&mut asked.events),
     };
-    let evaluated = catch_unwind(AssertUnwindSafe(|| live.memory.turn(turn)));
+    let mut breakpoints = live.head.steering().breakpoints.clone();
+    sender
+        .orders
+        .breakpoints(&live.head.service, &live.head.workflow, &mut breakpoints);
+    let stops = Stops {
+        rules: &breakpoints,
+        all: wishes.step,
+        free: wishes.resume.into(),
+    };
+    let evaluated = catch_unwind(AssertUnwindSafe(|| live.memory.turn_until(turn, &stops)));
     match evaluated {
         Ok(outcome) if outcome.fault.is_none() => settle(live, asked, outcome, sender),
         Ok(outcome) => {
             let fault = outcome.fault.map_or_else(String::new, |fault| fault.to_string());
-            quarantine(live, kept(held, messages), now, fault)
+            quarantine(live, kept(held, messages), sender, fault)
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
@@ -171,7 +209,12 @@ pub(crate) fn turn(
                 .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
                 .unwrap_or_default();
             tracing::error!(run = %live.head.run, seq, panic = %text, "a turn broke an invariant; the run is put aside");
-            quarantine(live, kept(held, messages), now, format!("internal error: {text}"))
+            quarantine(
+                live,
+                kept(held, messages),
+                sender,
+                format!("internal error: {text}"),
+            )
         }
     }
 }
@@ -204,6 +247,7 @@ impl Asked {
                     ended: report.ended,
                     worker: report.worker.to_owned(),
                 };
+                self.avoided += u64::from(report.avoided);
                 match report.outcome {
                     ReportOutcome::Succeeded { result } => self.succeeded(call, result, ran),
                     ReportOutcome::Failed {
@@ -259,17 +303,18 @@ impl Asked {
                 // It has completed since somebody wished so, and goes on as completed runs do.
                 self.rejected.push("the run has completed".to_owned());
             }
-            HostMessage::Cancel { reason } => {
+            HostMessage::Cancel { reason, by } => {
                 self.causes.push(Cause::CancelRequested {
                     reason: reason.clone(),
+                    by,
                 });
                 self.events.push(Event::Cancel {
                     reason: reason.clone(),
                 });
                 self.cancel = Some(reason);
             }
-            HostMessage::Retry => {
-                self.causes.push(Cause::RetryRequested);
+            HostMessage::Retry { reason, by } => {
+                self.causes.push(Cause::RetryRequested { reason, by });
                 self.events.push(Event::RetryFailed);
                 self.retry = true;
             }
@@ -279,14 +324,28 @@ impl Asked {
                 message,
                 target,
             } => {
-                live.requests.remove(&call);
+                if live.requests.remove(&call) && class == ErrorClass::Timeout && live.timed.remove(&call) {
+                    self.late.push(call);
+                }
                 self.failed(call, class, message, target, Ran::default());
             }
             HostMessage::Answered { call, result } => {
                 live.requests.remove(&call);
+                if live.timed.remove(&call) {
+                    self.in_time.push(call);
+                }
                 self.succeeded(call, result.as_bytes(), Ran::default());
             }
-            HostMessage::Facts { writes } => match events_of(writes.as_bytes()) {
+            HostMessage::Restart { writes, reason, by } => {
+                // What the run goes on with was open in another one, or had failed there; nothing when it has just begun.
+                self.events.extend([Event::Remake, Event::RetryFailed]);
+                match events_of(writes.as_bytes()) {
+                    Ok(events) => self.events.extend(events),
+                    Err(error) => self.rejected.push(error),
+                }
+                self.causes.push(Cause::Restarted { writes, reason, by });
+            }
+            HostMessage::Facts { writes, by } => match events_of(writes.as_bytes()) {
                 Ok(events) => {
                     let first = self.events.len();
                     self.events.extend(events);
@@ -298,6 +357,7 @@ impl Asked {
                     self.causes.push(Cause::FactsWritten {
                         writes,
                         refused: Vec::new(),
+                        by,
                     });
                 }
                 Err(error) => self.rejected.push(error),
@@ -305,10 +365,18 @@ impl Asked {
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
-            HostMessage::Resume { reason } => {
-                self.causes.push(Cause::Resumed { reason });
-                self.resume = true;
+            // The run moves in this very turn, so it is not what the archive holds.
+            HostMessage::Archive(_) => {}
+            HostMessage::Resume { reason, by, how } => {
+                if how != Onward::Scope || (live.is_stopped_by_order() && !self.ordered) {
+                    self.causes.push(Cause::Resumed { reason, by });
+                    self.resume = true;
+                }
             }
+            // Taken in before, whatever state the run is in.
+            HostMessage::Prioritize { .. } | HostMessage::Breakpoints { .. } => {}
+            // Not for runs.
+            HostMessage::Enter(_) | HostMessage::Leave { .. } => {}
         }
     }
 
@@ -368,6 +436,20 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         tracing::debug!(run = %live.head.run, seq, message = %rejected, "a message changed nothing");
     }
     sender.wake(&mut live, outcome.next_wake_ms, &mut done);
+    // What would have said that they are late is called off.
+    let answered = asked.in_time.iter();
+    done.canceled
+        .extend(answered.map(|call| MessageId::derived(live.head.run, *call)));
+    for call in std::mem::take(&mut asked.late) {
+        sender.cancel_child(&live, call, "it has not answered in time", &mut done);
+    }
+    if asked.avoided > 0 {
+        live.head.steering_mut().avoided += asked.avoided;
+        live.steered = true;
+    }
+    if live.was_let_in_too_late(&asked.causes) {
+        sender.leave_gates(&live, &mut done);
+    }
     if asked.causes.is_empty()
         && outcome.effects.is_empty()
         && outcome.firings.is_empty()
@@ -380,7 +462,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         asked.causes.push(Cause::Woken);
     }
     let before = live.head.state;
-    let mut changed = live.seq == 0 && before != RunState::Running;
+    let mut changed = asked.admitted || (live.seq == 0 && before != RunState::Running);
     let mut record = Record {
         at: now,
         causes: asked.causes,
@@ -442,7 +524,16 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
                 changed = true;
                 Recorded::Progress { fraction, text }
             }
-            other => sender.send(&mut live, other, &mut done),
+            other => {
+                if let Effect::Emit {
+                    event_type,
+                    data_json,
+                } = &other
+                {
+                    sender.emit(&live, record.effects.len(), event_type, data_json, &mut done);
+                }
+                sender.send(&mut live, other, &mut done)
+            }
         };
         record.effects.push(recorded);
     }
@@ -462,6 +553,10 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         live.head.ended_at = Some(now);
         changed = true;
         sender.answer_parent(&live, &mut done);
+        sender.leave_gates(&live, &mut done);
+    } else if let Some(at) = &outcome.stopped {
+        stop_before(&mut live, at, asked.resume, &mut record);
+        changed = true;
     }
     if changed || live.head.state != before || asked.retry || asked.resume {
         live.head.updated_at = now;
@@ -471,6 +566,34 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
     append(&mut live, seq, &record, &mut done.unit);
     done.live = Some(live);
     done
+}
+
+/// The run has come to a breakpoint, or was to go on by one firing only.
+fn stop_before(live: &mut Live, at: &Stopped, resumed: bool, record: &mut Record) {
+    let rule = live.rules.rules().get(at.rule).map_or("", |rule| rule.name());
+    let by = if resumed {
+        StoppedBy::Step
+    } else {
+        StoppedBy::Breakpoint
+    };
+    let stopped = StoppedView {
+        by,
+        rule: Some(rule.to_owned()),
+        facts: at
+            .facts
+            .iter()
+            .map(|(fact, version)| (fact.0, u64::from(*version)))
+            .collect(),
+        reason: String::new(),
+        actor: String::new(),
+    };
+    record.note = Some(Note::Stopped {
+        rule: rule.to_owned(),
+        facts: stopped.facts.clone(),
+    });
+    live.head.state = RunState::Paused;
+    live.head.steering_mut().stopped = Some(stopped);
+    live.steered = true;
 }
 
 fn changed_fact(live: &Live, change: &FactChange) -> Change {
@@ -491,8 +614,9 @@ fn changed_fact(live: &Live, change: &FactChange) -> Change {
 }
 
 /// The turn cannot stand: its changes are dropped, its messages kept for a retry, the run put aside.
-fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reason: String) -> Done {
+fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, sender: &Outgoing<'_>, reason: String) -> Done {
     let mut done = Done::nothing_of();
+    let now = sender.now;
     let seq = live.seq + 1;
     tracing::warn!(run = %live.head.run, seq, %reason, "a run is put aside");
     if let Ok(state) = live.head.state.after(RunStep::Quarantine) {
@@ -502,6 +626,7 @@ fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reaso
     live.head.updated_at = now;
     live.head.ended_at = Some(now);
     live.head.update(&mut done.unit);
+    sender.leave_gates(&live, &mut done);
     let record = Record {
         at: now,
         note: Some(Note::Quarantined { reason, messages }),
@@ -509,67 +634,6 @@ fn quarantine(mut live: Box<Live>, messages: Vec<Vec<u8>>, now: Timestamp, reaso
     };
     append(&mut live, seq, &record, &mut done.unit);
     // The memory holds what was not kept: the next turn reads the run again.
-    done
-}
-
-/// What a run keeps for later: all it was given but the wishes to go on, which are spent.
-fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
-    let payloads = messages
-        .iter()
-        .filter(|message| !wakes(message))
-        .map(|message| message.payload.to_vec());
-    held.iter().cloned().chain(payloads).collect()
-}
-
-/// Somebody stops the run: the messages that came with the wish wait like those to come.
-fn pause(mut live: Box<Live>, messages: &[Leased], now: Timestamp, reason: String) -> Done {
-    live.head.state = RunState::Paused;
-    live.head.updated_at = now;
-    let is_wish = |message: &Leased| {
-        matches!(
-            HostMessage::read(&message.payload),
-            Some(HostMessage::Pause { .. })
-        )
-    };
-    let waiting = messages.iter().filter(|message| !is_wish(message));
-    let note = Note::Paused {
-        reason,
-        messages: waiting.map(|message| message.payload.to_vec()).collect(),
-    };
-    let mut done = keep(live, note, now);
-    if let Some(live) = &done.live {
-        live.head.update(&mut done.unit);
-    }
-    done
-}
-
-/// A run that was put aside or paused keeps what it is sent, unread.
-fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp) -> Done {
-    let messages = kept(&[], messages);
-    let note = if live.head.state == RunState::Paused {
-        Note::Paused {
-            reason: String::new(),
-            messages,
-        }
-    } else {
-        Note::Quarantined {
-            reason: "held".to_owned(),
-            messages,
-        }
-    };
-    keep(live, note, now)
-}
-
-fn keep(mut live: Box<Live>, note: Note, now: Timestamp) -> Done {
-    let mut done = Done::nothing_of();
-    let seq = live.seq + 1;
-    let record = Record {
-        at: now,
-        note: Some(note),
-        ..Record::default()
-    };
-    append(&mut live, seq, &record, &mut done.unit);
-    done.live = Some(live);
     done
 }
 
@@ -581,6 +645,9 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
         &JOURNAL_APPEND,
         [Cell::Id(run), at.into(), record.encode().into()],
     );
+    if std::mem::take(&mut live.steered) {
+        live.head.steer(unit);
+    }
     live.seq = seq;
     live.deltas += 1;
     live.delta_bytes += record.delta.len();
@@ -594,6 +661,23 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
     }
 }
 
+impl Live {
+    /// Whether an order for the workflow or the service has stopped the run.
+    pub(crate) fn is_stopped_by_order(&self) -> bool {
+        let stopped = self.head.steering().stopped.as_ref();
+        stopped.is_some_and(|stopped| matches!(stopped.by, StoppedBy::Workflow | StoppedBy::Service))
+    }
+
+    /// Whether its gates have let the run in for another try when it had ended otherwise.
+    fn was_let_in_too_late(&self, causes: &[Cause]) -> bool {
+        !self.head.steering().gates.is_empty()
+            && self.head.state.is_ended()
+            && causes
+                .iter()
+                .any(|cause| matches!(cause, Cause::RetryRequested { .. }))
+    }
+}
+
 impl Done {
     fn nothing_of() -> Self {
         Self {
@@ -601,16 +685,10 @@ impl Done {
             unit: Unit::new(),
             outgoing: Vec::new(),
             canceled: Vec::new(),
+            reprioritized: Vec::new(),
             children: Vec::new(),
             answers: Vec::new(),
             firings: 0,
-        }
-    }
-
-    fn nothing(live: Box<Live>) -> Self {
-        Self {
-            live: Some(live),
-            ..Self::nothing_of()
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use celesta_types::{CallId, Digest, ErrorClass, Priority, RunId, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::state::RunState;
@@ -53,10 +53,75 @@ pub struct RunView {
     /// W3C trace context of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// Whether it is finished for good and stands in the archive.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub archived: bool,
+    /// The groups of runs it belongs to, of which only so many are under way at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub concurrency: Vec<GateView>,
+    /// The rules before which it stops.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub breakpoints: Vec<String>,
+    /// What it was stopped by, while it is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<StoppedView>,
+    /// How many of its calls were answered with a recorded result instead of being run.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub avoided: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A group of runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateView {
+    /// How many may be under way, and what becomes of the others.
+    pub strategy: String,
+    /// The value of the request by which runs are told into groups; absent when the workflow has one group.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+}
+
+/// What stopped a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedView {
+    /// `request` (somebody paused it), `workflow` or `service` (somebody paused all of it), `breakpoint` or `step`.
+    pub by: StoppedBy,
+    /// The rule that would fire next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The facts it would fire for, with their versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<(u64, u64)>,
+    /// Why, in the words of whoever asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Who asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub actor: String,
+}
+
+/// What kind of thing stopped a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoppedBy {
+    /// Somebody paused the run.
+    Request,
+    /// Somebody paused its workflow.
+    Workflow,
+    /// Somebody paused its service.
+    Service,
+    /// A rule with a breakpoint would fire.
+    Breakpoint,
+    /// It was to go on by one firing.
+    Step,
 }
 
 /// How far a run is.
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProgressView {
     /// 0 to 1.
     pub fraction: f64,
@@ -103,7 +168,8 @@ pub struct TurnView {
 /// Why a turn happened.
 #[derive(Debug, Clone, Serialize)]
 pub struct CauseView {
-    /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume` or `time`.
+    /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume`, `time`, `priority`, `breakpoints`
+    /// or `restart`.
     pub kind: &'static str,
     /// The call it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +177,9 @@ pub struct CauseView {
     /// The error or the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// A section of a rule that ran.
@@ -273,19 +342,29 @@ pub struct Page<T> {
 }
 
 /// Which runs to list.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunFilter {
     /// Only of this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// Only of this workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
     /// Only of this operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// Only in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RunState>,
     /// Only with this label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<(String, String)>,
     /// Only created at or after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_after: Option<Timestamp>,
     /// Only created before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_before: Option<Timestamp>,
 }
 

@@ -99,6 +99,12 @@ pub(crate) fn open(payload: &[u8]) -> Opened<'_> {
     })
 }
 
+/// What a message's producer has sent, without the envelope: JSON, or bytes.
+#[must_use]
+pub fn content(payload: &[u8]) -> &[u8] {
+    open(payload).content
+}
+
 fn enveloped(payload: &[u8]) -> Option<Opened<'_>> {
     let (kind, rest) = payload.strip_prefix(&MARK)?.split_first()?;
     let (id, rest) = text(rest)?;

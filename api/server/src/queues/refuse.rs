@@ -117,7 +117,7 @@ pub(crate) fn message(error: &MessageError) -> Problem {
 pub(crate) fn configure(error: &ConfigureError) -> Problem {
     let detail = error.to_string();
     match error {
-        ConfigureError::OutOfRange { .. } | ConfigureError::NoShards { .. } => {
+        ConfigureError::OutOfRange { .. } => {
             unprocessable("invalid-settings", "a setting is not allowed", detail)
         }
         ConfigureError::KindInUse { .. } | ConfigureError::ShardsInUse { .. } => {

@@ -29,6 +29,11 @@ additionalProperties = false
 [operations.wait]
 workflow = "wait"
 fact = "Guest"
+
+[subscriptions.guest]
+type = "guest.*"
+start = "greet"
+input = { name = "/data/name" }
 "#;
 
 const GREET: &str = r#"

@@ -9,3 +9,4 @@ mod guards;
 mod problems;
 mod queues;
 mod runs;
+mod steering;

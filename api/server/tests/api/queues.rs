@@ -445,7 +445,11 @@ async fn each_wrong_call_has_its_own_code_and_changes_nothing() {
         .flatten()
         .map(|row| &row["name"])
         .collect();
-    assert_eq!(names, ["keyed", "plain", "runs"], "nothing was made on the way");
+    assert_eq!(
+        names,
+        ["celesta/events", "keyed", "plain", "runs"],
+        "nothing was made on the way"
+    );
     bed.stop().await;
 }
 

@@ -11,7 +11,7 @@ use crate::bed::{Answer, Bed};
 const GREET: &str = "/v1/services/hello/greet";
 
 /// A run that waits for a function nobody runs.
-async fn waiting(bed: &Bed) -> String {
+pub(crate) async fn waiting(bed: &Bed) -> String {
     let accepted = bed
         .post("/v1/services/hello/wait", &[], r#"{"name":"Ann"}"#)
         .await;
@@ -27,7 +27,7 @@ async fn waiting(bed: &Bed) -> String {
 }
 
 /// Asks until the answer is the wanted one, at most 20 seconds.
-async fn until(bed: &Bed, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+pub(crate) async fn until(bed: &Bed, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
     let asked = async {
         loop {
             let answer = bed.get(path).await;

@@ -50,7 +50,7 @@ fn row(call: &CallView) -> Vec<String> {
         call.attempts.to_string(),
         time.unwrap_or_else(|| "-".to_owned()),
         if call.avoided {
-            "reused".to_owned()
+            "avoided".to_owned()
         } else {
             call.worker.clone().unwrap_or_default()
         },

@@ -65,7 +65,12 @@ fn shown(turn: &TurnView) -> String {
                 .as_ref()
                 .map(|text| format!(": {}", shorten(text, 80)))
                 .unwrap_or_default();
-            format!("{}{call}{message}", cause.kind)
+            let by = cause
+                .by
+                .as_ref()
+                .map(|by| format!(" by {by}"))
+                .unwrap_or_default();
+            format!("{}{call}{by}{message}", cause.kind)
         })
         .collect();
     let causes = shorten(&causes.join(", "), 160);

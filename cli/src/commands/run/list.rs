@@ -14,10 +14,14 @@ pub(crate) struct ListArgs {
     /// Only of this service
     #[arg(long)]
     service: Option<String>,
+    /// Only of this workflow
+    #[arg(long)]
+    workflow: Option<String>,
     /// Only of this operation
     #[arg(long)]
     operation: Option<String>,
-    /// Only in this state: running, idle, completed, failed, canceled or quarantined
+    /// Only in this state: running, idle, completed, failed, canceled, quarantined,
+    /// paused or waiting
     #[arg(long)]
     state: Option<String>,
     /// Only with this label
@@ -32,6 +36,7 @@ pub(crate) struct ListArgs {
 pub(crate) async fn run(context: &Context, client: &Client, args: &ListArgs) -> Outcome {
     let filters = [
         ("service", &args.service),
+        ("workflow", &args.workflow),
         ("operation", &args.operation),
         ("state", &args.state),
         ("label", &args.label),
@@ -53,7 +58,8 @@ pub(crate) async fn run(context: &Context, client: &Client, args: &ListArgs) -> 
 }
 
 fn row(run: &RunView) -> Vec<String> {
-    let remark = run.error_text().or_else(|| {
+    let stopped = run.stopped.as_ref().map(|stopped| stopped.text());
+    let remark = stopped.or_else(|| run.error_text()).or_else(|| {
         let progress = run.progress.as_ref().filter(|_| !run.is_ended())?;
         Some(format!("{:.0} % {}", progress.fraction * 100.0, progress.text))
     });

@@ -73,6 +73,26 @@ fn shown(run: &RunView) -> String {
     if let Some(parent) = &run.parent {
         lines.push(format!("parent     {parent}"));
     }
+    for gate in &run.concurrency {
+        let key = if gate.key.is_empty() {
+            String::new()
+        } else {
+            format!(" for {}", gate.key)
+        };
+        lines.push(format!("group      {}{key}", gate.strategy));
+    }
+    if !run.breakpoints.is_empty() {
+        lines.push(format!("stops at   {}", run.breakpoints.join(", ")));
+    }
+    if let Some(stopped) = &run.stopped {
+        lines.push(format!("stopped by {}", stopped.text()));
+    }
+    if run.avoided > 0 {
+        lines.push(format!(
+            "avoided    {} calls, answered with recorded results",
+            run.avoided
+        ));
+    }
     if let Some(progress) = &run.progress {
         lines.push(format!(
             "progress   {:.0} % {}",

@@ -63,7 +63,7 @@ pub(super) fn unnest(statement: &Statement, types: &[Option<&str>]) -> String {
 }
 
 /// The expressions of a row `(a, b, c)`.
-fn expressions(row: &str) -> Vec<&str> {
+pub(crate) fn expressions(row: &str) -> Vec<&str> {
     let inner = row.trim().trim_start_matches('(');
     let inner = inner.strip_suffix(')').unwrap_or(inner);
     let mut depth = 0_i32;

@@ -6,7 +6,7 @@ use celesta_runtime::{Fate, TaskSet};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::mpsc;
 
-use super::{Writer, connect_options, translate};
+use super::{BEGIN, COMMIT, Writer, connect_options, control, packed};
 use crate::error::{CommitError, OpenError};
 use crate::migrate::{Migration, migrate_sqlite};
 use crate::unit::{Cell, Row, Rows};
@@ -37,6 +37,10 @@ impl Groups {
         let connecting = connect_options(path);
         let mut connection = connecting.connect().await.map_err(connect)?;
         migrate_sqlite(&mut connection, migrations).await?;
+        sqlx::raw_sql(packed::TABLES)
+            .execute(&mut connection)
+            .await
+            .map_err(connect)?;
         let folder = connecting.connect().await.map_err(connect)?;
         let (fold, folds) = mpsc::channel(1);
         let (folded_by, folded) = mpsc::channel(1);
@@ -56,12 +60,16 @@ impl Groups {
 
     /// Tables in memory that nothing is folded into.
     pub(crate) async fn in_memory(place: &Path, migrations: &[Migration]) -> Result<Self, OpenError> {
-        let connecting = connect_options(place).connect().await;
-        let mut connection = connecting.map_err(|error| OpenError::Connect {
+        let connect = |error: sqlx::Error| OpenError::Connect {
             path: place.display().to_string(),
             reason: error.to_string(),
-        })?;
+        };
+        let mut connection = connect_options(place).connect().await.map_err(connect)?;
         migrate_sqlite(&mut connection, migrations).await?;
+        sqlx::raw_sql(packed::TABLES)
+            .execute(&mut connection)
+            .await
+            .map_err(connect)?;
         Ok(Self {
             connection,
             writer: Writer::default(),
@@ -94,19 +102,18 @@ impl Groups {
         };
         if let Err(error) = &outcomes {
             // When the database itself has rolled back already there is nothing to do, and that is an error to it.
-            self.control("ROLLBACK").await.ok();
+            control(&mut self.connection, "ROLLBACK").await.ok();
             tracing::warn!(%error, units = group.len(), "a commit failed");
         }
         outcomes
     }
 
     async fn transaction(&mut self, group: &[Rows]) -> Result<(), CommitError> {
-        let outcome = self.writer.begin(&mut self.connection, group).await;
+        let outcome = self.writer.commit(&mut self.connection, group).await;
         if matches!(outcome, Err(CommitError::Conflict { .. })) {
-            self.control("ROLLBACK").await?;
+            control(&mut self.connection, "ROLLBACK").await?;
         }
-        outcome?;
-        self.control("COMMIT").await
+        outcome
     }
 
     async fn transaction_apart(
@@ -114,39 +121,34 @@ impl Groups {
         group: &[Rows],
     ) -> Result<Vec<Result<(), CommitError>>, CommitError> {
         let mut outcomes = Vec::with_capacity(group.len());
-        self.control("BEGIN IMMEDIATE").await?;
+        control(&mut self.connection, BEGIN).await?;
         for unit in group {
-            self.control("SAVEPOINT unit").await?;
+            control(&mut self.connection, "SAVEPOINT unit").await?;
             let outcome = self.writer.execute(&mut self.connection, unit).await;
             match &outcome {
                 Err(error @ CommitError::Unavailable { .. }) => return Err(error.clone()),
-                Err(_) => self.control("ROLLBACK TO unit").await?,
+                Err(_) => control(&mut self.connection, "ROLLBACK TO unit").await?,
                 Ok(()) => {}
             }
-            self.control("RELEASE unit").await?;
+            control(&mut self.connection, "RELEASE unit").await?;
             outcomes.push(outcome);
         }
-        self.control("COMMIT").await?;
+        control(&mut self.connection, COMMIT).await?;
         Ok(outcomes)
     }
 
-    async fn control(&mut self, sql: &'static str) -> Result<(), CommitError> {
-        sqlx::query(sql)
-            .execute(&mut self.connection)
-            .await
-            .map_err(|error| translate("transaction", &error))?;
-        Ok(())
-    }
-
-    /// Has the log folded back by the other connection, and finishes the rest when that is done.
-    pub(crate) async fn fold_log(&mut self) {
+    /// Has the log folded back by the other connection once it is long; says whether the rest of that is to be done here.
+    pub(crate) fn wants_rest(&mut self) -> bool {
         self.commits_since_fold += 1;
         if self.commits_since_fold >= COMMITS_PER_CHECKPOINT && self.fold.try_send(()).is_ok() {
             self.commits_since_fold = 0;
         }
-        if self.folded.try_recv().is_ok() {
-            checkpoint(&mut self.connection).await;
-        }
+        self.folded.try_recv().is_ok()
+    }
+
+    /// Folds back what was written meanwhile, so that the log begins anew.
+    pub(crate) async fn finish_log(&mut self) {
+        checkpoint(&mut self.connection).await;
     }
 }
 

@@ -21,10 +21,12 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>) {
     let shutdown = inner.tasks.shutdown().clone();
     let mut air = FuturesUnordered::new();
-    loop {
-        let may_lease = air.len() < BATCHES_IN_THE_AIR;
+    let mut leaving = false;
+    while !leaving || !air.is_empty() {
+        let may_lease = !leaving && air.len() < BATCHES_IN_THE_AIR;
         tokio::select! {
             () = shutdown.requested() => return,
+            () = lane.leaving.notified(), if !leaving => leaving = true,
             Some(()) = air.next(), if !air.is_empty() => {}
             leased = take(&inner, &lane), if may_lease => {
                 let now = inner.now();

@@ -252,3 +252,24 @@ fn without_a_schema_the_fact_type_decides() {
         ["/times: expected int, found a float", "\"source\" is missing"]
     );
 }
+
+#[test]
+fn retention_is_of_workflows_there_are_and_reads_durations() {
+    let service = |retention: &str| with("service.toml", &format!("{SERVICE}\n{retention}"));
+    let bundle = Bundle::compile(&service("[retention.copy]\nfinished = \"30d\"\n"));
+    let kept = bundle.expect("a right bundle").retention;
+    assert_eq!(kept["copy"].finished_ms, Some(30 * 24 * 3_600_000));
+    for (wrong, words) in [
+        (
+            "[retention.copied]\nfinished = \"30d\"\n",
+            "there is no workflow `copied`",
+        ),
+        ("[retention.copy]\nfinished = \"soon\"\n", "soon"),
+        ("[retention.copy]\nfinished = \"5ms\"\n", "less than a second"),
+        ("[retention.copy]\nfinishd = \"5d\"\n", "finishd"),
+        ("[retention]\ncopy = 3\n", "expected a table"),
+    ] {
+        let errors = Bundle::compile(&service(wrong)).expect_err(wrong);
+        assert!(errors.to_string().contains(words), "{wrong}: {errors}");
+    }
+}

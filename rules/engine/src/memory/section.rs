@@ -66,6 +66,13 @@ impl Made {
         }
     }
 
+    pub(crate) const fn options(&self) -> Option<&CallOptions> {
+        match self {
+            Self::Call { options, .. } | Self::Request { options, .. } => Some(options),
+            Self::Timer { .. } => None,
+        }
+    }
+
     pub(crate) fn target(&self) -> Arc<str> {
         match self {
             Self::Call { function, .. } => Arc::clone(function),

@@ -172,15 +172,12 @@ impl Keeper {
     fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64) {
         self.own.standings.insert(partition, Standing::Opening { epoch });
         let count = self.partitions.count();
+        let usual = cluster.config.usual();
         let config = RuntimeConfig {
             // Partitions share the cores; a turn is short, so one thread for each is enough.
             evaluators: 1,
-            node: cluster.config.node.clone(),
-            ..RuntimeConfig::new(cluster.config.bundles.clone())
-        };
-        let config = RuntimeConfig {
-            cache_bytes: config.cache_bytes / usize::try_from(count).unwrap_or(1),
-            ..config
+            cache_bytes: usual.cache_bytes / usize::try_from(count).unwrap_or(1),
+            ..usual
         };
         let (parts, registry) = (cluster.parts.clone(), Arc::clone(&cluster.registry));
         let events = self.events.clone();

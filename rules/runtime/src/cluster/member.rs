@@ -89,7 +89,8 @@ impl Member {
                 tasks: tasks.clone(),
             },
             registry,
-        );
+        )
+        .await;
         Ok(Self {
             partition,
             epoch,
@@ -117,7 +118,9 @@ impl Member {
         let store = Store::open(&options, none, &parts.clock, &parts.keepers)
             .await
             .map_err(OpenError::failed)?;
-        parts.bystander(store, RuntimeConfig { partition, ..config }, registry)
+        parts
+            .bystander(store, RuntimeConfig { partition, ..config }, registry)
+            .await
     }
 
     /// Waits until it cannot go on: somebody else owns it, or a part of it has ended.

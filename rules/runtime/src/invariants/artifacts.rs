@@ -1,11 +1,8 @@
 //! The artifacts that anything names: they exist, and they are what their digests say.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::Path;
 
 use celesta_types::Digest;
-use sha2::{Digest as _, Sha256};
 
 use super::{Blobs, Findings, Invariant};
 
@@ -14,8 +11,6 @@ const MEMBER: &[u8] = b"\"$artifact\"";
 /// Before the hexadecimal digits of a digest.
 const ALGORITHM: &[u8] = b"sha256:";
 const DIGITS: usize = 64;
-/// Read and hashed at once.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// Digests that are named, and where first.
 #[derive(Debug, Default)]
@@ -80,25 +75,19 @@ pub(super) async fn check(named: Named, blobs: Blobs<'_>, findings: &mut Finding
         findings.artifacts += 1;
         let digest = Digest::from_bytes(bytes);
         match blobs.artifacts.path(&digest).await {
-            Ok(Some(path)) if blobs.hash => {
-                let hashed = tokio::task::spawn_blocking(move || hash(&path)).await;
-                let hashed = hashed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-                match hashed {
-                    Ok(found) if found == bytes => {}
-                    Ok(found) => {
-                        let found = format!(
-                            "its content has the digest {}; it is named by {place}",
-                            Digest::from_bytes(found)
-                        );
-                        findings.report(Invariant::ArtifactDigest, digest, found);
-                    }
-                    Err(error) => findings.report(
-                        Invariant::ArtifactDigest,
-                        digest,
-                        format!("it cannot be read: {error}; it is named by {place}"),
-                    ),
-                }
-            }
+            Ok(Some(path)) if blobs.hash => match celesta_artifacts::digest_file(&path).await {
+                Ok((found, _)) if found == digest => {}
+                Ok((found, _)) => findings.report(
+                    Invariant::ArtifactDigest,
+                    digest,
+                    format!("its content has the digest {found}; it is named by {place}"),
+                ),
+                Err(error) => findings.report(
+                    Invariant::ArtifactDigest,
+                    digest,
+                    format!("{error}; it is named by {place}"),
+                ),
+            },
             Ok(Some(_)) => {}
             Ok(None) => findings.report(
                 Invariant::ArtifactMissing,
@@ -111,19 +100,6 @@ pub(super) async fn check(named: Named, blobs: Blobs<'_>, findings: &mut Finding
                 format!("{error}; it is named by {place}"),
             ),
         }
-    }
-}
-
-fn hash(path: &Path) -> std::io::Result<[u8; 32]> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let read = file.read(&mut chunk)?;
-        if read == 0 {
-            return Ok(hash.finalize().into());
-        }
-        hash.update(&chunk[..read]);
     }
 }
 

@@ -4,11 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use celesta_functions::Invocation;
 use celesta_functions::names::{RUNS_QUEUE, parse_function_queue};
-use celesta_queue::inspect::{StoredMessage, stored_messages, stored_queues};
+use celesta_queue::inspect::{StoredMessage, stored_later, stored_messages, stored_queues};
 use celesta_store::{Cell, QueryError, Snapshot};
+use celesta_types::wire::Reader;
 use celesta_types::{MessageId, RunId};
 
 use super::{Findings, Invariant};
+use crate::gate::Passage;
+use crate::message::HostMessage;
 
 /// Rows read at once.
 const ROWS: usize = 5_000;
@@ -24,6 +27,8 @@ pub(super) struct Waiting {
     told: HashSet<RunId>,
     /// Runs whose messages or calls there are, and one of their rows.
     runs: HashMap<RunId, i64>,
+    /// Runs that stand at a gate.
+    at_gates: HashSet<RunId>,
     /// Whether the queue was read at all.
     is_known: bool,
 }
@@ -32,6 +37,11 @@ impl Waiting {
     /// Whether the message is there and has not ended; `true` when nobody can tell.
     pub(super) fn has(&self, message: MessageId) -> bool {
         !self.is_known || self.ids.contains(&message)
+    }
+
+    /// Whether the run stands at a gate; `true` when nobody can tell.
+    pub(super) fn is_at_a_gate(&self, run: RunId) -> bool {
+        !self.is_known || self.at_gates.contains(&run)
     }
 
     /// Whether anything is on its way to the run; `true` when nobody can tell.
@@ -49,6 +59,10 @@ pub(super) async fn check(snapshot: &mut Snapshot, findings: &mut Findings) -> R
     if !waiting.is_known {
         return Ok(waiting);
     }
+    for row in snapshot.fetch("SELECT passage FROM places", &[]).await? {
+        let passage = Passage::read(&mut Reader::new(row.blob(0).unwrap_or_default()));
+        waiting.at_gates.extend(passage.map(|passage| passage.run));
+    }
     let mut queues = HashMap::new();
     for (number, name) in stored_queues(snapshot).await? {
         match name {
@@ -56,21 +70,27 @@ pub(super) async fn check(snapshot: &mut Snapshot, findings: &mut Findings) -> R
             Err(reason) => findings.report(Invariant::MessageRow, format!("queue {number}"), reason),
         }
     }
-    let mut after = i64::MIN;
-    loop {
-        let messages = stored_messages(snapshot, after, ROWS).await?;
-        let Some(last) = messages.last() else { break };
-        after = match last {
-            Ok(message) => message.seq,
-            Err(damaged) => damaged.seq,
-        };
-        for message in messages {
-            findings.messages += 1;
-            match message {
-                Ok(message) => take(&message, &queues, &mut waiting, findings),
-                Err(damaged) => {
-                    let place = format!("message in row {}", damaged.seq);
-                    findings.report(Invariant::MessageRow, place, damaged.reason);
+    for is_later in [false, true] {
+        let mut after = i64::MIN;
+        loop {
+            let messages = if is_later {
+                stored_later(snapshot, after, ROWS).await?
+            } else {
+                stored_messages(snapshot, after, ROWS).await?
+            };
+            let Some(last) = messages.last() else { break };
+            after = match last {
+                Ok(message) => message.seq,
+                Err(damaged) => damaged.seq,
+            };
+            for message in messages {
+                findings.messages += 1;
+                match message {
+                    Ok(message) => take(&message, &queues, &mut waiting, findings),
+                    Err(damaged) => {
+                        let place = format!("message in row {}", damaged.seq);
+                        findings.report(Invariant::MessageRow, place, damaged.reason);
+                    }
                 }
             }
         }
@@ -96,6 +116,12 @@ fn take(
     waiting.ids.insert(message.id);
     if queue == RUNS_QUEUE {
         match message.key {
+            // A gate has the key; the run inside is told when it has passed.
+            Some(_) if HostMessage::is_for_gate(&message.payload) => {
+                if let Some(HostMessage::Enter(passage)) = HostMessage::read(&message.payload) {
+                    waiting.told.insert(passage.run);
+                }
+            }
             Some(key) => {
                 let run = RunId::from_bits(key.bits());
                 waiting.told.insert(run);
@@ -128,12 +154,13 @@ pub(super) async fn check_orphans(
     for part in runs.chunks(RUNS) {
         let cells: Vec<Cell> = part.iter().map(|(run, _)| Cell::Id(run.to_bytes())).collect();
         let places = vec!["?"; part.len()].join(",");
-        let sql = format!("SELECT id FROM runs WHERE id IN ({places})");
-        let rows = snapshot.fetch(&sql, &cells).await?;
-        let known: HashSet<RunId> = rows
-            .iter()
-            .filter_map(|row| RunId::from_bytes(row.blob(0)?))
-            .collect();
+        let mut known = HashSet::new();
+        // Messages to an archived run are late, and dropped when they come.
+        for (id, table) in [("id", "runs"), ("run", "archived")] {
+            let sql = format!("SELECT {id} FROM {table} WHERE {id} IN ({places})");
+            let rows = snapshot.fetch(&sql, &cells).await?;
+            known.extend(rows.iter().filter_map(|row| RunId::from_bytes(row.blob(0)?)));
+        }
         for (run, seq) in part.iter().filter(|(run, _)| !known.contains(run)) {
             let found = format!("it is of {run}, which does not exist");
             findings.report(Invariant::MessageOrphan, format!("message in row {seq}"), found);

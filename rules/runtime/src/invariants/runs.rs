@@ -12,7 +12,7 @@ use celesta_types::{Digest, MessageId, RunId};
 use super::artifacts::Named;
 use super::messages::Waiting;
 use super::{Findings, Invariant, alike, follow};
-use crate::head::{COLUMNS, RunHead};
+use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::record::Record;
 use crate::state::RunState;
 
@@ -142,7 +142,7 @@ pub(super) async fn check(
             findings.runs += 1;
             match RunHead::from_row(row) {
                 Some(head) => {
-                    named.add_all(row.blob(19).unwrap_or_default(), || {
+                    named.add_all(row.blob(COLUMN_COUNT).unwrap_or_default(), || {
                         format!("the request of {run}")
                     });
                     named.add_all(row.blob(15).unwrap_or_default(), || {
@@ -196,7 +196,7 @@ async fn check_run(
         None => (0, None),
     };
     let from = u64::try_from(from).unwrap_or(0);
-    let walk = walk(snapshot, run, from, named, findings).await?;
+    let walk = walk(snapshot, head, from, named, findings).await?;
     if from > walk.last {
         let found = format!(
             "its snapshot is of turn {from}, its journal ends at turn {}",
@@ -238,15 +238,21 @@ async fn check_run(
 /// Reads the journal; `from` is the turn its snapshot is of.
 async fn walk(
     snapshot: &mut Snapshot,
-    run: RunId,
+    head: &RunHead,
     from: u64,
     named: &mut Named,
     findings: &mut Findings,
 ) -> Result<Walk, QueryError> {
     let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?";
+    let run = head.run;
+    let first = if head.steering().gates.is_empty() {
+        RunState::Running
+    } else {
+        RunState::Waiting
+    };
     let mut walk = Walk {
         last: 0,
-        state: Some(RunState::Running),
+        state: Some(first),
         deltas: Vec::new(),
         is_whole: true,
     };
@@ -308,6 +314,10 @@ async fn check_awaited(
         let found = format!("it is idle and waits for {} calls", open.len());
         findings.report(Invariant::State, run, found);
     }
+    if head.state == RunState::Waiting && !waiting.tells(run) && !waiting.is_at_a_gate(run) {
+        let found = "it waits for its turn and stands at none of its gates";
+        findings.report(Invariant::Stuck, run, found);
+    }
     if head.state != RunState::Running || waiting.tells(run) {
         return Ok(());
     }
@@ -343,6 +353,37 @@ async fn check_awaited(
     Ok(())
 }
 
+/// The segments that archived runs stand in.
+pub(super) async fn check_archived(
+    snapshot: &mut Snapshot,
+    named: &mut Named,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let sql = "SELECT artifact, count(*) FROM archived GROUP BY artifact";
+    for row in snapshot.fetch(sql, &[]).await? {
+        let runs = row.int(1).unwrap_or(0);
+        match digest(&row, 0) {
+            Some(artifact) => named.add(artifact, || format!("{runs} archived runs")),
+            None => findings.report(
+                Invariant::RunRow,
+                format!("{runs} archived runs"),
+                "the digest of their segment has not 32 bytes",
+            ),
+        }
+    }
+    let sql = "SELECT a.run FROM archived AS a WHERE EXISTS (SELECT 1 FROM runs WHERE id = a.run)";
+    for row in snapshot.fetch(sql, &[]).await? {
+        if let Some(run) = row.blob(0).and_then(RunId::from_bytes) {
+            findings.report(
+                Invariant::RunRow,
+                run,
+                "it stands both among the runs and in the archive",
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Rows that belong to runs which do not exist.
 pub(super) async fn check_orphans(
     snapshot: &mut Snapshot,
@@ -361,12 +402,14 @@ pub(super) async fn check_orphans(
         (
             Invariant::IdempotencyOrphan,
             "SELECT run, 'key `' || key || '` of `' || service || '`' FROM idempotency AS i \
-             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = i.run)",
+             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = i.run) \
+             AND NOT EXISTS (SELECT 1 FROM archived WHERE run = i.run)",
         ),
         (
             Invariant::ChildOrphan,
             "SELECT parent, id FROM runs AS child WHERE parent IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM runs WHERE id = child.parent)",
+             AND NOT EXISTS (SELECT 1 FROM runs WHERE id = child.parent) \
+             AND NOT EXISTS (SELECT 1 FROM archived WHERE run = child.parent)",
         ),
     ];
     for (invariant, sql) in looks {

@@ -97,6 +97,7 @@ impl Node {
             node: name.to_owned(),
             partitions: partitions.min(64),
             bundles: folder.path().join("bundles"),
+            events_kept: None,
         };
         let partitions = Partitions::open(config, parts).await.expect("it opens");
         let address = format!("http://{name}.test:1");

@@ -85,6 +85,11 @@ fact = "Wish"
 [operations.failing]
 workflow = "failing"
 fact = "Thing"
+
+[retention.count]
+finished = "30d"
+[retention.failing]
+finished = "30d"
 "#;
     let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
     let entries = [
@@ -114,8 +119,12 @@ pub(crate) struct Node {
 }
 
 pub(crate) async fn node(folder: &std::path::Path) -> Node {
+    node_on(folder, Clock::system()).await
+}
+
+/// A node whose time is `clock`.
+pub(crate) async fn node_on(folder: &std::path::Path, clock: Clock) -> Node {
     let tasks = TaskSet::new(Shutdown::new());
-    let clock = Clock::system();
     let store = Store::open(
         &StoreOptions::at(folder.join("celesta.db")),
         &migrations(),
@@ -183,7 +192,12 @@ impl Node {
 
     /// Leases up to `max` calls of `echo`.
     pub(crate) async fn lease(&self, max: usize) -> Vec<Leased> {
-        let queue = QueueName::new(&function_queue("bench", "echo")).expect("a good name");
+        self.lease_of("bench", max).await
+    }
+
+    /// Leases up to `max` calls of the `echo` of a service.
+    pub(crate) async fn lease_of(&self, service: &str, max: usize) -> Vec<Leased> {
+        let queue = QueueName::new(&function_queue(service, "echo")).expect("a good name");
         let request = LeaseRequest {
             metadata: Vec::new(),
             queue,
@@ -197,7 +211,12 @@ impl Node {
 
     /// Answers one call; with an error when `error` says so.
     pub(crate) fn answer(&self, leased: &Leased, error: Option<(ErrorClass, &str)>) {
-        answer_with(&self.queues, Clock::system().now(), leased, error);
+        self.report(leased, error, false);
+    }
+
+    /// As [`Node::answer`], and says whether a recorded result was used.
+    pub(crate) fn report(&self, leased: &Leased, error: Option<(ErrorClass, &str)>, avoided: bool) {
+        answer_with(&self.queues, Clock::system().now(), leased, error, avoided);
     }
 
     pub(crate) async fn serve(&self, calls: usize) {
@@ -237,6 +256,7 @@ pub(crate) fn answer_with(
     now: Timestamp,
     leased: &Leased,
     error: Option<(ErrorClass, &str)>,
+    avoided: bool,
 ) {
     let invocation = Invocation::decode(&leased.payload).expect("a readable invocation");
     let outcome = match error {
@@ -251,11 +271,11 @@ pub(crate) fn answer_with(
     };
     let report = Report {
         call: invocation.call,
-        attempt: 1,
+        attempt: u32::from(!avoided),
         started: now,
         ended: now,
         worker: "test",
-        avoided: false,
+        avoided,
         outcome,
     };
     let mut companion = Unit::new();

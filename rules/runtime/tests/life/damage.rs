@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use celesta_artifacts::Artifacts;
-use celesta_runs::RunState;
 use celesta_runs::invariants::{Blobs, Findings, Invariant, check};
+use celesta_runs::{RunState, Wish};
 use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::{Cell, Expect, Snapshot, Statement, Store, StoreOptions, Unit};
 use celesta_types::{ErrorClass, RunId};
@@ -41,7 +41,10 @@ async fn patient(folder: &Path) -> Patient {
         .submit("count", r#"{"total":1}"#, None)
         .await
         .expect("accepted");
-    node.runtime.pause(paused, "wait").await.expect("it runs");
+    node.runtime
+        .pause(paused, &Wish::anonymous("wait"))
+        .await
+        .expect("it runs");
     node.until(paused, RunState::Paused).await;
     let waiting = node
         .submit("count", r#"{"total":9}"#, None)

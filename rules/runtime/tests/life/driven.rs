@@ -7,7 +7,7 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_functions::names::function_queue;
 use celesta_queue::{LeaseRequest, QueueName, Queues};
-use celesta_runs::{Parts, RunState, Runtime, RuntimeConfig, Submit, WriteFacts};
+use celesta_runs::{Parts, RunState, Runtime, RuntimeConfig, Submit, Wish, WriteFacts};
 use celesta_runtime::{Clock, ManualClock, Random, Shutdown, TaskSet};
 use celesta_store::driven::{Ending, Hand, Record};
 use celesta_types::{RunId, Timestamp};
@@ -107,7 +107,7 @@ impl Driven {
         };
         let leased = self.queues.lease(&request).await.expect("leasing works");
         for leased in &leased {
-            answer_with(&self.queues, self.clock.now(), leased, None);
+            answer_with(&self.queues, self.clock.now(), leased, None, false);
         }
         !leased.is_empty()
     }
@@ -136,6 +136,7 @@ impl Driven {
             WriteFacts {
                 writes,
                 idempotency_key: None,
+                by: "ann".to_owned(),
             },
             Duration::ZERO,
         );
@@ -204,7 +205,7 @@ async fn a_cancel_that_comes_after_the_result_changes_nothing() {
     assert_eq!(last.messages(), 1, "the result is in the hands of an evaluator");
     let runtime = driven.runtime.clone();
     driven
-        .until(runtime.cancel(run, "late"))
+        .until(runtime.cancel(run, &Wish::anonymous("late")))
         .await
         .expect("it is running");
     driven.until(runtime.evaluate(last)).await;

@@ -1,15 +1,21 @@
 //! The life of runs on a real store and a real queue, with a test in the place of the workers.
 
+mod archive;
 mod bed;
+mod children;
 mod damage;
 mod driven;
+mod events;
+mod groups;
+mod line;
 mod steering;
+mod stops;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bed::{files, node};
-use celesta_runs::{RunFilter, RunState, SubmitError};
+use celesta_runs::{RunFilter, RunState, SubmitError, Wish};
 use celesta_types::ErrorClass;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +137,7 @@ async fn rules_in_a_cycle_are_put_aside_and_named() {
     assert!(error.contains("up") && error.contains("down"), "{error}");
     // The store still reads, and the run can be called off.
     node.runtime
-        .cancel(run, "never mind")
+        .cancel(run, &Wish::anonymous("never mind"))
         .await
         .expect("cancel is legal");
     loop {
@@ -169,7 +175,7 @@ async fn a_failed_run_is_tried_again_from_its_failed_call() {
         "{view:?}"
     );
     node.runtime
-        .retry(run)
+        .retry(run, &Wish::anonymous("again"))
         .await
         .expect("a failed run may be tried again");
     node.serve(1).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celesta_runs::{CLONED_FROM, LifecycleError, RunState, WriteError, WriteFacts};
+use celesta_runs::{CLONED_FROM, LifecycleError, RunState, Wish, WriteError, WriteFacts};
 
 use crate::bed::{Node, files, node};
 
@@ -18,6 +18,14 @@ fn writes(json: &str) -> WriteFacts {
     WriteFacts {
         writes: json.as_bytes().to_vec(),
         idempotency_key: None,
+        by: "ann".to_owned(),
+    }
+}
+
+fn why(reason: &str) -> Wish {
+    Wish {
+        reason: reason.to_owned(),
+        by: "ann".to_owned(),
     }
 }
 
@@ -32,7 +40,7 @@ async fn a_paused_run_keeps_its_results_until_it_goes_on_even_across_a_restart()
     let leased = first.lease(1).await;
     first
         .runtime
-        .pause(run, "the disks are moved")
+        .pause(run, &why("the disks are moved"))
         .await
         .expect("a running run may be paused");
     first.until(run, RunState::Paused).await;
@@ -40,7 +48,7 @@ async fn a_paused_run_keeps_its_results_until_it_goes_on_even_across_a_restart()
     first.answer(&leased[0], None);
     first
         .runtime
-        .pause(run, "again")
+        .pause(run, &why("again"))
         .await
         .expect("pausing twice is legal");
     first.stop().await;
@@ -70,7 +78,7 @@ async fn a_paused_run_keeps_its_results_until_it_goes_on_even_across_a_restart()
     );
     second
         .runtime
-        .resume(run, "done")
+        .resume(run, &why("done"))
         .await
         .expect("a paused run may go on");
     second.serve(2).await;
@@ -80,7 +88,7 @@ async fn a_paused_run_keeps_its_results_until_it_goes_on_even_across_a_restart()
         Some(r#"{"count":3}"#),
         "{view:?}"
     );
-    let again = second.runtime.resume(run, "once more").await;
+    let again = second.runtime.resume(run, &why("once more")).await;
     assert!(matches!(again, Err(LifecycleError::Illegal(_))), "{again:?}");
     second.stop().await;
 }
@@ -94,9 +102,9 @@ async fn a_paused_run_can_be_called_off() {
         .await
         .expect("accepted");
     node.lease(1).await;
-    node.runtime.pause(run, "wait").await.expect("legal");
+    node.runtime.pause(run, &why("wait")).await.expect("legal");
     node.until(run, RunState::Paused).await;
-    node.runtime.cancel(run, "no more").await.expect("legal");
+    node.runtime.cancel(run, &why("no more")).await.expect("legal");
     node.until(run, RunState::Canceled).await;
     node.stop().await;
 }
@@ -210,5 +218,46 @@ async fn a_condition_on_the_time_wakes_its_run_even_across_a_restart() {
         .expect("there");
     assert_eq!(turns.len(), 2, "nothing was polled: {turns:?}");
     assert_eq!(turns[1].causes[0].kind, "time");
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_were_avoided_are_counted_and_a_run_may_want_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let first = ready(&folder).await;
+    let run = first
+        .submit("count", r#"{"total":3}"#, None)
+        .await
+        .expect("accepted");
+    for avoided in [true, false] {
+        let leased = first.lease(1).await;
+        first.report(&leased[0], None, avoided);
+    }
+    let leased = first.lease(1).await;
+    first.stop().await;
+    let second = node(folder.path()).await;
+    let again = second.lease(1).await;
+    assert_eq!(again[0].id, leased[0].id);
+    second.report(&again[0], None, true);
+    let view = second.ended(run).await;
+    assert_eq!(
+        view.avoided, 2,
+        "what was counted before the restart counts: {view:?}"
+    );
+    let calls = second.runtime.calls(run).await.expect("reads");
+    let avoided: Vec<bool> = calls.iter().map(|call| call.avoided).collect();
+    assert_eq!(avoided, [true, false, true]);
+
+    let fresh = celesta_runs::Submit {
+        service: "bench".to_owned(),
+        operation: "count".to_owned(),
+        input: br#"{"total":1}"#.to_vec(),
+        fresh: true,
+        ..celesta_runs::Submit::default()
+    };
+    second.runtime.submit(fresh, None).await.expect("accepted");
+    let leased = second.lease(1).await;
+    let invocation = celesta_functions::Invocation::decode(&leased[0].payload).expect("readable");
+    assert!(invocation.fresh);
     second.stop().await;
 }

@@ -226,6 +226,11 @@ impl Network {
         Some(at)
     }
 
+    /// What [`Network::next`] would take.
+    pub(crate) fn peek(&self) -> Option<u32> {
+        (self.top != NONE).then_some(self.top)
+    }
+
     /// Puts a fired activation back.
     pub(crate) fn rearm(&mut self, world: World<'_>, at: u32) {
         if self.is(at, state::LIVE) {

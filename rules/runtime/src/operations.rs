@@ -1,0 +1,455 @@
+//! Bulk operations: one action done to all runs of a filter, in the background, a page at a time.
+//!
+//! A page is one unit: the messages to its runs, and how far the operation is. So it is done to each run once, whatever
+//! crashes in between, and a pause or an abort takes effect between two pages. Runs that are accepted after the
+//! operation was asked for are none of its business, so it ends.
+
+mod machine;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use celesta_store::{Cell, QueryError, Row, Unit};
+use celesta_types::{ErrorKind, OperationId, RunId, Timestamp};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+pub use self::machine::{IllegalOperationStep, OperationState, OperationStep};
+use crate::head::{COLUMNS, RunHead};
+use crate::lifecycle::{Action, REASON_BYTES_MAX, Wish};
+use crate::query::conditions;
+use crate::runtime::{Inner, Runtime};
+use crate::schema::{OPERATION_ADVANCE, OPERATION_INSERT, OPERATION_STAND};
+use crate::view::{Page, RunFilter};
+
+/// Runs of one page: one commit, a few milliseconds.
+const PAGE_RUNS: usize = 256;
+/// Runs a second unless said otherwise: the platform's other work hardly notices.
+pub const OPERATION_RATE: u32 = 1_000;
+/// The most that may be asked for.
+pub const OPERATION_RATE_MAX: u32 = 100_000;
+/// Operations that have not ended.
+const OPEN_MAX: usize = 100;
+/// After a page that could not be stored the operation rests for so long.
+const REST: Duration = Duration::from_secs(1);
+const OPERATION_COLUMNS: &str = "id, state, action, filter, reason, actor, rate, bookmark, seen, done, refused, created_at, \
+     updated_at, ended_at";
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Bulk {
+    /// What is done to each run.
+    pub action: Action,
+    /// Which runs; not all there are.
+    pub filter: RunFilter,
+    /// Runs a second at most.
+    pub rate: u32,
+}
+
+/// An operation as people see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct OperationView {
+    /// Its id.
+    pub id: OperationId,
+    /// Where it stands.
+    pub state: OperationState,
+    /// What is done to each run.
+    pub action: Action,
+    /// Which runs.
+    pub filter: RunFilter,
+    /// Why.
+    pub reason: String,
+    /// Who asked.
+    pub by: String,
+    /// Runs a second at most.
+    pub rate: u32,
+    /// The last run that was looked at; runs are taken in the order of their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bookmark: Option<RunId>,
+    /// Runs that were looked at.
+    pub seen: u64,
+    /// Runs it was done to.
+    pub done: u64,
+    /// Runs that stood where it means nothing.
+    pub refused: u64,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it last moved.
+    pub updated_at: Timestamp,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Why an operation is not begun or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// There is no such operation.
+    #[error("there is no operation {id}")]
+    NotFound {
+        /// The id.
+        id: OperationId,
+    },
+    /// It stands where that means nothing.
+    #[error(transparent)]
+    Illegal(#[from] IllegalOperationStep),
+    /// It would be done to everything.
+    #[error("the filter names no runs; give at least one of service, workflow, operation, state and label")]
+    NoFilter,
+    /// The rate is none.
+    #[error("the rate is {rate} runs a second; expected 1 to {OPERATION_RATE_MAX}")]
+    Rate {
+        /// The rate.
+        rate: u32,
+    },
+    /// There are too many.
+    #[error("{OPEN_MAX} operations have not ended; wait for one, or abort it")]
+    TooMany,
+    /// The reason is too long.
+    #[error("the reason has {bytes} bytes, more than {REASON_BYTES_MAX}")]
+    ReasonTooLong {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not now.
+    #[error("the operation cannot be stored: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl OperationError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Illegal(_) => ErrorKind::Conflict,
+            Self::NoFilter | Self::Rate { .. } | Self::TooMany | Self::ReasonTooLong { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    fn unavailable(error: impl std::fmt::Display) -> Self {
+        Self::Unavailable {
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// The operations that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Operations {
+    open: Mutex<BTreeMap<OperationId, OperationView>>,
+    moved: Notify,
+}
+
+impl Operations {
+    /// Reads the operations that have not ended.
+    pub(crate) async fn open(store: &celesta_store::Store) -> Result<Self, QueryError> {
+        let sql = format!("SELECT {OPERATION_COLUMNS} FROM operations WHERE ended_at IS NULL");
+        let operations = Self::default();
+        let rows = store.fetch(&sql, &[]).await?;
+        let views = rows.iter().filter_map(view);
+        operations.open.lock().extend(views.map(|view| (view.id, view)));
+        Ok(operations)
+    }
+}
+
+impl Runtime {
+    /// Begins to do something to all runs of a filter. Returns when the operation is durable; it goes on by itself.
+    ///
+    /// # Errors
+    /// When the filter names nothing, there are too many operations, or it cannot be stored.
+    pub async fn begin_operation(&self, bulk: Bulk, wish: &Wish) -> Result<OperationView, OperationError> {
+        let inner = &self.inner;
+        check(&bulk, wish)?;
+        if inner.operations.open.lock().len() >= OPEN_MAX {
+            return Err(OperationError::TooMany);
+        }
+        let now = inner.clock.now();
+        let view = OperationView {
+            id: OperationId::new(now, inner.random.next_u128()),
+            state: OperationState::Running,
+            action: bulk.action,
+            filter: bulk.filter,
+            reason: wish.reason.clone(),
+            by: wish.by.clone(),
+            rate: bulk.rate,
+            bookmark: None,
+            seen: 0,
+            done: 0,
+            refused: 0,
+            created_at: now,
+            updated_at: now,
+            ended_at: None,
+        };
+        let mut unit = Unit::new();
+        let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
+        unit.add(
+            &OPERATION_INSERT,
+            [
+                Cell::Id(view.id.to_bytes()),
+                i64::from(view.state.code()).into(),
+                json(serde_json::to_string(&view.action)).into(),
+                json(serde_json::to_string(&view.filter)).into(),
+                view.reason.as_str().into(),
+                view.by.as_str().into(),
+                i64::from(view.rate).into(),
+                now.as_millis().into(),
+                now.as_millis().into(),
+            ],
+        );
+        inner
+            .store
+            .commit(unit)
+            .await
+            .map_err(OperationError::unavailable)?;
+        inner.operations.open.lock().insert(view.id, view.clone());
+        inner.operations.moved.notify_one();
+        Ok(view)
+    }
+
+    /// How many runs an operation would look at now.
+    ///
+    /// # Errors
+    /// When the filter names nothing, or the store does not answer.
+    pub async fn preview_operation(&self, bulk: &Bulk) -> Result<u64, OperationError> {
+        check(bulk, &Wish::anonymous(""))?;
+        let (condition, cells) = conditions(&bulk.filter, self.inner.store.path().is_some());
+        let sql = format!("SELECT count(*) FROM runs WHERE {condition}");
+        let rows = self.inner.store.fetch(&sql, &cells).await;
+        let rows = rows.map_err(OperationError::unavailable)?;
+        let count = rows.first().and_then(|row| row.int(0)).unwrap_or(0);
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// An operation, whether it has ended or not.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn operation(&self, id: OperationId) -> Result<Option<OperationView>, QueryError> {
+        if let Some(view) = self.inner.operations.open.lock().get(&id) {
+            return Ok(Some(view.clone()));
+        }
+        let sql = format!("SELECT {OPERATION_COLUMNS} FROM operations WHERE id = ?");
+        let rows = self.inner.store.fetch(&sql, &[Cell::Id(id.to_bytes())]).await?;
+        Ok(rows.first().and_then(view))
+    }
+
+    /// A page of operations, the newest first.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn operations(
+        &self,
+        cursor: Option<OperationId>,
+        limit: usize,
+    ) -> Result<Page<OperationView>, QueryError> {
+        let sql = format!(
+            "SELECT {OPERATION_COLUMNS} FROM operations WHERE id < ? ORDER BY id DESC LIMIT {}",
+            limit + 1
+        );
+        let before = cursor.map_or([0xff; 16], OperationId::to_bytes);
+        let rows = self.inner.store.fetch(&sql, &[Cell::Id(before)]).await?;
+        let mut rows: Vec<OperationView> = rows.iter().filter_map(view).collect();
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|last| last.id.to_string());
+        Ok(Page { rows, next })
+    }
+
+    /// Pauses, resumes or aborts an operation: it takes effect before the next page.
+    ///
+    /// # Errors
+    /// When there is no such operation, or it has ended.
+    pub async fn change_operation(
+        &self,
+        id: OperationId,
+        step: OperationStep,
+    ) -> Result<OperationView, OperationError> {
+        let found = self.operation(id).await.map_err(OperationError::unavailable)?;
+        let found = found.ok_or(OperationError::NotFound { id })?;
+        let state = found.state.after(step)?;
+        self.inner
+            .stand(id, state)
+            .await
+            .map_err(OperationError::unavailable)?;
+        self.inner.operations.moved.notify_one();
+        let changed = self.operation(id).await.map_err(OperationError::unavailable)?;
+        changed.ok_or(OperationError::NotFound { id })
+    }
+}
+
+fn check(bulk: &Bulk, wish: &Wish) -> Result<(), OperationError> {
+    let filter = &bulk.filter;
+    let names_some = filter.service.is_some()
+        || filter.workflow.is_some()
+        || filter.operation.is_some()
+        || filter.state.is_some()
+        || filter.label.is_some();
+    if !names_some {
+        return Err(OperationError::NoFilter);
+    }
+    if !(1..=OPERATION_RATE_MAX).contains(&bulk.rate) {
+        return Err(OperationError::Rate { rate: bulk.rate });
+    }
+    let bytes = wish.reason.len();
+    if bytes > REASON_BYTES_MAX {
+        return Err(OperationError::ReasonTooLong { bytes });
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// The operation stands so from now on.
+    async fn stand(&self, id: OperationId, state: OperationState) -> Result<(), celesta_store::CommitError> {
+        let now = self.clock.now();
+        let ended = state.is_ended().then_some(now);
+        let mut unit = Unit::new();
+        let cells = [
+            Cell::Id(id.to_bytes()),
+            i64::from(state.code()).into(),
+            now.as_millis().into(),
+            ended.map(Timestamp::as_millis).into(),
+        ];
+        unit.add(&OPERATION_STAND, cells);
+        self.store.commit(unit).await?;
+        let mut open = self.operations.open.lock();
+        if ended.is_some() {
+            open.remove(&id);
+        } else if let Some(view) = open.get_mut(&id) {
+            (view.state, view.updated_at) = (state, now);
+        }
+        Ok(())
+    }
+
+    /// Does what operations ask for until shutdown.
+    pub(crate) async fn operate(self: Arc<Self>) {
+        let shutdown = self.tasks.shutdown().clone();
+        // When each may have its next page, on the monotonic clock.
+        let mut due: BTreeMap<OperationId, Duration> = BTreeMap::new();
+        while !shutdown.is_requested() {
+            let running: Vec<OperationView> = {
+                let open = self.operations.open.lock();
+                let running = open.values().filter(|view| view.state == OperationState::Running);
+                running.cloned().collect()
+            };
+            due.retain(|id, _| running.iter().any(|operation| operation.id == *id));
+            for operation in &running {
+                let now = self.clock.monotonic();
+                if due.get(&operation.id).is_some_and(|due| *due > now) {
+                    continue;
+                }
+                let page = self.page_of(operation).await;
+                let rest = page.unwrap_or_else(|error| {
+                    tracing::warn!(id = %operation.id, %error, "a page of an operation is tried again");
+                    REST
+                });
+                due.insert(operation.id, now + rest);
+            }
+            let now = self.clock.monotonic();
+            let rest = due.values().min().map(|due| due.saturating_sub(now));
+            tokio::select! {
+                () = self.operations.moved.notified() => {}
+                () = self.clock.sleep(rest.unwrap_or_default()), if rest.is_some() => {}
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+
+    /// Does it to the next page of runs. Gives how long to rest after it.
+    async fn page_of(&self, operation: &OperationView) -> Result<Duration, String> {
+        let filter = RunFilter {
+            created_before: Some(
+                operation
+                    .filter
+                    .created_before
+                    .map_or(operation.created_at, |before| before.min(operation.created_at))
+                    .after_millis(1),
+            ),
+            ..operation.filter.clone()
+        };
+        let (condition, mut cells) = conditions(&filter, self.store.path().is_some());
+        let after = operation.bookmark.map_or([0; 16], RunId::to_bytes);
+        cells.push(Cell::Id(after));
+        cells.push(i64::try_from(PAGE_RUNS).unwrap_or(i64::MAX).into());
+        let sql = format!("SELECT {COLUMNS} FROM runs WHERE {condition} AND id > ? ORDER BY id LIMIT ?");
+        let rows = self
+            .store
+            .fetch(&sql, &cells)
+            .await
+            .map_err(|error| error.to_string())?;
+        let heads: Vec<RunHead> = rows.iter().filter_map(RunHead::from_row).collect();
+        let mut moved = operation.clone();
+        let mut messages = Vec::new();
+        for head in &heads {
+            moved.seen += 1;
+            moved.bookmark = Some(head.run);
+            if head.state.after(operation.action.step()).is_ok() {
+                let (reason, by) = (operation.reason.clone(), operation.by.clone());
+                messages.push(self.acting(head, operation.action, reason, by));
+                moved.done += 1;
+            } else {
+                moved.refused += 1;
+            }
+        }
+        moved.updated_at = self.clock.now();
+        let mut unit = Unit::new();
+        let count = |count: u64| Cell::from(i64::try_from(count).unwrap_or(i64::MAX));
+        unit.add(
+            &OPERATION_ADVANCE,
+            [
+                Cell::Id(moved.id.to_bytes()),
+                moved.bookmark.map_or(Cell::Null, |run| Cell::Id(run.to_bytes())),
+                count(moved.seen),
+                count(moved.done),
+                count(moved.refused),
+                moved.updated_at.as_millis().into(),
+            ],
+        );
+        self.queues
+            .stage_enqueue(&mut unit, messages)
+            .map_err(|error| error.to_string())?;
+        self.store.commit(unit).await.map_err(|error| error.to_string())?;
+        if let Some(view) = self.operations.open.lock().get_mut(&moved.id) {
+            let state = view.state;
+            *view = OperationView { state, ..moved };
+        }
+        if rows.len() < PAGE_RUNS {
+            let finished = operation.state.after(OperationStep::Finish);
+            let state = finished.map_err(|error| error.to_string())?;
+            let stood = self.stand(operation.id, state).await;
+            stood.map_err(|error| error.to_string())?;
+            return Ok(Duration::ZERO);
+        }
+        let runs = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        Ok(Duration::from_secs(1) * runs / operation.rate.max(1))
+    }
+}
+
+fn view(row: &Row) -> Option<OperationView> {
+    let instant = |at: usize| row.int(at).map(Timestamp::from_millis);
+    let count = |at: usize| row.int(at).and_then(|count| u64::try_from(count).ok());
+    Some(OperationView {
+        id: OperationId::from_bytes(row.blob(0)?)?,
+        state: OperationState::from_code(row.int(1)?)?,
+        action: serde_json::from_str(row.text(2)?).ok()?,
+        filter: serde_json::from_str(row.text(3)?).ok()?,
+        reason: row.text(4)?.to_owned(),
+        by: row.text(5)?.to_owned(),
+        rate: u32::try_from(row.int(6)?).ok()?,
+        bookmark: row.blob(7).and_then(RunId::from_bytes),
+        seen: count(8)?,
+        done: count(9)?,
+        refused: count(10)?,
+        created_at: instant(11)?,
+        updated_at: instant(12)?,
+        ended_at: instant(13),
+    })
+}

@@ -1,0 +1,467 @@
+//! Standing orders: what holds for all runs of a service or a workflow until it is taken back. Pauses and breakpoints.
+//!
+//! They are few, kept whole in memory, and looked up once a turn; while there are none that costs one load. A run that is
+//! touched while an order says so stops by itself, so giving one costs the same however many runs there are.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use celesta_queue::{HandOver, NewMessage};
+use celesta_store::{QueryError, Store, Unit};
+use celesta_types::{ErrorKind, Timestamp};
+use parking_lot::RwLock;
+use serde::Serialize;
+
+use crate::lifecycle::{ANONYMOUS, Action, REASON_BYTES_MAX, Wish};
+use crate::live::Live;
+use crate::message::{HostMessage, Onward};
+use crate::operations::{Bulk, OPERATION_RATE, OperationView};
+use crate::runtime::{Inner, Runtime};
+use crate::schema::{ORDER_DELETE, ORDER_UPSERT};
+use crate::state::RunState;
+use crate::steering::BREAKPOINTS_MAX;
+use crate::view::{RunFilter, StoppedBy, StoppedView};
+
+/// Standing orders of all services: they are meant for the time of an incident.
+const ORDERS_MAX: usize = 10_000;
+const PAUSE: &str = "pause";
+const BREAKPOINT: &str = "breakpoint";
+
+/// What an order is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct About {
+    service: String,
+    /// Empty: the whole service.
+    workflow: String,
+    kind: &'static str,
+    /// The rule of a breakpoint.
+    rule: String,
+}
+
+/// One order, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OrderView {
+    /// `pause` or `breakpoint`.
+    pub kind: &'static str,
+    /// The service.
+    pub service: String,
+    /// The workflow; absent when it holds for the whole service.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub workflow: String,
+    /// The rule of a breakpoint.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    /// Why.
+    pub reason: String,
+    /// Who gave it.
+    pub by: String,
+    /// When.
+    pub given_at: Timestamp,
+}
+
+/// All orders.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    any: AtomicBool,
+    all: RwLock<BTreeMap<About, Given>>,
+}
+
+#[derive(Debug, Clone)]
+struct Given {
+    reason: String,
+    by: String,
+    at: Timestamp,
+}
+
+/// Why an order is not given.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// There is no such service.
+    #[error("there is no service `{service}`")]
+    UnknownService {
+        /// The name.
+        service: String,
+    },
+    /// The service has no such workflow.
+    #[error("service `{service}` has no workflow `{workflow}`; it has: {known}")]
+    UnknownWorkflow {
+        /// The service.
+        service: String,
+        /// The name.
+        workflow: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The workflow has no such rule.
+    #[error("workflow `{workflow}` has no rule `{rule}`; its rules are: {known}")]
+    UnknownRule {
+        /// The workflow.
+        workflow: String,
+        /// The name.
+        rule: String,
+        /// The names there are.
+        known: String,
+    },
+    /// There are too many.
+    #[error("there are {max} {what} already")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// The reason is too long.
+    #[error("the reason has {bytes} bytes, more than {REASON_BYTES_MAX}")]
+    ReasonTooLong {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not now.
+    #[error("the order cannot be stored: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl OrderError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownService { .. } | Self::UnknownWorkflow { .. } | Self::UnknownRule { .. } => {
+                ErrorKind::NotFound
+            }
+            Self::TooMany { .. } | Self::ReasonTooLong { .. } => ErrorKind::Invalid,
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+        }
+    }
+}
+
+impl Orders {
+    /// Reads the orders that stand.
+    pub(crate) async fn open(store: &Store) -> Result<Self, QueryError> {
+        let sql = "SELECT service, workflow, kind, rule, reason, actor, given_at FROM orders";
+        let orders = Self::default();
+        for row in store.fetch(sql, &[]).await? {
+            let text = |at: usize| row.text(at).unwrap_or_default().to_owned();
+            let kind = if row.text(2) == Some(PAUSE) {
+                PAUSE
+            } else {
+                BREAKPOINT
+            };
+            let about = About {
+                service: text(0),
+                workflow: text(1),
+                kind,
+                rule: text(3),
+            };
+            let given = Given {
+                reason: text(4),
+                by: text(5),
+                at: Timestamp::from_millis(row.int(6).unwrap_or(0)),
+            };
+            orders.give(about, given);
+        }
+        Ok(orders)
+    }
+
+    fn give(&self, about: About, given: Given) {
+        self.all.write().insert(about, given);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn take_back(&self, about: &About) {
+        let mut all = self.all.write();
+        all.remove(about);
+        self.any.store(!all.is_empty(), Ordering::Release);
+    }
+
+    /// What stops the runs of this workflow.
+    pub(crate) fn stopped(&self, service: &str, workflow: &str) -> Option<StoppedView> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let all = self.all.read();
+        let find = |workflow: &str, by| {
+            let about = About {
+                service: service.to_owned(),
+                workflow: workflow.to_owned(),
+                kind: PAUSE,
+                rule: String::new(),
+            };
+            let given = all.get(&about)?;
+            Some(StoppedView {
+                by,
+                rule: None,
+                facts: Vec::new(),
+                reason: given.reason.clone(),
+                actor: given.by.clone(),
+            })
+        };
+        find("", StoppedBy::Service).or_else(|| find(workflow, StoppedBy::Workflow))
+    }
+
+    /// Adds the rules before which all runs of this workflow stop.
+    pub(crate) fn breakpoints(&self, service: &str, workflow: &str, rules: &mut Vec<String>) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
+        let all = self.all.read();
+        let about = all.keys().filter(|about| {
+            about.kind == BREAKPOINT && about.service == service && about.workflow == workflow
+        });
+        rules.extend(about.map(|about| about.rule.clone()));
+    }
+}
+
+impl Inner {
+    /// What lets a run go on that an order has stopped which was taken back before the stop was durable: whoever took it
+    /// back did not find the run.
+    pub(crate) fn missed_order(&self, live: &Live) -> Option<NewMessage> {
+        let head = &live.head;
+        if !live.is_stopped_by_order() || self.orders.stopped(&head.service, &head.workflow).is_some() {
+            return None;
+        }
+        let message = HostMessage::Resume {
+            reason: "the pause is over".to_owned(),
+            by: ANONYMOUS.to_owned(),
+            how: Onward::Scope,
+        };
+        Some(self.message_to(head.run, &message))
+    }
+
+    /// Sends a message that nobody waits for.
+    pub(crate) fn send_unasked(&self, message: NewMessage) {
+        let companion = Unit::new();
+        for refused in self.queues.hand_over(vec![HandOver { message, companion }]) {
+            tracing::error!(error = %refused.error, "a run is not told that its pause is over");
+        }
+    }
+}
+
+impl Runtime {
+    /// The orders that stand for `service`.
+    #[must_use]
+    pub fn orders(&self, service: &str) -> Vec<OrderView> {
+        let all = self.inner.orders.all.read();
+        let own = all.iter().filter(|(about, _)| about.service == service);
+        own.map(|(about, given)| {
+            let About {
+                service,
+                workflow,
+                kind,
+                rule,
+            } = about.clone();
+            OrderView {
+                kind,
+                service,
+                workflow,
+                rule,
+                reason: given.reason.clone(),
+                by: given.by.clone(),
+                given_at: given.at,
+            }
+        })
+        .collect()
+    }
+
+    /// Stops all runs of a service, or of one of its workflows, each when it would move next; new ones are accepted and
+    /// do not begin. Calls that run go on.
+    ///
+    /// # Errors
+    /// When there is no such service or workflow, or the order cannot be stored.
+    pub async fn pause_all(
+        &self,
+        service: &str,
+        workflow: Option<&str>,
+        wish: &Wish,
+    ) -> Result<(), OrderError> {
+        self.check_workflow(service, workflow)?;
+        let about = About {
+            service: service.to_owned(),
+            workflow: workflow.unwrap_or_default().to_owned(),
+            kind: PAUSE,
+            rule: String::new(),
+        };
+        self.store_order(about, wish).await
+    }
+
+    /// Takes a pause of a service or workflow back, and begins an operation that lets the runs go on which it has stopped.
+    ///
+    /// # Errors
+    /// When there is no such service or workflow, or the order cannot be stored.
+    pub async fn unpause_all(
+        &self,
+        service: &str,
+        workflow: Option<&str>,
+        wish: &Wish,
+    ) -> Result<OperationView, OrderError> {
+        self.check_workflow(service, workflow)?;
+        let about = About {
+            service: service.to_owned(),
+            workflow: workflow.unwrap_or_default().to_owned(),
+            kind: PAUSE,
+            rule: String::new(),
+        };
+        self.delete_orders(vec![about]).await?;
+        let bulk = Bulk {
+            action: Action::ResumeStopped,
+            filter: RunFilter {
+                service: Some(service.to_owned()),
+                workflow: workflow.map(str::to_owned),
+                state: Some(RunState::Paused),
+                ..RunFilter::default()
+            },
+            rate: OPERATION_RATE,
+        };
+        let operation = self.begin_operation(bulk, wish).await;
+        operation.map_err(|error| OrderError::Unavailable {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Says before which rules all runs of a workflow stop, in place of what was said before.
+    ///
+    /// # Errors
+    /// When there is no such service, workflow or rule, there are too many, or they cannot be stored.
+    pub async fn set_workflow_breakpoints(
+        &self,
+        service: &str,
+        workflow: &str,
+        rules: &[String],
+        wish: &Wish,
+    ) -> Result<(), OrderError> {
+        let version = self.check_workflow(service, Some(workflow))?;
+        let known = version.rules(workflow).map_or(&[][..], |rules| rules.rules());
+        check_breakpoints(workflow, rules, known)?;
+        let about = |rule: &str| About {
+            service: service.to_owned(),
+            workflow: workflow.to_owned(),
+            kind: BREAKPOINT,
+            rule: rule.to_owned(),
+        };
+        let gone = {
+            let all = self.inner.orders.all.read();
+            let own = all
+                .keys()
+                .filter(|one| one.kind == BREAKPOINT && one.service == service && one.workflow == workflow);
+            own.filter(|one| !rules.contains(&one.rule)).cloned().collect()
+        };
+        self.delete_orders(gone).await?;
+        for rule in rules {
+            self.store_order(about(rule), wish).await?;
+        }
+        Ok(())
+    }
+
+    fn check_workflow(
+        &self,
+        service: &str,
+        workflow: Option<&str>,
+    ) -> Result<std::sync::Arc<crate::Version>, OrderError> {
+        let version = self.inner.registry.current(service);
+        let version = version.ok_or_else(|| OrderError::UnknownService {
+            service: service.to_owned(),
+        })?;
+        if let Some(workflow) = workflow
+            && version.rules(workflow).is_none()
+        {
+            let known: Vec<&str> = version.bundle.workflows.keys().map(String::as_str).collect();
+            return Err(OrderError::UnknownWorkflow {
+                service: service.to_owned(),
+                workflow: workflow.to_owned(),
+                known: known.join(", "),
+            });
+        }
+        Ok(version)
+    }
+
+    async fn store_order(&self, about: About, wish: &Wish) -> Result<(), OrderError> {
+        if wish.reason.len() > REASON_BYTES_MAX {
+            return Err(OrderError::ReasonTooLong {
+                bytes: wish.reason.len(),
+            });
+        }
+        if self.inner.orders.all.read().len() >= ORDERS_MAX {
+            return Err(OrderError::TooMany {
+                what: "standing orders",
+                max: ORDERS_MAX,
+            });
+        }
+        let given = Given {
+            reason: wish.reason.clone(),
+            by: wish.by.clone(),
+            at: self.inner.clock.now(),
+        };
+        let mut unit = Unit::new();
+        unit.add(
+            &ORDER_UPSERT,
+            [
+                about.service.as_str().into(),
+                about.workflow.as_str().into(),
+                about.kind.into(),
+                about.rule.as_str().into(),
+                given.reason.as_str().into(),
+                given.by.as_str().into(),
+                given.at.as_millis().into(),
+            ],
+        );
+        self.commit_order(unit).await?;
+        self.inner.orders.give(about, given);
+        Ok(())
+    }
+
+    async fn delete_orders(&self, gone: Vec<About>) -> Result<(), OrderError> {
+        let mut unit = Unit::new();
+        for about in &gone {
+            let cells = [
+                about.service.as_str().into(),
+                about.workflow.as_str().into(),
+                about.kind.into(),
+                about.rule.as_str().into(),
+            ];
+            unit.add(&ORDER_DELETE, cells);
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.commit_order(unit).await?;
+        for about in &gone {
+            self.inner.orders.take_back(about);
+        }
+        Ok(())
+    }
+
+    async fn commit_order(&self, unit: Unit) -> Result<(), OrderError> {
+        let committed = self.inner.store.commit(unit).await;
+        committed.map_err(|error| OrderError::Unavailable {
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// Whether breakpoints name rules that there are.
+pub(crate) fn check_breakpoints(
+    workflow: &str,
+    rules: &[String],
+    known: &[celesta_engine::Rule],
+) -> Result<(), OrderError> {
+    if rules.len() > BREAKPOINTS_MAX {
+        return Err(OrderError::TooMany {
+            what: "breakpoints",
+            max: BREAKPOINTS_MAX,
+        });
+    }
+    for rule in rules {
+        if !known.iter().any(|one| one.name() == rule) {
+            let known: Vec<&str> = known.iter().map(celesta_engine::Rule::name).collect();
+            return Err(OrderError::UnknownRule {
+                workflow: workflow.to_owned(),
+                rule: rule.clone(),
+                known: known.join(", "),
+            });
+        }
+    }
+    Ok(())
+}

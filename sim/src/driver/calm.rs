@@ -1,0 +1,178 @@
+//! The calm after the events: no more faults, workers answer well, people let runs go on; everything must come to rest.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use celesta_runs::{RunFilter, RunState};
+use celesta_store::driven::Ending;
+use celesta_types::RunId;
+
+use super::Sim;
+use crate::clients::{Known, Model, Steer};
+use crate::node::SimError;
+
+/// Rounds until then: far more than the longest run needs.
+const ROUNDS_MAX: usize = 3_000;
+/// When nobody has had anything to do for so long, nobody ever will: the longest timer is far shorter.
+const QUIET_MAX: Duration = Duration::from_secs(1_800);
+/// How often a failed run is tried again: some fail always.
+const RETRIES_MAX: usize = 2;
+
+impl Sim<'_> {
+    pub(super) fn calm(&mut self) -> Result<(), SimError> {
+        self.trace.line(format_args!("calm"));
+        self.record.refuse_reads(0);
+        self.ask_in_doubt()?;
+        let mut retried = BTreeMap::new();
+        let mut busy_at = self.now();
+        for _ in 0..ROUNDS_MAX {
+            self.settle()?;
+            if !self.model.violations.is_empty() {
+                return Ok(());
+            }
+            if self.go_on()? {
+                busy_at = self.now();
+            } else if self.depth()? > 0 || self.node()?.is_waited_for() {
+                if self.now().since(busy_at) > QUIET_MAX {
+                    break;
+                }
+                self.wake();
+            } else if !self.let_go(&mut retried)? {
+                return Ok(());
+            }
+        }
+        let node = self.node()?;
+        let clients = node.clients.len();
+        let left = node
+            .queues
+            .list_queues()
+            .into_iter()
+            .filter(|stats| node.queues.depth(&stats.queue) > 0);
+        let left: Vec<String> = left
+            .map(|stats| {
+                format!(
+                    "{} {:?}, {} ready, {} arriving",
+                    stats.queue, stats.counts, stats.ready, stats.arriving
+                )
+            })
+            .collect();
+        self.violation(format!(
+            "nothing comes to rest: {clients} clients wait, {}",
+            left.join("; ")
+        ));
+        Ok(())
+    }
+
+    /// Clients with a key ask again until they are answered.
+    fn ask_in_doubt(&mut self) -> Result<(), SimError> {
+        let runtime = self.node()?.runtime.clone();
+        let doubtful: Vec<usize> = self
+            .model
+            .tries
+            .iter()
+            .filter(|tried| tried.known == Known::Doubtful)
+            .map(|tried| tried.request)
+            .filter(|&request| self.model.requests[request].key.is_some())
+            .collect();
+        for request in doubtful {
+            let (ask, answer) = self.model.submit(&runtime, request);
+            self.node()?.ask(ask, answer);
+            // One after the other: two at once would be told to ask again.
+            self.settle()?;
+            self.evaluate_all()?;
+        }
+        let notes = self.model.notes.len();
+        for number in 0..notes {
+            let note = &self.model.notes[number];
+            if note.known == Known::Doubtful && note.key.is_some() {
+                let (ask, answer) = self.model.write(&runtime, number);
+                self.node()?.ask(ask, answer);
+                self.settle()?;
+                self.evaluate_all()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate_all(&mut self) -> Result<(), SimError> {
+        self.take()?;
+        while !self.taken.is_empty() {
+            self.evaluate()?;
+        }
+        self.settle()?;
+        while self.node()?.hand.waiting() > 0 {
+            self.commit(usize::MAX, Ending::Durable)?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// One round of everybody's work; says whether there was any.
+    fn go_on(&mut self) -> Result<bool, SimError> {
+        let mut worked = false;
+        if self.node()?.hand.waiting() > 0 {
+            self.commit(usize::MAX, Ending::Durable)?;
+            self.settle()?;
+            worked = true;
+        }
+        self.take()?;
+        while !self.taken.is_empty() {
+            self.evaluate()?;
+            self.settle()?;
+            worked = true;
+        }
+        for queue in self.functions.clone() {
+            self.lease_of(&queue, 64, 60_000)?;
+        }
+        for held in std::mem::take(&mut self.held) {
+            self.answer_with(&held, None)?;
+            worked = true;
+        }
+        Ok(worked)
+    }
+
+    /// Runs that stand still for want of somebody's wish go on; says whether there were any.
+    fn let_go(&mut self, retried: &mut BTreeMap<RunId, usize>) -> Result<bool, SimError> {
+        let mut wishes = Vec::new();
+        for (state, how) in [
+            (RunState::Paused, Steer::Resume),
+            (RunState::Failed, Steer::Retry),
+            (RunState::Quarantined, Steer::Retry),
+        ] {
+            for run in self.runs_in(state)? {
+                let times = retried.entry(run).or_default();
+                if how == Steer::Resume || *times < RETRIES_MAX {
+                    *times += 1;
+                    wishes.push((run, how));
+                }
+            }
+        }
+        let runtime = self.node()?.runtime.clone();
+        for &(run, how) in &wishes {
+            let (ask, answer) = Model::steer(&runtime, run, how);
+            self.trace.line(format_args!("ask {ask:?}"));
+            self.node()?.ask(ask, answer);
+        }
+        Ok(!wishes.is_empty())
+    }
+
+    fn runs_in(&mut self, state: RunState) -> Result<Vec<RunId>, SimError> {
+        let node = self.node()?;
+        let filter = RunFilter {
+            state: Some(state),
+            ..RunFilter::default()
+        };
+        let mut runs = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = node
+                .now(node.runtime.list(&filter, cursor, usize::MAX))
+                .map_err(SimError::of("list runs"))?;
+            runs.extend(page.rows.iter().map(|view| view.id));
+            match page.next.and_then(|next| next.parse().ok()) {
+                Some(next) => cursor = Some(next),
+                None => return Ok(runs),
+            }
+        }
+    }
+}

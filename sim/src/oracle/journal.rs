@@ -1,0 +1,195 @@
+//! What must hold of the journal of a run, whatever its rules are.
+
+use std::collections::BTreeMap;
+
+use celesta_runs::RunState;
+use celesta_runs::record::{Cause, Note, Record as Turn, Recorded};
+use celesta_store::Cell;
+use celesta_store::driven::Record;
+use celesta_types::{CallId, ErrorClass, RunId, Timestamp};
+use serde_json::Value;
+
+use crate::workers::Said;
+use crate::workloads::answer;
+
+/// Characters of a turn that are shown.
+const TOLD_MAX: usize = 600;
+
+/// A call as the journal shows it.
+struct Call {
+    what: What,
+    answers: usize,
+}
+
+enum What {
+    Function { name: String, input: Value },
+    Timer { at: Timestamp },
+    Request,
+}
+
+/// Everything that is wrong with the journal of `run`.
+pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -> Vec<String> {
+    let sql = "SELECT seq, record FROM journal WHERE run = ? ORDER BY seq";
+    let rows = match record.fetch(sql, &[Cell::Id(run.to_bytes())]) {
+        Ok(rows) => rows,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut walk = Walk {
+        run,
+        said,
+        calls: BTreeMap::new(),
+        paused: false,
+        canceled: false,
+        broken: Vec::new(),
+    };
+    for (row, expected) in rows.iter().zip(1_u64..) {
+        let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
+        if seq != expected {
+            walk.broken
+                .push(format!("turn {seq} stands where turn {expected} is expected"));
+            break;
+        }
+        match Turn::decode(row.blob(1).unwrap_or_default()) {
+            Ok(turn) => walk.turn(seq, turn),
+            Err(error) => walk.broken.push(format!("turn {seq} cannot be read: {error}")),
+        }
+    }
+    if rows.is_empty() {
+        walk.broken.push("it has taken no turn".to_owned());
+    }
+    if walk.canceled != (state == RunState::Canceled) {
+        walk.broken
+            .push(format!("its journal ends canceled: {}", walk.canceled));
+    }
+    walk.broken
+}
+
+/// The journal in short, for whoever looks into a violation.
+pub(super) fn told(record: &Record, run: RunId) -> String {
+    let sql = "SELECT seq, record FROM journal WHERE run = ? ORDER BY seq";
+    let rows = record.fetch(sql, &[Cell::Id(run.to_bytes())]).unwrap_or_default();
+    let mut told = format!("  journal of {run}:");
+    for row in rows {
+        let Ok(turn) = Turn::decode(row.blob(1).unwrap_or_default()) else {
+            continue;
+        };
+        let firings: Vec<_> = turn
+            .firings
+            .iter()
+            .map(|firing| (firing.rule, firing.section))
+            .collect();
+        let note = turn.note.is_some();
+        let Turn {
+            at, causes, effects, ..
+        } = turn;
+        let line = format!(
+            "\n      turn {} at {at}: {causes:?} fired {firings:?} {effects:?}{}",
+            row.int(0).unwrap_or(0),
+            if note { " put aside" } else { "" }
+        );
+        told.push_str(&line.chars().take(TOLD_MAX).collect::<String>());
+    }
+    told
+}
+
+struct Walk<'a> {
+    run: RunId,
+    said: &'a Said,
+    calls: BTreeMap<CallId, Call>,
+    paused: bool,
+    canceled: bool,
+    broken: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn turn(&mut self, seq: u64, turn: Turn) {
+        if self.canceled {
+            self.broken
+                .push(format!("turn {seq} comes after the run was canceled"));
+        }
+        for cause in &turn.causes {
+            match cause {
+                Cause::Succeeded { call, result, .. } => self.succeeded(seq, *call, result),
+                Cause::Failed { call, class, .. } => self.failed(seq, *call, *class),
+                Cause::TimerFired { call } => self.fired(seq, *call, turn.at),
+                Cause::Resumed { .. } => self.paused = false,
+                // A completed run is not canceled any more; the oracle sees it by its state.
+                Cause::CancelRequested { .. } => (self.paused, self.canceled) = (false, true),
+                Cause::Started
+                | Cause::RetryRequested { .. }
+                | Cause::FactsWritten { .. }
+                | Cause::Prioritized { .. }
+                | Cause::BreakpointsSet { .. }
+                | Cause::Restarted { .. }
+                | Cause::Woken => {}
+            }
+        }
+        if self.paused && !turn.firings.is_empty() {
+            self.broken
+                .push(format!("rules fired in turn {seq} while it was paused"));
+        }
+        if matches!(&turn.note, Some(Note::Paused { .. })) {
+            self.paused = true;
+        }
+        for (effect, index) in turn.effects.into_iter().zip(0_u32..) {
+            let what = match effect {
+                Recorded::Call { function, input } => What::Function {
+                    name: function,
+                    input: serde_json::from_str(&input).unwrap_or(Value::Null),
+                },
+                Recorded::Timer { at } => What::Timer { at },
+                Recorded::Request { .. } => What::Request,
+                _ => continue,
+            };
+            self.calls
+                .insert(CallId { seq, index }, Call { what, answers: 0 });
+        }
+    }
+
+    fn call(&mut self, seq: u64, id: CallId) -> Option<&mut Call> {
+        if !self.calls.contains_key(&id) {
+            self.broken.push(format!(
+                "turn {seq} is given an answer to {id}, which was never called"
+            ));
+        }
+        self.calls.get_mut(&id)
+    }
+
+    fn succeeded(&mut self, seq: u64, id: CallId, result: &str) {
+        let Some(call) = self.call(seq, id) else { return };
+        call.answers += 1;
+        if let What::Function { name, input } = &call.what {
+            let right = answer(name, input);
+            if serde_json::from_str::<Value>(result).ok().as_ref() != Some(&right) {
+                let broken = format!("turn {seq} is given another result of {id} than {name}({input})");
+                self.broken.push(broken);
+            }
+        }
+    }
+
+    fn failed(&mut self, seq: u64, id: CallId, class: ErrorClass) {
+        let (run, said) = (self.run, self.said);
+        let Some(call) = self.call(seq, id) else { return };
+        call.answers += 1;
+        if let What::Function { .. } = &call.what {
+            let classes = said.failed.get(&(run, id)).map_or(&[][..], Vec::as_slice);
+            if !classes.contains(&class) {
+                self.broken.push(format!(
+                    "turn {seq} is told that {id} failed ({}), which no worker has said",
+                    class.name()
+                ));
+            }
+        }
+    }
+
+    fn fired(&mut self, seq: u64, id: CallId, now: Timestamp) {
+        let Some(call) = self.call(seq, id) else { return };
+        call.answers += 1;
+        if let What::Timer { at } = call.what
+            && now < at
+        {
+            self.broken
+                .push(format!("timer {id}, set for {at}, fires in turn {seq} at {now}"));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Seeds that run in every test: no violation, the same trace again, and the mistakes are found.
+
+use std::fmt::Write as _;
+
+use celesta_sim::bugs::{BUGS, Bug};
+use celesta_sim::{Ground, Options, Outcome, Summary, run, run_many};
+
+fn options(events: u64, bug: Option<Bug>) -> Options {
+    Options {
+        seed: 0,
+        events,
+        bug,
+        print: false,
+    }
+}
+
+fn told(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes {
+        writeln!(text, "seed {} after {} events:", outcome.seed, outcome.events)
+            .expect("writing to a string");
+        for line in outcome.latest.iter().chain(&outcome.violations) {
+            writeln!(text, "  {line}").expect("writing to a string");
+        }
+    }
+    text
+}
+
+fn many(seeds: u64, events: u64, bug: Option<Bug>) -> Summary {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let enough = |outcome: &Outcome| !outcome.violations.is_empty();
+    run_many(1, seeds, threads, &options(events, bug), enough).expect("the simulation runs")
+}
+
+#[test]
+fn no_promise_is_broken() {
+    let summary = many(8, 1_000, None);
+    assert!(summary.violating.is_empty(), "{}", told(&summary.violating));
+    assert_eq!((summary.seeds, summary.events), (8, 8_000));
+    // They were not idle.
+    for what in [
+        "crashes",
+        "restarts",
+        "turns after their lease",
+        "repeated answers",
+        "conflicts",
+    ] {
+        assert!(
+            summary.counts.get(what).is_some_and(|times| *times > 0),
+            "{what}: {:?}",
+            summary.counts
+        );
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_again() {
+    let ground = Ground::new().expect("a folder");
+    let other = Ground::new().expect("a folder");
+    for seed in [1, 2] {
+        let options = Options {
+            seed,
+            ..options(600, None)
+        };
+        let first = run(&ground, &options).expect("the simulation runs");
+        let again = run(&other, &options).expect("the simulation runs");
+        assert_eq!(
+            (first.digest, first.latest),
+            (again.digest, again.latest),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_are_found() {
+    for bug in BUGS {
+        let summary = many(20, 1_500, Some(*bug));
+        assert!(
+            !summary.violating.is_empty(),
+            "{} was not found in {} seeds",
+            bug.name,
+            summary.seeds
+        );
+        println!(
+            "{}: {} seeds, {}",
+            bug.name, summary.seeds, summary.violating[0].violations[0]
+        );
+    }
+}
