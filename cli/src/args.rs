@@ -116,6 +116,8 @@ pub(crate) enum Command {
     Publish(commands::publish::PublishArgs),
     /// Use queues on their own: send messages, take them, look at them
     Queue(commands::queue::QueueArgs),
+    /// Look at the nodes of a deployment
+    Node(commands::node::NodeArgs),
     /// Look at services, and at the facts their runs share
     Service(commands::service::ServiceArgs),
     /// Look at sweeps over resting runs and steer them

@@ -10,6 +10,7 @@ mod dormant;
 mod fanout;
 mod fsync;
 mod latency;
+mod postgres;
 mod quantile;
 mod queue;
 mod rig;

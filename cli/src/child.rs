@@ -28,6 +28,19 @@ pub(crate) struct ServerOptions {
     pub(crate) log: PathBuf,
     /// Processor slots for functions; the machine's unless given.
     pub(crate) workers: Option<u32>,
+    /// The deployment it is a node of; on its own unless given.
+    pub(crate) deployment: Option<DeploymentOptions>,
+}
+
+/// What the nodes of a deployment share.
+#[derive(Debug, Clone)]
+pub(crate) struct DeploymentOptions {
+    /// The database.
+    pub(crate) url: String,
+    /// The folder of artifacts.
+    pub(crate) artifacts: PathBuf,
+    /// How many partitions a new one gets.
+    pub(crate) partitions: Option<u32>,
 }
 
 /// A `celesta serve` of our own.
@@ -65,6 +78,21 @@ impl ServerProcess {
             .arg(&options.data);
         if let Some(workers) = options.workers {
             command.args(["--workers", &workers.to_string()]);
+        }
+        if let Some(deployment) = &options.deployment {
+            command.args(["--store", &deployment.url, "--artifacts"]);
+            command.arg(&deployment.artifacts);
+            if let Some(partitions) = deployment.partitions {
+                command.args(["--partitions", &partitions.to_string()]);
+            }
+        }
+        for variable in [
+            "CELESTA_STORE",
+            "CELESTA_NODE",
+            "CELESTA_ADVERTISE",
+            "CELESTA_ARTIFACTS",
+        ] {
+            command.env_remove(variable);
         }
         command
             .env_remove("CELESTA_TOKEN")

@@ -14,6 +14,7 @@ mod guard;
 pub(crate) mod help;
 pub(crate) mod lsp;
 pub(crate) mod new;
+pub(crate) mod node;
 pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod queue;
@@ -127,6 +128,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Bulk(args) => client(bulk::run(context, args)),
         Command::Publish(args) => client(publish::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
+        Command::Node(args) => client(node::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
         Command::Sweep(args) => client(sweep::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),

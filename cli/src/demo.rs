@@ -119,6 +119,7 @@ impl Stage {
             listen: "127.0.0.1:0".to_owned(),
             log: folder.join("server.log"),
             workers: None,
+            deployment: None,
         };
         let server = ServerProcess::start(&options).await?;
         let client = Client::new(&server.url, None)?;

@@ -6,6 +6,7 @@
 //! knows how they are put together.
 
 mod broker;
+mod deployment;
 mod lock;
 mod packages;
 
@@ -15,14 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
-use celesta_queue::{AnyQueues, Queues};
+use celesta_queue::AnyQueues;
 use celesta_rabbitmq::BrokerUrl;
-use celesta_runs::{Parts, Runtime, RuntimeConfig};
+use celesta_runs::{Partitions, Runtime};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
 use celesta_store::{Migration, Store, StoreOptions};
-use celesta_worker::{GuardProgram, QueueFeed, Worker, WorkerConfig, WorkerParts};
+use celesta_worker::{GuardProgram, PartedFeed, Worker, WorkerConfig, WorkerParts};
 
+use self::deployment::{Deployment, Feeding, Means};
 use self::lock::DataLock;
 use self::packages::Registered;
 use crate::child::own_binary;
@@ -42,12 +44,12 @@ pub(crate) const ARTIFACTS_FOLDER: &str = "artifacts";
 
 /// The schema of a node's record.
 pub(crate) fn migrations() -> Vec<Migration> {
-    [
-        celesta_queue::MIGRATIONS,
-        celesta_runs::MIGRATIONS,
-        celesta_worker::MIGRATIONS,
-    ]
-    .concat()
+    migrations_with(celesta_queue::MIGRATIONS)
+}
+
+/// The schema of runs, with that of the queues they go through.
+fn migrations_with(queues: &[Migration]) -> Vec<Migration> {
+    [queues, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat()
 }
 
 /// How a node is set up.
@@ -67,12 +69,44 @@ pub(crate) struct NodeOptions {
     pub(crate) workers: Option<u32>,
     /// How long the ids of events are kept, so that one that comes again counts once; a week unless given.
     pub(crate) events_kept: Option<Duration>,
+    /// The PostgreSQL database of the deployment this node is part of; a file in the data folder unless given.
+    pub(crate) store: Option<String>,
+    /// The name of this node among others; made once and kept in the data folder unless given.
+    pub(crate) node: Option<String>,
+    /// Where the other nodes reach this one, `host:port`; where it listens unless given.
+    pub(crate) advertise: Option<String>,
+    /// How many partitions a new deployment gets.
+    pub(crate) partitions: Option<u32>,
+    /// The folder of artifacts, which nodes share; in the data folder unless given.
+    pub(crate) artifacts: Option<PathBuf>,
+}
+
+impl NodeOptions {
+    /// A node on its own.
+    pub(crate) const fn alone(data: PathBuf, listen: String) -> Self {
+        Self {
+            data,
+            listen,
+            token: None,
+            queues: None,
+            broker: None,
+            workers: None,
+            events_kept: None,
+            store: None,
+            node: None,
+            advertise: None,
+            partitions: None,
+            artifacts: None,
+        }
+    }
 }
 
 /// A running node.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) runtime: Runtime,
+    /// What it owns of the deployment.
+    partitions: Partitions,
     /// Where it listens.
     pub(crate) url: String,
     /// Processor slots for functions.
@@ -102,40 +136,35 @@ impl Node {
         let (clock, random) = (Clock::system(), Random::system());
         let (tasks, keepers) = (TaskSet::new(Shutdown::new()), TaskSet::new(Shutdown::new()));
 
-        let store = Store::open(
-            &StoreOptions::at(data.join(STORE_FILE)),
-            &migrations(),
-            &clock,
-            &keepers,
-        )
-        .await
-        .map_err(|error| failed("the store", &error))?;
-        let artifacts = Artifacts::open(data.join(ARTIFACTS_FOLDER))
+        let folder = options
+            .artifacts
+            .clone()
+            .unwrap_or_else(|| data.join(ARTIFACTS_FOLDER));
+        let artifacts = Artifacts::open(folder)
             .await
             .map_err(|error| failed("the artifacts", &error))?;
-        let queues = Queues::open(&store, &clock, &keepers, celesta_queue::Options::default())
-            .await
-            .map_err(|error| failed("the queues", &error))?;
+        let means = Means {
+            clock: &clock,
+            random: &random,
+            tasks: &tasks,
+            keepers: &keepers,
+        };
+        let Deployment {
+            partitions,
+            store,
+            queues,
+        } = match &options.store {
+            Some(url) => deployment::shared(url, &data, &options, &artifacts, means).await?,
+            None => deployment::alone(&data, &options, &artifacts, means).await?,
+        };
         let (open_to_all, shared) = match &options.queues {
             Some(url) => shared_queues(url, &clock, &keepers).await?,
-            None => (AnyQueues::from(queues.clone()), None),
+            None => (queues, None),
         };
         if let Some(url) = &options.broker {
             broker::start(url, &data, &open_to_all, &clock, &random, &tasks)?;
         }
-        let parts = Parts {
-            store: store.clone(),
-            queues: queues.clone(),
-            artifacts: artifacts.clone(),
-            clock: clock.clone(),
-            random: random.clone(),
-            tasks: tasks.clone(),
-        };
-        let mut config = RuntimeConfig::new(data.join("bundles"));
-        config.events_kept = options.events_kept.unwrap_or(config.events_kept);
-        let runtime = Runtime::open(config, parts)
-            .await
-            .map_err(|error| failed("the runtime", &error))?;
+        let runtime = partitions.home().clone();
 
         let slots = options.workers.unwrap_or_else(cores);
         if slots > 0 {
@@ -150,16 +179,14 @@ impl Node {
                 config.search_path = path;
             }
             let packages = Arc::new(Registered::new(runtime.clone()));
-            let feed = QueueFeed::start(
-                queues.clone(),
-                store.clone(),
-                &clock,
-                &tasks,
-                "local",
-                Arc::clone(&packages) as Arc<dyn celesta_worker::Packages>,
-                Arc::new(tell_progress),
-            )
-            .map_err(|error| failed("the worker's queues", &error))?;
+            let feed = PartedFeed::new(partitions.count(), &clock, Arc::new(tell_progress));
+            let feeding = Feeding {
+                feed: Arc::clone(&feed),
+                clock: clock.clone(),
+                node: "local".into(),
+                packages: Arc::clone(&packages) as Arc<dyn celesta_worker::Packages>,
+                progress: Arc::new(tell_progress),
+            };
             let parts = WorkerParts {
                 clock: clock.clone(),
                 random: random.clone(),
@@ -171,12 +198,12 @@ impl Node {
             let worker = Worker::new(config, parts)
                 .run()
                 .map_err(|error| failed("the worker", &error))?;
-            runtime.on_calls_canceled(move |calls| worker.cancel(calls));
+            feeding.follow(&partitions, worker, &tasks)?;
         }
 
         let config = ServerConfig {
             listen: options.listen.clone(),
-            token: options.token,
+            token: options.token.clone(),
         };
         let api = Api {
             runtime: runtime.clone(),
@@ -193,9 +220,16 @@ impl Node {
             .hint("name another address with --listen")
         })?;
         let url = format!("http://{}", server.address());
+        let address = advertised(&options, server.address())?;
+        let server = server.over(partitions.clone());
+        partitions
+            .join(address)
+            .await
+            .map_err(|error| failed("the partitions", &error))?;
         server.spawn(&tasks);
         Ok(Self {
             runtime,
+            partitions,
             url,
             slots,
             clock,
@@ -226,6 +260,8 @@ impl Node {
 
     /// Stops in order.
     pub(crate) async fn stop(self) {
+        // Requests are answered until others own what was here, and sent on to them from then on.
+        self.partitions.leave().await;
         if !self.tasks.stop(DRAIN).await {
             tracing::warn!(
                 "not everything has ended in time; what was not durable is done after the next start"
@@ -233,10 +269,23 @@ impl Node {
         }
         // From here on the committer may end: it does so when the last handle on the store is dropped.
         self.keepers.shutdown().request();
-        drop((self.runtime, self.shared));
+        drop((self.runtime, self.partitions, self.shared));
         if !self.keepers.stop(STORE_DRAIN).await {
             tracing::warn!("the store has not ended in time");
         }
+    }
+}
+
+/// Where the other nodes reach this one.
+fn advertised(options: &NodeOptions, listens: std::net::SocketAddr) -> Result<String, Failure> {
+    match &options.advertise {
+        Some(address) => Ok(format!("http://{address}")),
+        None if options.store.is_some() && listens.ip().is_unspecified() => Err(Failure::new(
+            Exit::Usage,
+            format!("{listens} is no address at which other nodes reach this one"),
+        )
+        .hint("name one with --advertise host:port")),
+        None => Ok(format!("http://{listens}")),
     }
 }
 

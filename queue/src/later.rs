@@ -62,7 +62,7 @@ static APPROACH: Statement = Statement {
     head: "INSERT INTO queue_rows (seq, head, changes, payload) \
            SELECT v.column1, later.head, v.column2, later.payload FROM (VALUES ",
     row: "(?, ?)",
-    tail: ") AS v CROSS JOIN queue_later AS later ON later.seq = v.column1",
+    tail: ") AS v CROSS JOIN queue_later AS later WHERE later.seq = v.column1",
     cells: 2,
     expect: Expect::Each,
 };
@@ -74,7 +74,7 @@ static RECEDE: Statement = Statement {
     head: "INSERT INTO queue_later (seq, at, queue, id, head, payload) \
            SELECT v.column1, v.column2, v.column3, v.column4, near.head, near.payload FROM (VALUES ",
     row: "(?, ?, ?, ?)",
-    tail: ") AS v CROSS JOIN queue_rows AS near ON near.seq = v.column1",
+    tail: ") AS v CROSS JOIN queue_rows AS near WHERE near.seq = v.column1",
     cells: 4,
     expect: Expect::Each,
 };
@@ -94,7 +94,7 @@ static CANCEL: Statement = Statement {
     rank: 31,
     head: "DELETE FROM queue_later WHERE seq IN (SELECT later.seq FROM (VALUES ",
     row: "(?, ?)",
-    tail: ") AS v CROSS JOIN queue_later AS later ON later.queue = v.column1 AND later.id = v.column2)",
+    tail: ") AS v CROSS JOIN queue_later AS later WHERE later.queue = v.column1 AND later.id = v.column2)",
     cells: 2,
     expect: Expect::Any,
 };

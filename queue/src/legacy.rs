@@ -34,6 +34,10 @@ struct Extra {
 
 /// Moves all rows of the first format to the present one.
 pub(crate) async fn convert(store: &Store) -> Result<(), Error> {
+    if store.database().is_some() {
+        // That release had owned queues on SQLite only.
+        return Ok(());
+    }
     loop {
         let rows = store
             .fetch(SELECT_MESSAGES, &[Cell::Int(0), Cell::Int(LOAD_ROWS)])

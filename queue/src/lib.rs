@@ -60,7 +60,7 @@ pub use message::{
 };
 pub use name::{Key, NameError, QueueName, Token};
 pub use postgres::SharedQueues;
-pub use schema::MIGRATIONS;
+pub use schema::{MIGRATIONS, OWNED_MIGRATIONS};
 pub use settings::{ConfigureError, Kind, Options, Settings, Transport};
 pub use watch::{Ready, Watch};
 

@@ -155,8 +155,13 @@ impl Core {
 
     /// The next rows as one run of bytes, and the last of them.
     async fn read_rows(&self, store: &Store, after: i64) -> Result<Option<(Vec<u8>, i64)>, Error> {
+        let sql = if store.database().is_some() {
+            schema::SELECT_ROWS_POSTGRES
+        } else {
+            schema::SELECT_ROWS
+        };
         let mut rows = store
-            .fetch(schema::SELECT_ROWS, &[Cell::Int(after), Cell::Int(LOAD_ROWS)])
+            .fetch(sql, &[Cell::Int(after), Cell::Int(LOAD_ROWS)])
             .await?;
         let row = rows.first_mut();
         Ok(row.and_then(|row| Some((row.take_blob(0)?, row.int(1)?))))

@@ -26,11 +26,13 @@ impl Core {
             let mut shards = (0..queue.shards()).map(|shard| queue.shard(shard));
             return Ok(shards.find_map(|shard| shard.state.lock().past(id)));
         };
+        let sql = if store.database().is_some() {
+            schema::SELECT_HISTORY_POSTGRES
+        } else {
+            schema::SELECT_HISTORY
+        };
         let rows = store
-            .fetch(
-                schema::SELECT_HISTORY,
-                &[schema::id_cell(id), schema::id_cell(id)],
-            )
+            .fetch(sql, &[schema::id_cell(id), schema::id_cell(id)])
             .await?;
         for row in rows {
             let body = row.blob(0).unwrap_or_default();

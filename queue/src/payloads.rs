@@ -29,10 +29,9 @@ const RUN: usize = 1_024;
 /// Payloads as one run of bytes, and where each is in it: an answer of many rows would cost far more than the reading.
 const RUN_OF: &str =
     "SELECT group_concat(seq || ' ' || length(payload)), CAST(group_concat(payload, '') AS BLOB) FROM ";
-/// The payloads of neighbors.
-const SELECT_RUN: &str = "SELECT group_concat(seq || ' ' || length(payload)), CAST(group_concat(payload, '') AS BLOB) FROM \
-     (SELECT seq, payload FROM queue_rows WHERE seq BETWEEN ? AND ?)";
-
+/// The same for PostgreSQL.
+const RUN_OF_POSTGRES: &str =
+    "SELECT string_agg(seq || ' ' || length(payload), ','), string_agg(payload, ''::bytea) FROM ";
 type Payloads = HashMap<i64, Payload>;
 
 impl Core {
@@ -120,6 +119,11 @@ impl Core {
         let Some(store) = &self.store else {
             return Ok(payloads);
         };
+        let run_of = if store.database().is_some() {
+            RUN_OF_POSTGRES
+        } else {
+            RUN_OF
+        };
         seqs.sort_unstable();
         let mut rest = &seqs[..];
         while let Some(&first) = rest.first() {
@@ -128,12 +132,15 @@ impl Core {
             let dense = last - first < 2 * i64::try_from(part).unwrap_or(i64::MAX);
             let (now, rows) = if dense && part > 1 {
                 let range = [Cell::Int(first), Cell::Int(last)];
-                (part, store.fetch(SELECT_RUN, &range).await?)
+                let sql =
+                    format!("{run_of}(SELECT seq, payload FROM queue_rows WHERE seq BETWEEN ? AND ?) AS run");
+                (part, store.fetch(&sql, &range).await?)
             } else {
                 let now = prev_power_of_two(rest.len().min(ROWS));
                 let cells: Vec<Cell> = rest[..now].iter().map(|&seq| Cell::Int(seq)).collect();
                 let places = vec!["?"; now].join(",");
-                let sql = format!("{RUN_OF}(SELECT seq, payload FROM queue_rows WHERE seq IN ({places}))");
+                let sql =
+                    format!("{run_of}(SELECT seq, payload FROM queue_rows WHERE seq IN ({places})) AS run");
                 (now, store.fetch(&sql, &cells).await?)
             };
             for row in &rows {

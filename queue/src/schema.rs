@@ -82,6 +82,36 @@ Migration {
 },
 ];
 
+/// The tables of queues that one process owns in a PostgreSQL schema of their own, as a partition of a cluster has them.
+/// Queues that many nodes share have other tables, [`MIGRATIONS`].
+pub const OWNED_MIGRATIONS: &[Migration] = &[Migration {
+    subsystem: "queue",
+    version: 1,
+    sql: "",
+    postgres: "
+CREATE TABLE queue_meta (name TEXT PRIMARY KEY, value BIGINT NOT NULL);
+CREATE TABLE queue_queues (id BIGINT PRIMARY KEY, name TEXT NOT NULL, settings TEXT NOT NULL);
+CREATE TABLE queue_rows (seq BIGINT PRIMARY KEY, head BYTEA NOT NULL, changes BYTEA, payload BYTEA NOT NULL) WITH (
+  -- Nearly every row is deleted soon: look at the table often, without resting between pages.
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_analyze_scale_factor = 1, autovacuum_analyze_threshold = 100000
+);
+ALTER TABLE queue_rows ALTER COLUMN payload SET STORAGE EXTERNAL;
+ALTER TABLE queue_rows ALTER COLUMN head SET STORAGE PLAIN;
+CREATE TABLE queue_history (place BIGINT PRIMARY KEY, id UUID NOT NULL, body BYTEA NOT NULL);
+CREATE INDEX queue_history_by_id ON queue_history (id);
+CREATE TABLE queue_later (
+  seq BIGINT PRIMARY KEY,
+  at BIGINT NOT NULL,
+  queue BIGINT NOT NULL,
+  id UUID NOT NULL,
+  head BYTEA NOT NULL,
+  payload BYTEA NOT NULL
+);
+CREATE INDEX queue_later_by_at ON queue_later (at);
+CREATE UNIQUE INDEX queue_later_by_id ON queue_later (queue, id);",
+}];
+
 pub(crate) static SET_META: Statement = Statement {
     name: "queue.set_meta",
     rank: 5,
@@ -128,9 +158,10 @@ static INSERT_CHANGED: Statement = Statement {
 static CHANGE: Statement = Statement {
     name: "queue.change",
     rank: 20,
-    head: "INSERT INTO queue_rows (seq, head, changes, payload) SELECT v.column1, x'', v.column2, x'' FROM (VALUES ",
+    head: "INSERT INTO queue_rows (seq, head, changes, payload) \
+           SELECT v.column1, substr(known.head, 1, 0), v.column2, substr(known.head, 1, 0) FROM (VALUES ",
     row: "(?, ?)",
-    tail: ") AS v CROSS JOIN queue_rows AS known ON known.seq = v.column1 WHERE true \
+    tail: ") AS v CROSS JOIN queue_rows AS known WHERE known.seq = v.column1 \
            ON CONFLICT(seq) DO UPDATE SET changes = excluded.changes",
     cells: 2,
     expect: Expect::Any,
@@ -262,6 +293,10 @@ pub(crate) fn forget(unit: &mut Unit, place: i64) {
 pub(crate) const SELECT_ROWS: &str = "SELECT CAST(group_concat(head || coalesce(changes, ''), '') AS BLOB), max(seq), count(*) \
      FROM (SELECT seq, head, changes FROM queue_rows WHERE seq > ? ORDER BY seq LIMIT ?)";
 
+/// The same for PostgreSQL.
+pub(crate) const SELECT_ROWS_POSTGRES: &str = "SELECT string_agg(head || coalesce(changes, ''::bytea), ''::bytea ORDER BY seq), max(seq), count(*) \
+     FROM (SELECT seq, head, changes FROM queue_rows WHERE seq > ? ORDER BY seq LIMIT ?) AS rows";
+
 /// Where the first history stands.
 pub(crate) const SELECT_OLDEST: &str = "SELECT place FROM queue_history ORDER BY place LIMIT 1";
 
@@ -273,6 +308,10 @@ pub(crate) const SELECT_HISTORY: &str = "WITH RECURSIVE piece(n) AS (\
      SELECT h.body FROM piece CROSS JOIN queue_history AS h \
        ON h.place >> 12 = piece.n AND substr(h.id, 13, 4) = substr(?, 13, 4) \
      WHERE h.id = ? ORDER BY h.place DESC LIMIT 10";
+
+/// The same for PostgreSQL, where an index by whole ids is cheap enough; it takes the id twice, too.
+pub(crate) const SELECT_HISTORY_POSTGRES: &str =
+    "SELECT body FROM queue_history WHERE id = ? AND id = ? ORDER BY place DESC LIMIT 10";
 
 /// The bytes that make an id a cell.
 pub(crate) fn id_cell(id: MessageId) -> Cell {

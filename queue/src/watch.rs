@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 
+use crate::Queues;
 use crate::core::Core;
 use crate::entry::priority;
 use crate::name::QueueName;
@@ -195,6 +196,19 @@ impl Watch {
         if queue.ready() > 0 {
             self.watcher.mark(queue);
         }
+    }
+}
+
+impl Queues {
+    /// Where the message stands that would be leased first of `queue`; none when nothing could be leased.
+    #[must_use]
+    pub fn head(&self, queue: &QueueName) -> Option<Priority> {
+        let queue = self.core.find(queue).filter(|queue| queue.ready() > 0)?;
+        let heads = (0..queue.shards()).filter_map(|shard| {
+            let state = queue.shard(shard).state.lock();
+            state.head().filter(|_| state.ready() > 0)
+        });
+        heads.min().map(|head| priority(head.rank, head.deadline))
     }
 }
 

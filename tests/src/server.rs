@@ -254,7 +254,13 @@ fn launch(data: &Path, listen: &str, folder: &Path, arguments: &[String]) -> (Ch
         .args(["serve", "--json", "--listen", listen, "--data"])
         .arg(data)
         .args(arguments);
-    for variable in ["CELESTA_TOKEN", "CELESTA_DATA", "CELESTA_QUEUES"] {
+    for variable in [
+        "CELESTA_TOKEN",
+        "CELESTA_DATA",
+        "CELESTA_QUEUES",
+        "CELESTA_STORE",
+        "CELESTA_NODE",
+    ] {
         command.env_remove(variable);
     }
     let mut child = command

@@ -19,7 +19,11 @@ pub(crate) async fn alive() -> &'static str {
     (status = 503, description = "The store does not answer, or the process is stopping."),
 ))]
 pub(crate) async fn ready(shared: State) -> Answer {
-    if shared.shutdown.is_requested() {
+    let leaving = shared
+        .partitions
+        .as_ref()
+        .is_some_and(celesta_runs::Partitions::is_leaving);
+    if leaving || shared.shutdown.is_requested() {
         return Err(Problem::failure(
             ErrorKind::Unavailable,
             &"the server is stopping",

@@ -6,9 +6,12 @@
 mod actor;
 mod artifacts;
 mod body;
+mod forward;
+mod front;
 mod guard;
 mod health;
 mod listen;
+mod nodes;
 mod openapi;
 mod operations;
 mod orders;

@@ -111,6 +111,7 @@ pub(crate) struct ProblemBody {
         description = "Services whose work is heavy, bursty and long: requests, runs, queues, artifacts."
     ),
     paths(
+        crate::nodes::list,
         crate::services::list,
         crate::services::show,
         crate::services::push,

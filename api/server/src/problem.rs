@@ -62,6 +62,7 @@ codes!(
     "no-such-service",
     "no-such-sweep",
     "no-such-workflow",
+    "not-in-a-deployment",
     "overloaded",
     "payload-too-large",
     "queue-blocked",
@@ -237,6 +238,11 @@ impl IntoResponse for Problem {
 #[derive(Debug, Clone)]
 struct Members(Arc<Map<String, Value>>);
 
+fn is_problem(response: &Response) -> bool {
+    let media_type = response.headers().get(header::CONTENT_TYPE);
+    media_type.is_some_and(|media_type| media_type == "application/problem+json")
+}
+
 /// A problem with the path it happened at; a refusal of the framework's own becomes a problem first.
 pub(crate) fn complete(response: Response, path: &str) -> Response {
     let status = response.status();
@@ -245,6 +251,8 @@ pub(crate) fn complete(response: Response, path: &str) -> Response {
     }
     let response = match response.extensions().get::<Members>() {
         Some(_) => response,
+        // Another node said it.
+        None if is_problem(&response) => return response,
         None if status.is_server_error() => Problem::internal().into_response(),
         None => {
             let detail = status

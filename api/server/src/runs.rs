@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use celesta_runs::{
     CallView, ExplainError, FactView, LoadError, PAGE_ROWS_MAX, Page, RunFilter, RunView, TurnView,
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::artifacts;
 use crate::problem::{Answer, Problem};
 use crate::server::State;
-use crate::submit::label;
+use crate::submit::{label, wait};
 
 /// Rows of a page unless the client says otherwise.
 const PAGE_ROWS: usize = 100;
@@ -157,12 +157,26 @@ pub(crate) async fn list(shared: State, given: MaybeQuery<ListQuery>) -> Answer<
 }
 
 /// Show a run with its input and result.
-#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "show_run", tag = "runs", params(("run" = String, Path, description = "The run's id.")),
+#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "show_run", tag = "runs",
+    params(
+        ("run" = String, Path, description = "The run's id."),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the run has ended, or after N seconds (at most 60).")),
     responses(
         (status = 200, description = "The run.", body = crate::openapi::Run),
         (status = 404, description = "There is no such run.", body = crate::openapi::ProblemBody)))]
-pub(crate) async fn show(shared: State, Path(run): Path<String>) -> Answer<Json<RunView>> {
-    found(&shared, run_id(&run)?).await.map(Json)
+pub(crate) async fn show(
+    shared: State,
+    Path(run): Path<String>,
+    headers: HeaderMap,
+) -> Answer<Json<RunView>> {
+    let id = run_id(&run)?;
+    let Some(patience) = wait(&headers)? else {
+        return found(&shared, id).await.map(Json);
+    };
+    let view = shared.api.runtime.wait(id, patience).await;
+    view.map_err(|error| Problem::failure(error.kind(), &error))?
+        .map(Json)
+        .ok_or_else(|| Problem::no_such_run(id))
 }
 
 /// The run, or that there is none.
@@ -262,7 +276,7 @@ pub(crate) async fn calls(
         .await
         .map_err(|error| unreadable(&error))?;
     if all.is_empty() {
-        let Json(_there) = show(shared, Path(run)).await?;
+        found(&shared, id).await?;
     }
     let mut rest = all
         .into_iter()

@@ -9,16 +9,17 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 use celesta_artifacts::Artifacts;
 use celesta_queue::AnyQueues;
-use celesta_runs::Runtime;
+use celesta_runs::{Member, Partitions, Runtime};
 use celesta_runtime::{Clock, Fate, Random, Shutdown, TaskSet};
 use celesta_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::front::Front;
 use crate::listen::{Bounded, listen};
 use crate::{
-    artifacts, guard, health, openapi, operations, orders, problem, publish, queues, run_events, runs,
+    artifacts, guard, health, nodes, openapi, operations, orders, problem, publish, queues, run_events, runs,
     services, shared_facts, steer, submit, sweeps,
 };
 
@@ -68,13 +69,36 @@ pub(crate) struct Shared {
     pub(crate) api: Api,
     pub(crate) token: Option<String>,
     pub(crate) loopback: bool,
-    pub(crate) room: Semaphore,
+    pub(crate) room: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) shutdown: Shutdown,
     /// Ids of messages whose producer gave none.
     pub(crate) random: Random,
     /// Work that outlives its request.
     pub(crate) tasks: TaskSet,
+    /// The partitions of the deployment, when this is a node of one.
+    pub(crate) partitions: Option<Partitions>,
+}
+
+impl Shared {
+    /// The same over one partition.
+    pub(crate) fn of(&self, member: &Member) -> Self {
+        Self {
+            api: Api {
+                runtime: member.runtime.clone(),
+                store: member.store.clone(),
+                ..self.api.clone()
+            },
+            token: self.token.clone(),
+            loopback: self.loopback,
+            room: Arc::clone(&self.room),
+            streams: Arc::clone(&self.streams),
+            shutdown: self.shutdown.clone(),
+            random: self.random.clone(),
+            tasks: self.tasks.clone(),
+            partitions: self.partitions.clone(),
+        }
+    }
 }
 
 /// The state handlers are given.
@@ -107,6 +131,7 @@ pub struct Server {
     address: SocketAddr,
     config: ServerConfig,
     api: Api,
+    partitions: Option<Partitions>,
 }
 
 impl Server {
@@ -125,7 +150,15 @@ impl Server {
             address,
             config,
             api,
+            partitions: None,
         })
+    }
+
+    /// Serves the partitions that are here, and sends requests for the others to their owners.
+    #[must_use]
+    pub fn over(mut self, partitions: Partitions) -> Self {
+        self.partitions = Some(partitions);
+        self
     }
 
     /// Where it listens.
@@ -142,11 +175,12 @@ impl Server {
             api: self.api,
             token: self.config.token,
             loopback: self.address.ip().is_loopback(),
-            room: Semaphore::new(REQUESTS_MAX),
+            room: Arc::new(Semaphore::new(REQUESTS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             shutdown: shutdown.clone(),
             random: Random::system(),
             tasks: tasks.clone(),
+            partitions: self.partitions,
         });
         // Made once, not for each connection.
         let service = router(shared).into_make_service();
@@ -169,6 +203,18 @@ impl Server {
 
 /// All routes and what stands before them.
 fn router(shared: Arc<Shared>) -> Router {
+    let inner = match &shared.partitions {
+        // Alone, nothing has to be found out about a request.
+        Some(partitions) if !partitions.is_alone() => {
+            Front::new(Arc::clone(&shared), partitions.clone(), routes).router()
+        }
+        _ => routes(Arc::clone(&shared)),
+    };
+    inner.layer(axum::middleware::from_fn_with_state(shared, guard::admit))
+}
+
+/// All routes over one runtime.
+fn routes(shared: Arc<Shared>) -> Router {
     let artifact_bodies = DefaultBodyLimit::disable();
     Router::new()
         .route("/v1/services", get(services::list))
@@ -215,6 +261,7 @@ fn router(shared: Arc<Shared>) -> Router {
                 .put(artifacts::write)
                 .layer(artifact_bodies),
         )
+        .route("/v1/nodes", get(nodes::list))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
@@ -223,10 +270,6 @@ fn router(shared: Arc<Shared>) -> Router {
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(axum::middleware::from_fn_with_state(
-            Arc::clone(&shared),
-            guard::admit,
-        ))
         .with_state(shared)
 }
 

@@ -13,13 +13,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::quantile::rounded;
-use super::rig::{Ended, Place, Rig};
+use super::rig::{Ended, Ground, GroundArgs, Place, Rig};
 use super::steps::warm_up;
 use super::wire::Wire;
 use crate::child::ServerProcess;
+use crate::client::Client;
 use crate::commands::Context;
 use crate::commands::run::all_pages;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 /// A kill comes this long after the server listens, at a random moment: from before the first request is in to well
@@ -29,6 +30,12 @@ const KILL_AFTER_MS: std::ops::Range<u64> = 5..400;
 const PAUSE: Duration = Duration::from_millis(10);
 /// After the last kill everything must have ended within this time.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(120);
+/// The store is restarted at one of so many moments, when it is to be restarted at all.
+const RESTART_EACH: u64 = 5;
+/// One of so many kills leaves the node away until the others own everything.
+const AWAY_EACH: u64 = 15;
+/// A lease, two looks, and the time to read the partitions, on a machine that is busy.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(60);
 /// Runs read back at the end.
 const RUNS_MAX: usize = 10_000_000;
 /// The run of the warm-up.
@@ -49,6 +56,11 @@ pub(crate) struct CrashArgs {
     /// The seed of the moments; printed, so that a run can be repeated
     #[arg(long)]
     seed: Option<u64>,
+    /// Restart the database server without any farewell at a fifth of the moments; needs `--store postgres`
+    #[arg(long)]
+    restart_store: bool,
+    #[command(flatten)]
+    ground: GroundArgs,
 }
 
 /// The figures.
@@ -63,6 +75,10 @@ struct Figures {
     restart_p50_ms: f64,
     wall_s: f64,
     store: &'static str,
+    nodes: usize,
+    /// How often another node took over what a killed one had, before that came back.
+    takeovers: u64,
+    store_restarts: u64,
 }
 
 /// What the clients know of one request.
@@ -79,7 +95,7 @@ struct Known {
 }
 
 struct Load {
-    host: String,
+    hosts: Vec<String>,
     seed: u64,
     steps: u64,
     over: Cell<bool>,
@@ -88,15 +104,23 @@ struct Load {
 
 /// Runs the bench; says whether nothing was lost, doubled or stuck.
 pub(crate) async fn run(context: &Context, place: &Place, args: &CrashArgs) -> Result<bool, Failure> {
-    let mut rig = Rig::start(place).await?;
+    let mut rig = Rig::start(place, &args.ground).await?;
+    if args.restart_store && !matches!(rig.ground, Ground::Own(_)) {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--restart-store needs a database server of the bench's own: --store postgres",
+        ));
+    }
     warm_up(&rig).await?;
     let seed = args.seed.unwrap_or_else(|| Random::system().next_u64() >> 16);
     context.out.note(format_args!("seed {seed}"));
     // Restarts take the port of the first start, so that clients find it again.
-    let host = rig.host();
-    rig.options.listen.clone_from(&host);
+    let hosts = rig.hosts();
+    for (options, host) in rig.options.iter_mut().zip(&hosts) {
+        options.listen.clone_from(host);
+    }
     let load = Load {
-        host,
+        hosts,
         seed,
         steps: args.steps,
         over: Cell::new(false),
@@ -107,7 +131,7 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &CrashArgs) -> R
     let clients =
         futures_util::future::join_all((0..args.concurrency).map(|client| load.client(client, &clock)));
     let killer = async {
-        let restarts = kill_again_and_again(context, &mut rig, args.kills, seed).await;
+        let restarts = kill_again_and_again(context, &mut rig, args, seed).await;
         load.over.set(true);
         restarts
     };
@@ -125,9 +149,10 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &CrashArgs) -> R
         }
     };
     let (restarts, ()) = tokio::join!(killer, loaded);
-    let mut restarts = restarts?;
+    let mut killed = restarts?;
     let stored = all_pages(&rig.client, &["v1", "runs"], &[("service", "bench")], RUNS_MAX).await?;
     let wall = clock.monotonic().saturating_sub(begun);
+    let store = rig.ground.name();
     rig.stop().await;
     let known = load.known.take();
     let verdict = Verdict::of(&known, stored.len().saturating_sub(WARM_UP_RUNS), args.steps);
@@ -148,35 +173,97 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &CrashArgs) -> R
         doubled_results: verdict.doubled,
         stuck: verdict.stuck,
         seed,
-        restart_p50_ms: restarts.quantile_ms(50),
+        restart_p50_ms: killed.restarts.quantile_ms(50),
         wall_s: rounded(wall.as_secs_f64()),
-        store: "sqlite",
+        store,
+        nodes: args.ground.nodes.max(1),
+        takeovers: killed.takeovers,
+        store_restarts: killed.store_restarts,
     };
     super::print(context.out, &figures)?;
     Ok(figures.lost == 0 && figures.doubled_results == 0 && figures.stuck == 0)
 }
 
+/// What the killing came to.
+#[derive(Default)]
+struct Killed {
+    restarts: super::quantile::Durations,
+    takeovers: u64,
+    store_restarts: u64,
+}
+
 async fn kill_again_and_again(
     context: &Context,
     rig: &mut Rig,
-    kills: u64,
+    args: &CrashArgs,
     seed: u64,
-) -> Result<super::quantile::Durations, Failure> {
+) -> Result<Killed, Failure> {
     let random = Random::seeded(seed);
-    let bar = context.out.count_bar(kills, "kills");
-    let mut restarts = super::quantile::Durations::default();
-    for _ in 0..kills {
+    let bar = context.out.count_bar(args.kills, "kills");
+    let mut killed = Killed::default();
+    let nodes = u64::try_from(rig.servers.len()).unwrap_or(1);
+    for number in 0..args.kills {
         let span = KILL_AFTER_MS.end - KILL_AFTER_MS.start;
         let wait = Duration::from_millis(KILL_AFTER_MS.start + random.next_u64() % span);
         rig.clock.sleep(wait).await;
+        let draw = random.next_u64();
+        if args.restart_store && draw % RESTART_EACH == 0 {
+            if let Ground::Own(server) = &rig.ground {
+                server.crash().await?;
+                killed.store_restarts += 1;
+            }
+            bar.inc(1);
+            continue;
+        }
+        let node = usize::try_from((draw >> 8) % nodes).unwrap_or(0);
         let begun = rig.clock.monotonic();
-        rig.server.kill_now().await?;
-        rig.server = ServerProcess::start(&rig.options).await?;
-        restarts.add(rig.clock.monotonic().saturating_sub(begun));
+        rig.servers[node].kill_now().await?;
+        if nodes > 1 && number % AWAY_EACH == AWAY_EACH - 1 {
+            taken_over(rig, node).await?;
+            killed.takeovers += 1;
+            rig.servers[node] = ServerProcess::start(&rig.options[node]).await?;
+        } else {
+            rig.servers[node] = ServerProcess::start(&rig.options[node]).await?;
+            killed.restarts.add(rig.clock.monotonic().saturating_sub(begun));
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(restarts)
+    Ok(killed)
+}
+
+/// Waits until the other nodes own everything.
+async fn taken_over(rig: &Rig, gone: usize) -> Result<(), Failure> {
+    let other = (gone + 1) % rig.servers.len();
+    let client = Client::new(&rig.servers[other].url, None)?;
+    let deadline = rig.clock.monotonic() + TAKEOVER_PATIENCE;
+    let dead = rig.servers[gone].url.trim_end_matches('/').to_owned();
+    while rig.clock.monotonic() < deadline {
+        if let Ok(answer) = client.get(&["v1", "nodes"], &[]).await {
+            let nodes = answer["nodes"].as_array().cloned().unwrap_or_default();
+            let owned_by_dead = nodes
+                .iter()
+                .filter(|node| node["address"] == dead.as_str())
+                .any(|node| {
+                    node["partitions"]
+                        .as_array()
+                        .is_some_and(|owned| !owned.is_empty())
+                });
+            let owned: usize = nodes
+                .iter()
+                .filter_map(|node| node["partitions"].as_array().map(Vec::len))
+                .sum();
+            let all = answer["partitions"].as_array().map_or(0, Vec::len);
+            if !owned_by_dead && owned == all && all > 0 {
+                return Ok(());
+            }
+        }
+        rig.clock.sleep(PAUSE * 10).await;
+    }
+    Err(Failure::new(
+        Exit::Failed,
+        "nobody took over what a killed node had",
+    ))
 }
 
 impl Load {
@@ -184,6 +271,8 @@ impl Load {
     async fn client(&self, client: u64, clock: &celesta_runtime::Clock) {
         let body = format!("{{\"total\":{}}}", self.steps);
         let mut wire: Option<Wire> = None;
+        // As a load balancer does: another node when this one does not answer.
+        let mut node = usize::try_from(client).unwrap_or(0);
         for number in 0_u64.. {
             if self.over.get() {
                 return;
@@ -194,7 +283,7 @@ impl Load {
             loop {
                 let connection = match wire.take() {
                     Some(connection) => Ok(connection),
-                    None => Wire::connect(&self.host).await,
+                    None => Wire::connect(&self.hosts[node % self.hosts.len()]).await,
                 };
                 if let Ok(mut connection) = connection
                     && let Ok(answer) = connection.post("/v1/services/bench/steps", &header, &body).await
@@ -204,6 +293,8 @@ impl Load {
                     if over {
                         break;
                     }
+                } else {
+                    node += 1;
                 }
                 clock.sleep(PAUSE).await;
             }

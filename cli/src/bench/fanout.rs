@@ -5,9 +5,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::quantile::{number, rounded};
-use super::rig::{Place, Rig};
+use super::rig::{GroundArgs, Place, Rig};
 use super::steps::{Over, connect, one_run, warm_up};
-use super::usage::Usage;
 use crate::commands::Context;
 use crate::exit::Failure;
 
@@ -20,6 +19,8 @@ pub(crate) struct FanoutArgs {
     /// Make a tree: so many runs below the first one, each with an equal share of the calls
     #[arg(long, value_name = "RUNS")]
     branches: Option<u64>,
+    #[command(flatten)]
+    ground: GroundArgs,
 }
 
 /// Calls of one run unless a tree is asked for: what one run takes well.
@@ -64,14 +65,15 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &FanoutArgs) -> 
             format!("{{\"branches\":{branches},\"leaves\":{leaves}}}"),
         )
     };
-    let rig = Rig::start(place).await?;
+    let rig = Rig::start(place, &args.ground).await?;
     warm_up(&rig).await?;
     let mut wire = connect(&rig.host()).await?;
-    let before = Usage::of_tree(rig.server.pid);
+    let before = rig.usage();
     let begun = rig.clock.monotonic();
     let over = one_run(&rig, &mut wire, path, &body).await?;
     let wall = rig.clock.monotonic().saturating_sub(begun);
-    let after = Usage::of_tree(rig.server.pid);
+    let after = rig.usage();
+    let store = rig.ground.name();
     rig.stop().await;
     let counted = match over {
         Over::Counted(counted) => counted,
@@ -89,7 +91,7 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &FanoutArgs) -> 
         branches,
         cpu_s: rounded(after.cpu_s_since(&before)),
         cpu_us_per_leaf: rounded(after.cpu_s_since(&before) * 1e6 / number(args.children.max(1))),
-        store: "sqlite",
+        store,
     };
     super::print(context.out, &figures)?;
     Ok(figures.lost == 0 && figures.doubled == 0)

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::fsync::Probe;
 use super::quantile::Durations;
-use super::rig::{Place, Rig};
+use super::rig::{GroundArgs, Place, Rig};
 use super::steps::{Over, connect, one_run, warm_up};
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
@@ -20,6 +20,8 @@ pub(crate) struct LatencyArgs {
     /// How many runs, one after the other
     #[arg(long, default_value_t = 500)]
     runs: u64,
+    #[command(flatten)]
+    ground: GroundArgs,
 }
 
 /// The figures.
@@ -35,9 +37,9 @@ struct Figures {
 
 /// Runs the bench; says whether every run counted its one step.
 pub(crate) async fn run(context: &Context, place: &Place, args: &LatencyArgs) -> Result<bool, Failure> {
-    let rig = Rig::start(place).await?;
+    let rig = Rig::start(place, &args.ground).await?;
     warm_up(&rig).await?;
-    let mut probe = Probe::new(&rig.options.data, &rig.clock)?;
+    let mut probe = Probe::new(&rig.options[0].data, &rig.clock)?;
     let mut wire = connect(&rig.host()).await?;
     let (mut runs, mut fsyncs) = (Durations::default(), Durations::default());
     for number in 0..WARM_UP_RUNS + args.runs {
@@ -60,6 +62,7 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &LatencyArgs) ->
             fsyncs.add(fsync);
         }
     }
+    let store = rig.ground.name();
     rig.stop().await;
     let figures = Figures {
         p50_ms: runs.quantile_ms(50),
@@ -67,7 +70,7 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &LatencyArgs) ->
         fsync_p50_ms: fsyncs.quantile_ms(50),
         fsync_p99_ms: fsyncs.quantile_ms(99),
         runs: args.runs,
-        store: "sqlite",
+        store,
     };
     super::print(context.out, &figures)?;
     Ok(true)

@@ -1,18 +1,22 @@
-//! What every bench stands on: a server of its own in a fresh folder, with the bench's bundle pushed to it.
+//! What every bench stands on: servers of its own in a fresh folder, with the bench's bundle pushed to them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use celesta_bundle::FileEntry;
 use celesta_runtime::Clock;
+use celesta_store::scratch::ScratchDatabase;
+use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 
-use crate::child::{ServerOptions, ServerProcess, own_binary};
+use super::postgres::OwnPostgres;
+use super::usage::Usage;
+use crate::child::{DeploymentOptions, ServerOptions, ServerProcess, own_binary};
 use crate::client::Client;
 use crate::commands::push;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// The files of the bench's bundle; `@COMMAND@` becomes the path of this program.
 const FILES: [(&str, &str); 6] = [
@@ -71,74 +75,190 @@ impl Place {
     }
 }
 
-/// A server with the bench's bundle.
+/// What the servers of a bench stand on.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GroundArgs {
+    /// Where runs are kept: `sqlite`, `postgres` (a server of the bench's own, made with initdb), or the URL of a PostgreSQL
+    /// server, where the bench makes a database and drops it
+    #[arg(long, default_value = "sqlite", value_name = "STORE")]
+    store: String,
+    /// Servers on that store; more than one needs PostgreSQL
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) nodes: usize,
+    /// Partitions of the deployment on PostgreSQL; the default of `serve` unless given
+    #[arg(long, value_name = "N")]
+    partitions: Option<u32>,
+}
+
+impl GroundArgs {
+    /// One server on a file of its own.
+    pub(crate) fn file() -> Self {
+        Self {
+            store: "sqlite".to_owned(),
+            nodes: 1,
+            partitions: None,
+        }
+    }
+}
+
+/// Where the bench's database is.
+#[derive(Debug)]
+pub(crate) enum Ground {
+    /// In the data folder of the one server.
+    File,
+    /// On somebody's server.
+    Scratch(ScratchDatabase),
+    /// On a server of the bench's own.
+    Own(OwnPostgres),
+}
+
+impl Ground {
+    async fn new(args: &GroundArgs) -> Result<Self, Failure> {
+        match args.store.as_str() {
+            "sqlite" if args.nodes > 1 => Err(Failure::new(
+                Exit::Usage,
+                "a file has one owner: --nodes needs --store postgres",
+            )),
+            "sqlite" => Ok(Self::File),
+            "postgres" => OwnPostgres::start().await.map(Self::Own),
+            url if url.starts_with("postgres") => ScratchDatabase::create(url, "celesta_bench")
+                .await
+                .map(Self::Scratch)
+                .map_err(|error| Failure::new(Exit::Unreachable, error.to_string())),
+            other => Err(Failure::new(
+                Exit::Usage,
+                format!("`{other}` is no store: sqlite, postgres, or postgres://user@host:port"),
+            )),
+        }
+    }
+
+    fn url(&self) -> Option<String> {
+        match self {
+            Self::File => None,
+            Self::Scratch(database) => Some(database.url()),
+            Self::Own(server) => Some(server.url()),
+        }
+    }
+
+    /// How figures name it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::File => "sqlite",
+            Self::Scratch(_) | Self::Own(_) => "postgres",
+        }
+    }
+
+    /// The database server's process, when it is on this machine.
+    async fn pid(&self) -> Option<u32> {
+        match self {
+            Self::File => None,
+            Self::Scratch(database) => database.postmaster().await,
+            Self::Own(server) => server.pid(),
+        }
+    }
+}
+
+/// Servers with the bench's bundle.
 #[derive(Debug)]
 pub(crate) struct Rig {
-    pub(crate) server: ServerProcess,
-    pub(crate) options: ServerOptions,
+    pub(crate) servers: Vec<ServerProcess>,
+    pub(crate) options: Vec<ServerOptions>,
     pub(crate) client: Client,
     pub(crate) clock: Clock,
+    pub(crate) ground: Ground,
+    database_pid: Option<u32>,
     /// Removed with everything in it when the bench ends, unless it is kept.
     folder: Option<TempDir>,
 }
 
 impl Rig {
-    /// Starts a server in a fresh folder and pushes the bundle.
+    /// Starts the servers in a fresh folder and pushes the bundle.
     ///
     /// # Errors
-    /// When the folder cannot be made, the server does not start, or it refuses the bundle.
-    pub(crate) async fn start(place: &Place) -> Result<Self, Failure> {
+    /// When the folder cannot be made, a server does not start, or it refuses the bundle.
+    pub(crate) async fn start(place: &Place, args: &GroundArgs) -> Result<Self, Failure> {
         let folder = place.folder()?;
-        let options = ServerOptions {
-            data: folder.path().join("data"),
-            listen: "127.0.0.1:0".to_owned(),
-            log: folder.path().join("server.log"),
-            workers: place.workers,
-        };
-        let server = ServerProcess::start(&options).await?;
-        let client = Client::new(&server.url, None)?;
+        let ground = Ground::new(args).await?;
+        let database_pid = ground.pid().await;
+        let deployment = ground.url().map(|url| DeploymentOptions {
+            url,
+            artifacts: folder.path().join("artifacts"),
+            partitions: args.partitions,
+        });
+        let (mut servers, mut options) = (Vec::new(), Vec::new());
+        for node in 0..args.nodes.max(1) {
+            let own = ServerOptions {
+                data: folder.path().join(format!("data{node}")),
+                listen: "127.0.0.1:0".to_owned(),
+                log: folder.path().join(format!("server{node}.log")),
+                workers: place.workers,
+                deployment: deployment.clone(),
+            };
+            servers.push(ServerProcess::start(&own).await?);
+            options.push(own);
+        }
+        let client = Client::new(&servers[0].url, None)?;
         push::upload(&client, "bench", bundle()?).await?;
         Ok(Self {
-            server,
+            servers,
             options,
             client,
             clock: Clock::system(),
+            ground,
+            database_pid,
             folder: Some(folder),
         })
     }
 
-    /// Stops the server and starts another on the same store; says how long that took to answer.
+    /// Stops the servers and starts others on the same store; says how long that took to answer.
     ///
     /// # Errors
-    /// When it does not start again.
-    pub(crate) async fn restart(self) -> Result<(Self, Duration), Failure> {
-        self.server.stop().await;
+    /// When one does not start again.
+    pub(crate) async fn restart(mut self) -> Result<(Self, Duration), Failure> {
+        for server in self.servers.drain(..) {
+            server.stop().await;
+        }
         let begun = self.clock.monotonic();
-        let server = ServerProcess::start(&self.options).await?;
+        for own in &self.options {
+            self.servers.push(ServerProcess::start(own).await?);
+        }
         let took = self.clock.monotonic().saturating_sub(begun);
-        let client = Client::new(&server.url, None)?;
-        let rig = Self {
-            server,
-            client,
-            options: self.options,
-            clock: self.clock,
-            folder: self.folder,
+        self.client = Client::new(&self.servers[0].url, None)?;
+        Ok((self, took))
+    }
+
+    /// Addresses and ports of the servers.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let host = |server: &ServerProcess| {
+            server
+                .url
+                .trim_start_matches("http://")
+                .trim_end_matches('/')
+                .to_owned()
         };
-        Ok((rig, took))
+        self.servers.iter().map(host).collect()
     }
 
-    /// Address and port of the server.
+    /// Address and port of the first server.
     pub(crate) fn host(&self) -> String {
-        self.server
-            .url
-            .trim_start_matches("http://")
-            .trim_end_matches('/')
-            .to_owned()
+        self.hosts().swap_remove(0)
     }
 
-    /// Stops the server and removes the folder, unless it is kept.
+    /// What the servers have used so far.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage::of_trees(self.servers.iter().map(|server| server.pid))
+    }
+
+    /// What the database server has used so far; nothing where there is none, or it is elsewhere.
+    pub(crate) fn database_usage(&self) -> Usage {
+        self.database_pid.map(Usage::of_tree).unwrap_or_default()
+    }
+
+    /// Stops the servers and removes the folder, unless it is kept.
     pub(crate) async fn stop(mut self) {
-        self.server.stop().await;
+        for server in self.servers.drain(..) {
+            server.stop().await;
+        }
         drop(self.folder.take());
     }
 }

@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 
 use super::quantile::{Durations, number, rounded};
-use super::rig::{Ended, Place, Rig};
+use super::rig::{Ended, GroundArgs, Place, Rig};
 use super::usage::Usage;
 use super::wire::Wire;
 use crate::commands::Context;
@@ -37,6 +37,8 @@ pub(crate) struct StepsArgs {
     /// Runs of one step that are stored before the measurement begins
     #[arg(long, default_value_t = 0)]
     stored: u64,
+    #[command(flatten)]
+    ground: GroundArgs,
 }
 
 /// The figures.
@@ -49,11 +51,14 @@ struct Figures {
     p50_ms: f64,
     p99_ms: f64,
     cpu_s_per_1k_steps: f64,
+    /// With the database server's, where there is one on this machine.
+    cpu_s_per_1k_steps_total: f64,
     client_cpu_s: f64,
     peak_rss_mb: f64,
     workers_peak_rss_mb: f64,
     wall_s: f64,
     store: &'static str,
+    nodes: usize,
 }
 
 /// What the clients share: they take turns on one thread.
@@ -102,24 +107,26 @@ struct Tally {
 
 /// Runs the bench; says whether nothing was lost or doubled.
 pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> Result<bool, Failure> {
-    let rig = Rig::start(place).await?;
+    let rig = Rig::start(place, &args.ground).await?;
     warm_up(&rig).await?;
     // Connections are kept, so they are there before the first request.
-    let host = rig.host();
-    let connecting = (0..args.concurrency.min(args.runs)).map(|_| connect(&host));
+    let hosts = rig.hosts();
+    let clients = usize::try_from(args.concurrency.min(args.runs)).unwrap_or(usize::MAX);
+    let connecting = hosts.iter().cycle().take(clients).map(|host| connect(host));
     let mut wires = futures_util::future::try_join_all(connecting).await?;
     let stored = Shared::new(&rig, args.stored, 1);
     drive(&stored, &mut wires).await?;
     stored.none_missing()?;
     let shared = Shared::new(&rig, args.runs, args.steps);
-    let (before, client_before) = (Usage::of_tree(rig.server.pid), Usage::of_self());
+    let (before, database_before, client_before) = (rig.usage(), rig.database_usage(), Usage::of_self());
     let begun = rig.clock.monotonic();
     let outcome = drive(&shared, &mut wires).await;
     let wall = rig.clock.monotonic().saturating_sub(begun);
-    let (after, client_after) = (Usage::of_tree(rig.server.pid), Usage::of_self());
+    let (after, database_after, client_after) = (rig.usage(), rig.database_usage(), Usage::of_self());
     outcome?;
     let mut tally = shared.tally.take();
     drop((stored, shared, wires));
+    let store = rig.ground.name();
     rig.stop().await;
     if let Some(trouble) = &tally.first_trouble {
         Output::remark(format_args!("trouble: {trouble}"));
@@ -133,11 +140,15 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &StepsArgs) -> R
         p50_ms: tally.per_step.quantile_ms(50),
         p99_ms: tally.per_step.quantile_ms(99),
         cpu_s_per_1k_steps: rounded(after.cpu_s_since(&before) * 1_000.0 / steps),
+        cpu_s_per_1k_steps_total: rounded(
+            (after.cpu_s_since(&before) + database_after.cpu_s_since(&database_before)) * 1_000.0 / steps,
+        ),
         client_cpu_s: rounded(client_after.cpu_s_since(&client_before)),
         peak_rss_mb: after.peak_rss_mb(),
         workers_peak_rss_mb: after.workers_peak_rss_mb(),
         wall_s: rounded(wall.as_secs_f64()),
-        store: "sqlite",
+        store,
+        nodes: args.ground.nodes.max(1),
     };
     super::print(context.out, &figures)?;
     Ok(figures.lost == 0 && figures.doubled == 0)

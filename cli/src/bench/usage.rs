@@ -37,6 +37,15 @@ impl Usage {
         usage
     }
 
+    /// Of several such trees together.
+    pub(crate) fn of_trees(pids: impl Iterator<Item = u32>) -> Self {
+        pids.map(Self::of_tree).fold(Self::default(), |sum, one| Self {
+            ticks: sum.ticks + one.ticks,
+            root_peak_kb: sum.root_peak_kb.max(one.root_peak_kb),
+            below_peak_kb: sum.below_peak_kb + one.below_peak_kb,
+        })
+    }
+
     /// Of this process alone.
     pub(crate) fn of_self() -> Self {
         let ticks = stat(Path::new("/proc/self/stat"))

@@ -41,13 +41,9 @@ pub(crate) async fn run(context: &Context, args: DevArgs) -> Outcome {
     let out = context.out;
     let folders = folders(args.dirs)?;
     let options = NodeOptions {
-        data: args.data.folder.clone(),
-        listen: args.listen,
         token: context.global.token.clone(),
-        queues: None,
-        broker: None,
         workers: args.workers,
-        events_kept: None,
+        ..NodeOptions::alone(args.data.folder.clone(), args.listen)
     };
     let node = Node::start(options).await?;
     out.json(&json!({ "kind": "listening", "url": node.url, "pid": std::process::id() }))?;

@@ -1,5 +1,6 @@
 //! `celesta serve`: a node.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use celesta_rabbitmq::BrokerUrl;
@@ -33,6 +34,21 @@ pub(crate) struct ServeArgs {
     /// Processor slots for functions; 0 runs none here. The machine's processors unless given
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
+    /// Be a node of the deployment in this PostgreSQL database; keep everything in the data folder unless given
+    #[arg(long, env = "CELESTA_STORE", hide_env_values = true, value_name = "URL")]
+    store: Option<String>,
+    /// The name of this node among others; made once and kept in the data folder unless given
+    #[arg(long, env = "CELESTA_NODE", value_name = "NAME", requires = "store")]
+    node: Option<String>,
+    /// Where the other nodes reach this one; where it listens unless given
+    #[arg(long, env = "CELESTA_ADVERTISE", value_name = "HOST:PORT", requires = "store")]
+    advertise: Option<String>,
+    /// How many partitions a new deployment gets, for as long as it lives; 8 unless given
+    #[arg(long, value_name = "N", requires = "store")]
+    partitions: Option<u32>,
+    /// The folder of artifacts, which the nodes of a deployment share; in the data folder unless given
+    #[arg(long, env = "CELESTA_ARTIFACTS", value_name = "DIR")]
+    artifacts: Option<PathBuf>,
     /// How long the ids of events are kept, so that one that comes again counts once, for example 12h; 7d unless given
     #[arg(long, env = "CELESTA_EVENTS_KEPT", value_name = "DURATION", value_parser = read_duration)]
     events_kept: Option<Duration>,
@@ -48,6 +64,11 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
         queues: args.queues,
         broker: args.broker,
         workers: args.workers,
+        store: args.store,
+        node: args.node,
+        advertise: args.advertise,
+        partitions: args.partitions,
+        artifacts: args.artifacts,
         events_kept: args.events_kept,
     };
     let node = Node::start(options).await?;

@@ -197,6 +197,54 @@ impl QueueFeed {
         HandOver { message, companion }
     }
 
+    /// Leases, whatever may be known of the results.
+    ///
+    /// # Cancel safety
+    /// May be dropped while it waits: nothing is leased then.
+    pub(crate) async fn take(
+        &self,
+        queue: &QueueName,
+        max: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Leased>, FeedError> {
+        let request = LeaseRequest {
+            metadata: Vec::new(),
+            queue: queue.clone(),
+            max,
+            lease_ms: Some(millis(lease)),
+            wait,
+            consumer: Arc::clone(&self.consumer),
+        };
+        let leased = self.queues.lease(&request).await;
+        leased.map_err(|error| FeedError {
+            kind: error.kind(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Reports those whose result is known, and gives the others.
+    pub(crate) async fn sift(&self, queue: &QueueName, leased: Vec<Leased>) -> Vec<Leased> {
+        let (fresh, recalled) = self
+            .recall
+            .split(&self.store, &*self.packages, queue, leased)
+            .await;
+        if !recalled.is_empty() {
+            self.report(recalled);
+        }
+        fresh
+    }
+
+    /// Those of `queues` that have something to lease this instant.
+    pub(crate) fn ready_now(&self, queues: &Arc<[QueueName]>) -> Vec<Ready> {
+        indexed(queues, self.watch(queues).ready_now())
+    }
+
+    /// Where the first message of `queue` stands, if there is one to lease.
+    pub(crate) fn head(&self, queue: &QueueName) -> Option<Priority> {
+        self.queues.head(queue)
+    }
+
     /// Reports what is known already.
     fn report(&self, recalled: Vec<Recalled>) {
         let now = self.clock.now();
@@ -282,15 +330,7 @@ impl Feed for QueueFeed {
                     // The process is stopping.
                     return std::future::pending().await;
                 }
-                let found = ready.into_iter().filter_map(|ready| {
-                    let index = queues.iter().position(|queue| *queue == ready.queue)?;
-                    Some(Ready {
-                        index,
-                        head: ready.head,
-                        depth: ready.count,
-                    })
-                });
-                let found: Vec<Ready> = found.collect();
+                let found = indexed(&queues, ready);
                 if !found.is_empty() {
                     return found;
                 }
@@ -306,28 +346,8 @@ impl Feed for QueueFeed {
         wait: Duration,
     ) -> BoxFuture<'static, Result<Vec<Leased>, FeedError>> {
         Box::pin(async move {
-            let consumer = Arc::clone(&self.consumer);
-            let request = LeaseRequest {
-                metadata: Vec::new(),
-                queue,
-                max,
-                lease_ms: Some(millis(lease)),
-                wait,
-                consumer,
-            };
-            let leased = self.queues.lease(&request).await;
-            let leased = leased.map_err(|error| FeedError {
-                kind: error.kind(),
-                reason: error.to_string(),
-            })?;
-            let (fresh, recalled) = self
-                .recall
-                .split(&self.store, &*self.packages, &request.queue, leased)
-                .await;
-            if !recalled.is_empty() {
-                self.report(recalled);
-            }
-            Ok(fresh)
+            let leased = self.take(&queue, max, lease, wait).await?;
+            Ok(self.sift(&queue, leased).await)
         })
     }
 
@@ -399,6 +419,19 @@ impl Feed for QueueFeed {
     fn progress(&self, progress: Progress) {
         (self.progress)(progress);
     }
+}
+
+/// As the places in the list that was asked for.
+fn indexed(queues: &[QueueName], ready: Vec<celesta_queue::Ready>) -> Vec<Ready> {
+    let found = ready.into_iter().filter_map(|ready| {
+        let index = queues.iter().position(|queue| *queue == ready.queue)?;
+        Some(Ready {
+            index,
+            head: ready.head,
+            depth: ready.count,
+        })
+    });
+    found.collect()
 }
 
 fn millis(duration: Duration) -> i64 {

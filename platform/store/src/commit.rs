@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
-use celesta_runtime::{Clock, Fate, TaskSet};
+use celesta_runtime::{Clock, Fate, Shutdown, TaskSet};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
 use tokio::sync::{mpsc, oneshot};
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::driven::{self, Record};
 use crate::error::{CommitError, OpenError, QueryError};
 use crate::migrate::{Migration, migrate_postgres};
-use crate::postgres::{self, Postgres};
+use crate::postgres::{self, Postgres, fence};
 use crate::sqlite::{self, connect_options};
 use crate::unit::{After, Cell, Row, Rows, Unit};
 
@@ -40,7 +40,17 @@ pub struct StoreOptions {
 #[derive(Clone)]
 enum Place {
     File(PathBuf),
-    Url(String),
+    Url(Remote),
+}
+
+/// A place in a PostgreSQL database.
+#[derive(Clone, Default)]
+struct Remote {
+    url: String,
+    schema: Option<String>,
+    epoch: Option<i64>,
+    sessions: Option<usize>,
+    as_found: bool,
 }
 
 impl StoreOptions {
@@ -56,8 +66,52 @@ impl StoreOptions {
     #[must_use]
     pub fn postgres(url: impl Into<String>) -> Self {
         Self {
-            place: Place::Url(url.into()),
+            place: Place::Url(Remote {
+                url: url.into(),
+                ..Remote::default()
+            }),
         }
+    }
+
+    /// Keeps all tables in `schema`, which is made when it is not there. For PostgreSQL only.
+    ///
+    /// # Panics
+    /// When the name has other characters than `a` to `z`, digits and `_`: names are made by the code.
+    #[must_use]
+    pub fn in_schema(mut self, schema: &str) -> Self {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        assert!(schema.bytes().all(plain), "{schema} is no name of a schema");
+        if let Place::Url(remote) = &mut self.place {
+            remote.schema = Some(schema.to_owned());
+        }
+        self
+    }
+
+    /// Opens it as the owner of `epoch`: whoever owned it with a lower one writes to it no more. For PostgreSQL only.
+    #[must_use]
+    pub const fn fenced(mut self, epoch: i64) -> Self {
+        if let Place::Url(remote) = &mut self.place {
+            remote.epoch = Some(epoch);
+        }
+        self
+    }
+
+    /// At most so many connections work at the same time. For PostgreSQL only.
+    #[must_use]
+    pub const fn sessions(mut self, sessions: usize) -> Self {
+        if let Place::Url(remote) = &mut self.place {
+            remote.sessions = Some(sessions);
+        }
+        self
+    }
+
+    /// Makes and migrates nothing: for reading what somebody else owns. For PostgreSQL only.
+    #[must_use]
+    pub const fn as_found(mut self) -> Self {
+        if let Place::Url(remote) = &mut self.place {
+            remote.as_found = true;
+        }
+        self
     }
 
     /// What people write: a URL that begins with `postgres://` or `postgresql://`, or the path of a file.
@@ -86,6 +140,8 @@ impl std::fmt::Debug for StoreOptions {
 pub struct Store {
     units: mpsc::Sender<Unit>,
     database: Database,
+    /// Requested when a commit met a later owner.
+    fenced: Shutdown,
 }
 
 #[derive(Debug, Clone)]
@@ -125,11 +181,13 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let (engine, database) = match &options.place {
             Place::File(path) => open_sqlite(path, migrations, tasks).await?,
-            Place::Url(url) => open_postgres(url, migrations).await?,
+            Place::Url(remote) => open_postgres(remote, migrations).await?,
         };
+        let fenced = Shutdown::new();
         let (units, waiting) = mpsc::channel(UNITS_WAITING_MAX);
         let committer = Committer {
             engine,
+            fenced: fenced.clone(),
             clock: clock.clone(),
             commits: counter("celesta_store_commits_total", "Transactions committed."),
             units: counter("celesta_store_units_total", "Units committed."),
@@ -142,14 +200,27 @@ impl Store {
         tasks.spawn("store.committer", Fate::Essential, async move {
             committer.run(waiting, shutdown).await;
         });
-        Ok(Self { units, database })
+        Ok(Self {
+            units,
+            database,
+            fenced,
+        })
+    }
+
+    /// Waits until a commit was refused because somebody else owns the store by now; for ever where it has no fence.
+    ///
+    /// # Cancel safety
+    /// May be dropped and asked again at any time.
+    pub async fn fenced(&self) {
+        self.fenced.requested().await;
     }
 
     /// A store whose units go to somebody who commits them at will.
-    pub(crate) const fn driven(units: mpsc::Sender<Unit>, record: Record) -> Self {
+    pub(crate) fn driven(units: mpsc::Sender<Unit>, record: Record) -> Self {
         Self {
             units,
             database: Database::Driven(record),
+            fenced: Shutdown::new(),
         }
     }
 
@@ -270,14 +341,24 @@ async fn open_sqlite(
     ))
 }
 
-async fn open_postgres(url: &str, migrations: &[Migration]) -> Result<(Engine, Database), OpenError> {
-    let database = Postgres::new(url).map_err(|error| OpenError::Connect {
+async fn open_postgres(remote: &Remote, migrations: &[Migration]) -> Result<(Engine, Database), OpenError> {
+    let database = Postgres::at(&remote.url, remote.schema.as_deref(), remote.sessions);
+    let database = database.map_err(|error| OpenError::Connect {
         path: "the URL given".to_owned(),
         reason: error.to_string(),
     })?;
-    migrate_postgres(&database, migrations).await?;
+    if !remote.as_found {
+        if let Some(schema) = &remote.schema {
+            fence::make_schema(&database, schema).await?;
+        }
+        if let Some(epoch) = remote.epoch {
+            // Before the migrations: an older release must not write to what they change.
+            fence::raise(&database, epoch).await?;
+        }
+        migrate_postgres(&database, migrations).await?;
+    }
     Ok((
-        Engine::Postgres(postgres::Groups::new(database.clone())),
+        Engine::Postgres(postgres::Groups::new(database.clone(), remote.epoch)),
         Database::Postgres(database),
     ))
 }
@@ -326,6 +407,7 @@ impl Engine {
 
 struct Committer {
     engine: Engine,
+    fenced: Shutdown,
     clock: Clock,
     commits: IntCounter,
     units: IntCounter,
@@ -333,7 +415,7 @@ struct Committer {
 }
 
 impl Committer {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Unit>, shutdown: celesta_runtime::Shutdown) {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Unit>, shutdown: Shutdown) {
         let mut units = Vec::with_capacity(UNITS_PER_COMMIT_MAX);
         let clock = self.clock.clone();
         let drained = async move {
@@ -381,7 +463,20 @@ impl Committer {
         let (rows, after): (Vec<Rows>, Vec<After>) = group.into_iter().map(Unit::into_parts).unzip();
         // Polled in this order: the connection's thread has the group before the hooks take their time.
         let telling = async { before.tell() };
-        let (outcomes, ()) = futures_util::future::join(self.engine.commit(&rows), telling).await;
+        let committing = async {
+            if self.fenced.is_requested() {
+                return Err(CommitError::Fenced);
+            }
+            self.engine.commit(&rows).await
+        };
+        let (outcomes, ()) = futures_util::future::join(committing, telling).await;
+        if matches!(outcomes, Err(CommitError::Fenced)) && !self.fenced.is_requested() {
+            tracing::warn!(
+                units = rows.len(),
+                "somebody else owns this store by now; a commit was refused"
+            );
+            self.fenced.request();
+        }
         self.seconds
             .observe((self.clock.monotonic().saturating_sub(begun)).as_secs_f64());
         if let Ok(outcomes) = &outcomes {
@@ -433,5 +528,7 @@ fn within_rows(units: &[Unit]) -> usize {
     fitting.count().max(1)
 }
 
+#[cfg(test)]
+mod fence_tests;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,9 @@ pub enum CommitError {
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
+    /// Somebody else owns the store by now: nothing this process writes to it stands any more.
+    #[error("the store belongs to another node by now")]
+    Fenced,
 }
 
 impl CommitError {
@@ -30,7 +33,7 @@ impl CommitError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::Unavailable { .. } | Self::Closed => ErrorKind::Unavailable,
+            Self::Unavailable { .. } | Self::Closed | Self::Fenced => ErrorKind::Unavailable,
         }
     }
 }
@@ -70,6 +73,12 @@ pub enum OpenError {
         /// The database's own words.
         reason: String,
     },
+    /// A later owner has the store.
+    #[error("the store has an owner of a later epoch than {epoch}")]
+    Fenced {
+        /// The epoch it was to be opened with.
+        epoch: i64,
+    },
     /// A migration failed; nothing of it was applied.
     #[error("migration {subsystem} {version} failed: {reason}")]
     Migrate {
@@ -99,7 +108,7 @@ impl OpenError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect { .. } => ErrorKind::Unavailable,
+            Self::Connect { .. } | Self::Fenced { .. } => ErrorKind::Unavailable,
             Self::Migrate { .. } => ErrorKind::Internal,
             Self::Unknown { .. } => ErrorKind::Invalid,
         }

@@ -7,8 +7,10 @@
 
 mod fate;
 mod fault;
+pub(crate) mod fence;
 mod groups;
 mod listen;
+mod probe;
 mod translate;
 mod values;
 
@@ -28,6 +30,7 @@ use fate::{Fate, Session};
 pub(crate) use fault::Fault;
 pub(crate) use groups::Groups;
 pub use listen::{Heard, Listener};
+pub use probe::Means;
 pub(crate) use translate::expressions;
 pub use values::Arg;
 use values::{bind, bind_cell, read_row};
@@ -81,7 +84,14 @@ pub(crate) trait Work: Send {
 
 impl Postgres {
     /// The database at `url`; nothing is connected yet.
+    #[cfg(test)]
     pub(crate) fn new(url: &str) -> Result<Self, sqlx::Error> {
+        Self::at(url, None, None)
+    }
+
+    /// The database at `url`, its tables in `schema` when one is named; nothing is connected yet. At most `sessions`
+    /// connections work at the same time.
+    pub(crate) fn at(url: &str, schema: Option<&str>, sessions: Option<usize>) -> Result<Self, sqlx::Error> {
         let options = PgConnectOptions::from_str(url)?;
         // Nobody listens between two processes of one machine, and records of TLS, which sqlx sends one by one, wait there
         // for acknowledgements that come 40 ms late: a fifth of the rate. Who wants TLS all the same says so in the URL.
@@ -106,11 +116,15 @@ impl Postgres {
                 ("enable_sort", "off"),
             ])
             .disable_statement_logging();
+        let options = match schema {
+            Some(schema) => options.options([("search_path", schema)]),
+            None => options,
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 options,
                 idle: Mutex::default(),
-                turns: Semaphore::new(SESSIONS_MAX),
+                turns: Semaphore::new(sessions.unwrap_or(SESSIONS_MAX)),
             }),
         })
     }
@@ -204,17 +218,19 @@ impl Postgres {
     pub(crate) async fn repeat<W: Work>(&self, work: &mut W) -> Result<W::Out, Fault> {
         let mut pauses = Pauses::new();
         loop {
-            let _turn = self.turn().await?;
-            let mut session = self.session().await?;
-            let begun = control(&mut session.connection, "BEGIN").await;
-            let outcome = match begun {
-                Ok(()) => self.within(session, work, None).await,
-                Err(fault) => self.back_failed(session, fault),
-            };
-            match outcome {
+            match self.attempt_repeatable(work).await {
                 Err(fault @ (Fault::Lost(_) | Fault::Again(_))) => pauses.wait(fault).await?,
                 other => return other,
             }
+        }
+    }
+
+    async fn attempt_repeatable<W: Work>(&self, work: &mut W) -> Result<W::Out, Fault> {
+        let _turn = self.turn().await?;
+        let mut session = self.session().await?;
+        match control(&mut session.connection, "BEGIN").await {
+            Ok(()) => self.within(session, work, None).await,
+            Err(fault) => self.back_failed(session, fault),
         }
     }
 

@@ -6,6 +6,7 @@
 mod artifact;
 mod class;
 mod ids;
+mod partition;
 mod priority;
 mod time;
 pub mod wire;
@@ -13,5 +14,6 @@ pub mod wire;
 pub use artifact::{ArtifactRef, Digest, ParseDigestError};
 pub use class::{ErrorClass, ErrorKind};
 pub use ids::{CallId, MessageId, OperationId, ParseIdError, RunId, SweepId, TraceId};
+pub use partition::{PARTITIONS_MAX, Partition};
 pub use priority::{Class, ParseClassError, Priority};
 pub use time::{ParseDurationError, Timestamp, duration_ms};

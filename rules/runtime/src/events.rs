@@ -297,7 +297,7 @@ impl Inner {
         let own = Priority::of(found.priority);
         let trace = event.value.get("traceparent").and_then(Value::as_str);
         let mut head = RunHead {
-            run: RunId::new(now, self.random.next_u128()),
+            run: self.new_run(now),
             service: Arc::clone(&version.service),
             operation: operation.into(),
             workflow: found.workflow.as_str().into(),

@@ -9,6 +9,7 @@
 
 mod archive;
 mod cache;
+mod cluster;
 mod evaluate;
 mod events;
 mod facts;
@@ -42,6 +43,10 @@ mod turn;
 mod view;
 mod watch;
 
+pub use cluster::{
+    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, Drain, MAIN_SCHEMA, Member, NodeSeen, OpenError,
+    PARTITIONS, PartitionSeen, Partitions,
+};
 pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};
 pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
 pub use gates::WAITING_MAX;

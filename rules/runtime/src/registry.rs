@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use celesta_artifacts::Artifacts;
 use celesta_bundle::{Bundle, BundleErrors, Files};
@@ -16,10 +16,15 @@ use celesta_runtime::Clock;
 use celesta_store::{Cell, Store, Unit};
 use celesta_types::{Digest, ErrorKind, Timestamp};
 use hashbrown::HashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use crate::cluster::{BUNDLE, BUNDLE_INSERT};
 use crate::release::{Broken, Canary, ReleaseKind, Share};
+use crate::runtime::Inner;
 use crate::schema::{SERVICE_UPSERT, VERSION_INSERT};
+
+/// What a packed bundle is.
+const PACKED: &str = "application/gzip";
 
 /// One version of a service, compiled and unpacked.
 #[derive(Debug)]
@@ -127,6 +132,8 @@ pub(crate) struct Registry {
     versions: Versions,
     /// Counts changes, so that workers notice new functions.
     changes: tokio::sync::watch::Sender<u64>,
+    /// Runtimes whose queues follow the versions.
+    followers: Mutex<Vec<Weak<Inner>>>,
 }
 
 impl Registry {
@@ -147,24 +154,57 @@ impl Registry {
             canaries: RwLock::default(),
             versions,
             changes: tokio::sync::watch::Sender::new(0),
+            followers: Mutex::default(),
         };
-        let rows = registry
-            .store
-            .fetch("SELECT digest FROM services ORDER BY name", &[])
-            .await
-            .map_err(PushError::unavailable)?;
-        for row in rows {
-            let Some(digest) = row.blob(0).and_then(digest_of) else {
-                continue;
-            };
-            let version = registry.version(digest).await?;
-            registry
-                .current
-                .write()
-                .insert(Arc::clone(&version.service), version);
-        }
+        registry.refresh().await?;
         registry.load_canaries().await?;
         Ok(registry)
+    }
+
+    /// Takes over what was pushed elsewhere; says whether anything was.
+    pub(crate) async fn refresh(&self) -> Result<bool, PushError> {
+        let rows = self
+            .store
+            .fetch("SELECT name, digest FROM services ORDER BY name", &[])
+            .await
+            .map_err(PushError::unavailable)?;
+        let mut changed = false;
+        for row in rows {
+            let Some(digest) = row.blob(1).and_then(digest_of) else {
+                continue;
+            };
+            let known = row.text(0).and_then(|name| self.current(name));
+            if known.is_some_and(|known| known.digest == digest) {
+                continue;
+            }
+            let version = self.version(digest).await?;
+            self.follow_from_now(&version)?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// Has the queues of `inner` follow the versions, for as long as it lives.
+    pub(crate) fn follow(&self, inner: &Arc<Inner>) {
+        let mut followers = self.followers.lock();
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(Arc::downgrade(inner));
+    }
+
+    /// Whoever waits for the queues of the version's functions finds them.
+    fn open_everywhere(&self, version: &Version) -> Result<(), PushError> {
+        let followers: Vec<_> = self.followers.lock().iter().filter_map(Weak::upgrade).collect();
+        for follower in followers {
+            follower.open_queues(version)?;
+        }
+        Ok(())
+    }
+
+    /// New runs follow `version`.
+    fn follow_from_now(&self, version: &Arc<Version>) -> Result<(), PushError> {
+        self.open_everywhere(version)?;
+        self.set_current(version);
+        Ok(())
     }
 
     /// The current version of `service`.
@@ -247,17 +287,37 @@ impl Registry {
         let row = rows.first().ok_or_else(lost)?;
         let artifact = row.blob(0).and_then(digest_of).ok_or_else(lost)?;
         let pushed_at = Timestamp::from_millis(row.int(1).unwrap_or(0));
-        let path = self
-            .artifacts
-            .path(&artifact)
-            .await
-            .map_err(PushError::unavailable)?
-            .ok_or_else(lost)?;
+        let path = self.artifacts.path(&artifact).await;
+        let path = match path.map_err(PushError::unavailable)? {
+            Some(path) => path,
+            None => self.fetch_bundle(&artifact).await?.ok_or_else(lost)?,
+        };
         let packed = tokio::fs::read(path).await.map_err(PushError::unavailable)?;
         let files = celesta_bundle::unpack(packed.as_slice(), &celesta_bundle::UnpackLimits::default())
             .map_err(PushError::unavailable)?;
         let (bundle, files) = compile(files).await?;
         self.keep(bundle, files, pushed_at).await
+    }
+
+    /// A bundle that was pushed at another node, from the database that all share.
+    async fn fetch_bundle(&self, artifact: &Digest) -> Result<Option<PathBuf>, PushError> {
+        if self.store.database().is_none() {
+            return Ok(None);
+        }
+        let rows = self
+            .store
+            .fetch(BUNDLE, &[artifact.as_bytes().to_vec().into()])
+            .await
+            .map_err(PushError::unavailable)?;
+        let Some(packed) = rows.into_iter().next().and_then(|mut row| row.take_blob(0)) else {
+            return Ok(None);
+        };
+        let kept = self.artifacts.put_bytes(packed, Some(PACKED.to_owned())).await;
+        kept.map_err(PushError::unavailable)?;
+        self.artifacts
+            .path(artifact)
+            .await
+            .map_err(PushError::unavailable)
     }
 
     /// Checks, keeps and makes current what an author pushes; with a share, only for some new runs.
@@ -280,9 +340,10 @@ impl Registry {
         }
         let now = self.clock.now();
         let packed = celesta_bundle::pack(&files);
+        let shared = self.store.database().map(|_| packed.clone());
         let artifact = self
             .artifacts
-            .put_bytes(packed, Some("application/gzip".to_owned()))
+            .put_bytes(packed, Some(PACKED.to_owned()))
             .await
             .map_err(PushError::unavailable)?;
         let digest = bundle.digest;
@@ -294,6 +355,12 @@ impl Registry {
         // The first version of a service is nobody's canary.
         let share = share.filter(|_| changed && before.is_some());
         let mut unit = Unit::new();
+        if let Some(packed) = shared {
+            unit.add(
+                &BUNDLE_INSERT,
+                [artifact.digest.as_bytes().to_vec().into(), packed.into()],
+            );
+        }
         unit.add(
             &VERSION_INSERT,
             [
@@ -319,12 +386,13 @@ impl Registry {
         self.store.commit(unit).await.map_err(PushError::unavailable)?;
         match share {
             Some(share) => {
+                self.open_everywhere(&version)?;
                 let version = Arc::clone(&version);
                 self.set_canary(service, Some(Canary { version, share }));
             }
             None => {
                 self.set_canary(service, None);
-                self.set_current(&version);
+                self.follow_from_now(&version)?;
             }
         }
         Ok(Pushed { version, changed })

@@ -143,7 +143,7 @@ impl Runtime {
         let mut labels = old.labels.clone();
         labels.insert(RESTARTED_FROM.to_owned(), run.to_string());
         let mut head = RunHead {
-            run: RunId::new(now, inner.random.next_u128()),
+            run: inner.new_run(now),
             version: version.digest,
             state: RunState::Running,
             created_at: now,

@@ -10,7 +10,7 @@ use celesta_functions::names::RUNS_QUEUE;
 use celesta_queue::{LeaseRef, Leased, LeasedKey, QueueName, Queues, Settings, StaleToken};
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{QueryError, Store, Unit};
-use celesta_types::{MessageId, RunId};
+use celesta_types::{MessageId, Partition, RunId, Timestamp};
 
 use crate::archive;
 use crate::cache::Cache;
@@ -52,6 +52,10 @@ pub struct RuntimeConfig {
     pub cache_bytes: usize,
     /// The name of this node in leases.
     pub node: String,
+    /// Which part of the deployment's runs it has: new runs are made there.
+    pub partition: Partition,
+    /// Does nothing by itself, not even tidy up: somebody else owns the store.
+    pub reads_only: bool,
     /// How long the ids of events are kept: an event that comes again within it counts once.
     pub events_kept: Duration,
     /// The versions that are compiled already.
@@ -70,6 +74,8 @@ impl RuntimeConfig {
             evaluators,
             cache_bytes: CACHE_BYTES,
             node: "local".to_owned(),
+            partition: Partition::WHOLE,
+            reads_only: false,
             events_kept: EVENTS_KEPT,
             versions: Versions::default(),
         }
@@ -101,7 +107,10 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) tasks: TaskSet,
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) partition: Partition,
+    /// The runtimes that lists go through, where they go through more than one.
+    pub(crate) readers: OnceLock<Vec<Runtime>>,
     pub(crate) cache: Cache,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) runs_queue: QueueName,
@@ -156,6 +165,23 @@ impl Runtime {
     /// # Errors
     /// When the services cannot be read from the store.
     pub async fn open(config: RuntimeConfig, parts: Parts) -> Result<Self, RuntimeError> {
+        let registry = Registry::open(
+            config.bundles.clone(),
+            parts.store.clone(),
+            parts.artifacts.clone(),
+            parts.clock.clone(),
+            config.versions.clone(),
+        );
+        let registry = Arc::new(registry.await?);
+        Self::open_with(config, parts, registry).await
+    }
+
+    /// As [`Runtime::open`] with the services of the whole node.
+    pub(crate) async fn open_with(
+        config: RuntimeConfig,
+        parts: Parts,
+        registry: Arc<Registry>,
+    ) -> Result<Self, RuntimeError> {
         let Parts {
             store,
             queues,
@@ -178,14 +204,6 @@ impl Runtime {
             .map_err(|error| RuntimeError::Queue {
                 reason: error.to_string(),
             })?;
-        let registry = Registry::open(
-            config.bundles,
-            store.clone(),
-            artifacts.clone(),
-            clock.clone(),
-            config.versions,
-        )
-        .await?;
         let orders = Orders::open(&store)
             .await
             .map_err(|error| RuntimeError::Registry(PushError::unavailable(error)))?;
@@ -200,6 +218,8 @@ impl Runtime {
             random,
             tasks,
             registry,
+            partition: config.partition,
+            readers: OnceLock::new(),
             cache: Cache::new(config.cache_bytes),
             watchers: Arc::default(),
             runs_queue,
@@ -215,6 +235,7 @@ impl Runtime {
             operations,
             canceled: OnceLock::new(),
         });
+        inner.registry.follow(&inner);
         for version in inner.registry.all() {
             inner.open_queues(&version)?;
         }
@@ -229,11 +250,15 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
-        for version in inner.registry.all() {
-            inner.move_runs(&version.service);
+        if !config.reads_only {
+            for version in inner.registry.all() {
+                inner.move_runs(&version.service);
+            }
         }
-        let sweep = archive::run(Arc::clone(&inner));
-        inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+        if !config.reads_only {
+            let sweep = archive::run(Arc::clone(&inner));
+            inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+        }
         if config.evaluators > 0 {
             let router = Arc::clone(&inner);
             let routing = async move { router.route_emitted().await };
@@ -373,6 +398,8 @@ impl Runtime {
         };
         tokio::select! {
             Some(view) = ended => Ok(Some(view)),
+            // Whoever owns the run next tells its end; here nobody hears of it any more.
+            () = self.inner.tasks.shutdown().requested() => self.inner.view(run).await,
             () = self.inner.clock.sleep(patience) => self.inner.view(run).await,
             else => self.inner.view(run).await,
         }
@@ -388,7 +415,19 @@ impl Runtime {
         cursor: Option<RunId>,
         limit: usize,
     ) -> Result<Page<RunView>, QueryError> {
-        self.inner.list(filter, cursor, limit).await
+        let Some(readers) = self.inner.readers.get() else {
+            return self.inner.list(filter, cursor, limit).await;
+        };
+        let pages = readers
+            .iter()
+            .map(|reader| reader.inner.list(filter, cursor, limit));
+        let newest = |a: &RunView, b: &RunView| b.id.cmp(&a.id);
+        crate::cluster::merged(pages, limit, newest, |last| last.id.to_string()).await
+    }
+
+    /// Has lists go through all of these.
+    pub(crate) fn read_through(&self, readers: Vec<Self>) {
+        self.inner.readers.set(readers).ok();
     }
 
     /// A page of the run's facts with ids above `after`; `None` when there is no such run.
@@ -484,14 +523,18 @@ impl EventStream {
             if view.state.is_ended() {
                 return Ok(None);
             }
-            self.watch.next().await;
+            tokio::select! {
+                _ = self.watch.next() => {}
+                // The run has another owner, or the process stops: whoever follows it asks there, from here on.
+                () = self.runtime.inner.tasks.shutdown().requested() => return Ok(None),
+            }
         }
     }
 }
 
 impl Inner {
     /// The queues of a version's functions are there before the first call, so that workers can wait at them.
-    fn open_queues(&self, version: &Version) -> Result<(), PushError> {
+    pub(crate) fn open_queues(&self, version: &Version) -> Result<(), PushError> {
         for queue in version.queues.values() {
             // How often a call is tried is its manifest's to say; the queue only counts.
             let settings = Settings {
@@ -504,6 +547,11 @@ impl Inner {
                 .map_err(PushError::unavailable)?;
         }
         Ok(())
+    }
+
+    /// The id of a new run of this partition.
+    pub(crate) fn new_run(&self, now: Timestamp) -> RunId {
+        self.partition.place(RunId::new(now, self.random.next_u128()))
     }
 
     /// The acknowledgement of a lease becomes part of `unit`.

@@ -174,7 +174,7 @@ impl Runtime {
             });
         }
         let now = inner.clock.now();
-        let run = RunId::new(now, inner.random.next_u128());
+        let run = inner.new_run(now);
         let version = inner
             .registry
             .chosen(&request.service, run, &request.labels)

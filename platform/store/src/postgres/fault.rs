@@ -13,6 +13,8 @@ pub(crate) enum Fault {
     Conflict { statement: &'static str, reason: String },
     /// The server does not do it: full disk, a wrong text.
     Refused(String),
+    /// A later owner has the store.
+    Fenced,
 }
 
 impl Fault {
@@ -39,6 +41,7 @@ impl Fault {
             Self::Lost(reason) | Self::Again(reason) | Self::Refused(reason) => {
                 CommitError::Unavailable { reason }
             }
+            Self::Fenced => CommitError::Fenced,
         }
     }
 }
@@ -48,6 +51,7 @@ impl From<Fault> for QueryError {
         let reason = match fault {
             Fault::Conflict { statement, reason } => format!("{statement}: {reason}"),
             Fault::Lost(reason) | Fault::Again(reason) | Fault::Refused(reason) => reason,
+            Fault::Fenced => CommitError::Fenced.to_string(),
         };
         Self { reason }
     }

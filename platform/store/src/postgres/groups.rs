@@ -7,7 +7,7 @@ use sqlx::{Arguments as _, PgConnection};
 
 use super::translate::{named_types, type_of, unnest};
 use super::values::Uuid;
-use super::{Fault, Postgres, Work, control};
+use super::{Fault, Postgres, Work, control, fence};
 use crate::error::CommitError;
 use crate::statement::{Expect, Placed, Statement, sorted};
 use crate::unit::{Cell, Rows};
@@ -22,13 +22,16 @@ type Shape = (&'static str, Vec<Option<&'static str>>);
 pub(crate) struct Groups {
     database: Postgres,
     texts: HashMap<Shape, &'static str>,
+    /// The epoch each group asks for first.
+    epoch: Option<i64>,
 }
 
 impl Groups {
-    pub(crate) fn new(database: Postgres) -> Self {
+    pub(crate) fn new(database: Postgres, epoch: Option<i64>) -> Self {
         Self {
             database,
             texts: HashMap::new(),
+            epoch,
         }
     }
 
@@ -39,6 +42,7 @@ impl Groups {
         let mut together = Together {
             texts: &mut self.texts,
             group,
+            epoch: self.epoch,
         };
         match database.transact(&mut together).await {
             Err(Fault::Conflict { .. }) => {}
@@ -48,6 +52,7 @@ impl Groups {
         let mut apart = Apart {
             texts: &mut self.texts,
             group,
+            epoch: self.epoch,
         };
         database.transact(&mut apart).await.map_err(Fault::into_commit)
     }
@@ -56,12 +61,14 @@ impl Groups {
 struct Together<'a> {
     texts: &'a mut HashMap<Shape, &'static str>,
     group: &'a [Rows],
+    epoch: Option<i64>,
 }
 
 impl Work for Together<'_> {
     type Out = ();
 
     async fn run(&mut self, connection: &mut PgConnection) -> Result<(), Fault> {
+        fence::check(connection, self.epoch).await?;
         let rows = sorted(self.group);
         for same in rows.chunk_by(|a, b| std::ptr::eq(a.0, b.0) || a.0.name == b.0.name) {
             execute(self.texts, connection, same, self.group).await?;
@@ -73,12 +80,14 @@ impl Work for Together<'_> {
 struct Apart<'a> {
     texts: &'a mut HashMap<Shape, &'static str>,
     group: &'a [Rows],
+    epoch: Option<i64>,
 }
 
 impl Work for Apart<'_> {
     type Out = Outcomes;
 
     async fn run(&mut self, connection: &mut PgConnection) -> Result<Outcomes, Fault> {
+        fence::check(connection, self.epoch).await?;
         let mut outcomes = Vec::with_capacity(self.group.len());
         for unit in self.group {
             control(connection, "SAVEPOINT unit").await?;

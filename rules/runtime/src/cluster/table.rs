@@ -1,0 +1,170 @@
+//! The table of partitions in the database, as this process reads and writes it.
+
+use celesta_store::{Arg, Call, Postgres, QueryError, Row as Cells};
+
+use super::ownership::{Process, Row};
+use super::schema;
+
+/// How long a partition is held after its owner was last heard of, by the database's clock.
+pub(super) const LEASE_MS: i64 = 5_000;
+/// What nodes say to each other when the table has changed.
+pub(crate) const CHANNEL: &str = "celesta_cluster";
+/// A node that has not been heard of for so long counts as gone.
+const AWAY_MS: i64 = LEASE_MS;
+
+/// A node as the others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSeen {
+    /// Its name.
+    pub name: String,
+    /// Where it answers, `http://host:port`.
+    pub address: String,
+    /// The release it runs.
+    pub release: String,
+    /// Whether it is about to end.
+    pub leaving: bool,
+    /// Whether it was heard of lately.
+    pub alive: bool,
+    pub(super) incarnation: i64,
+}
+
+/// What one look has shown.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Look {
+    pub(super) nodes: Vec<NodeSeen>,
+    pub(super) rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) database: Postgres,
+    pub(super) process: Process,
+    pub(super) address: String,
+    pub(super) notices: bool,
+}
+
+impl Table {
+    /// Says how many partitions there are to be, and gives how many there are.
+    pub(super) async fn settle_count(database: &Postgres, wanted: u32) -> Result<u32, QueryError> {
+        ask(
+            database,
+            "cluster.settle",
+            schema::SETTLE_COUNT,
+            vec![Arg::Int(wanted.into())],
+        )
+        .await?;
+        let rows = ask(database, "cluster.count", schema::COUNT, Vec::new()).await?;
+        let count = rows.first().and_then(|row| row.int(0)).unwrap_or(1);
+        ask(database, "cluster.rows", schema::MAKE_ROWS, vec![Arg::Int(count)]).await?;
+        Ok(u32::try_from(count).unwrap_or(1))
+    }
+
+    /// Says that this process is there and keeps what it holds, then looks.
+    pub(super) async fn beat(&self, leaving: bool) -> Result<Look, QueryError> {
+        let said = vec![
+            text(&self.process.node),
+            text(&self.address),
+            Arg::Int(self.process.incarnation),
+            text(env!("CARGO_PKG_VERSION")),
+            Arg::Int(leaving.into()),
+        ];
+        let mut renewal = self.name();
+        renewal.push(Arg::Int(LEASE_MS));
+        ask(&self.database, "cluster.renew", schema::RENEW, renewal).await?;
+        ask(&self.database, "cluster.seen", schema::SEEN, said).await?;
+        self.look().await
+    }
+
+    pub(super) async fn look(&self) -> Result<Look, QueryError> {
+        let nodes = ask(&self.database, "cluster.nodes", schema::NODES, Vec::new()).await?;
+        let rows = ask(
+            &self.database,
+            "cluster.partitions",
+            schema::PARTITIONS,
+            Vec::new(),
+        )
+        .await?;
+        Ok(Look {
+            nodes: nodes.iter().filter_map(node).collect(),
+            rows: rows.iter().filter_map(row).collect(),
+        })
+    }
+
+    /// Claims the partition seen with `epoch`; gives the new epoch, or nothing when somebody was faster.
+    pub(super) async fn claim(&self, partition: u32, epoch: i64) -> Result<Option<i64>, QueryError> {
+        let mut args = vec![Arg::Int(partition.into()), Arg::Int(epoch)];
+        args.extend(self.name());
+        args.push(Arg::Int(LEASE_MS));
+        let rows = ask(&self.database, "cluster.claim", schema::CLAIM, args).await?;
+        Ok(rows.first().and_then(|row| row.int(0)))
+    }
+
+    /// Frees the partition if this process still holds it with `epoch`, and says so to the others.
+    pub(super) async fn free(&self, partition: u32, epoch: i64) -> Result<(), QueryError> {
+        let mut args = vec![Arg::Int(partition.into()), Arg::Int(epoch)];
+        args.extend(self.name());
+        ask(&self.database, "cluster.free", schema::FREE, args).await?;
+        self.tell().await;
+        Ok(())
+    }
+
+    /// This process is about to end: nobody counts on it any more.
+    pub(super) async fn forget(&self) -> Result<(), QueryError> {
+        ask(&self.database, "cluster.forget", schema::FORGET, self.name())
+            .await
+            .map(drop)
+    }
+
+    /// Has the other nodes look at once, where notices are carried; they look every second anyway.
+    pub(super) async fn tell(&self) {
+        if self.notices
+            && let Err(error) = self.database.notify(CHANNEL, &[String::new()]).await
+        {
+            tracing::debug!(%error, "the other nodes were not told");
+        }
+    }
+
+    fn name(&self) -> Vec<Arg> {
+        vec![text(&self.process.node), Arg::Int(self.process.incarnation)]
+    }
+}
+
+fn text(text: &str) -> Arg {
+    Arg::Text(Some(text.into()))
+}
+
+async fn ask(
+    database: &Postgres,
+    name: &'static str,
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> Result<Vec<Cells>, QueryError> {
+    database.ask(&Call { name, sql, args }).await
+}
+
+fn row(cells: &Cells) -> Option<Row> {
+    let holder = match (cells.text(1), cells.int(2)) {
+        (Some(node), Some(incarnation)) => Some(Process {
+            node: node.to_owned(),
+            incarnation,
+        }),
+        _ => None,
+    };
+    Some(Row {
+        partition: u32::try_from(cells.int(0)?).ok()?,
+        holder,
+        epoch: cells.int(3)?,
+        left_ms: cells.int(4)?,
+    })
+}
+
+fn node(cells: &Cells) -> Option<NodeSeen> {
+    Some(NodeSeen {
+        name: cells.text(0)?.to_owned(),
+        address: cells.text(1)?.to_owned(),
+        incarnation: cells.int(2)?,
+        release: cells.text(3)?.to_owned(),
+        leaving: cells.int(4)? != 0,
+        alive: cells.int(5)? < AWAY_MS,
+    })
+}

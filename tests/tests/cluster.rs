@@ -1,0 +1,222 @@
+//! Two nodes on one PostgreSQL: requests find their runs, keys hold, a killed node is replaced, a rolling restart fails
+//! nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use celesta_tests::{Cluster, Server};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn bundle() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/limits")
+}
+
+/// A database and two nodes on it, the bundle pushed at the first; nothing where PostgreSQL is not installed.
+async fn nodes() -> Option<(Cluster, Server, Server)> {
+    let Some(cluster) = Cluster::start() else {
+        let said = "initdb of PostgreSQL is not installed: nodes that share a database were not tested\n";
+        std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes()).expect("standard error");
+        return None;
+    };
+    let url = cluster.url();
+    let arguments = ["--store", url.as_str(), "--partitions", "4", "--workers", "2"];
+    let first = Server::start_with(&arguments);
+    first.push(&bundle());
+    let second = Server::start_with(&arguments);
+    for node in [&first, &second] {
+        node.until("/v1/nodes", PATIENCE, |answer| owned(&answer.json) == [2, 2])
+            .await;
+    }
+    Some((cluster, first, second))
+}
+
+/// How many partitions each node owns.
+fn owned(nodes: &Value) -> Vec<usize> {
+    let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
+    let owned = nodes
+        .iter()
+        .filter_map(|node| node["partitions"].as_array().map(Vec::len));
+    owned.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_answer_for_each_other_and_replace_each_other() {
+    let Some((_cluster, first, mut second)) = nodes().await else {
+        return;
+    };
+    second
+        .until("/v1/services", PATIENCE, |answer| answer.text.contains("limits"))
+        .await;
+    // A run made at one node is seen, waited for, followed and listed at the other.
+    let mut runs = Vec::new();
+    for number in 0..8 {
+        let (here, there) = if number % 2 == 0 {
+            (&first, &second)
+        } else {
+            (&second, &first)
+        };
+        let answer = here
+            .post("/v1/services/limits/nap", &[], &json!({ "seconds": "0" }))
+            .await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let run = answer.json["id"].as_str().expect("an id").to_owned();
+        let ended = there
+            .send(
+                there
+                    .request("GET", &format!("/v1/runs/{run}"))
+                    .header("Prefer", "wait=30"),
+            )
+            .await;
+        assert_eq!(ended.json["state"], "completed", "{ended:?}");
+        let events = there.get(&format!("/v1/runs/{run}/events")).await;
+        assert!(events.text.contains("event: completed"), "{events:?}");
+        runs.push(run);
+    }
+    let unknown = first.get("/v1/runs/run_00000000000000000000000000").await;
+    assert_eq!(
+        (unknown.status, unknown.code()),
+        (404, "no-such-run"),
+        "{unknown:?}"
+    );
+    for node in [&first, &second] {
+        let list = node.get("/v1/runs?limit=100").await;
+        assert!(
+            runs.iter().all(|run| list.text.contains(run.as_str())),
+            "{list:?}"
+        );
+    }
+    // A key names one run, whichever node is asked, also when both are asked at once.
+    for key in 0..8 {
+        let header = [("Idempotency-Key", format!("key-{key}"))];
+        let header = [(header[0].0, header[0].1.as_str())];
+        let (path, body) = ("/v1/services/limits/nap", json!({ "seconds": "0" }));
+        let (one, two) = tokio::join!(
+            first.post(path, &header, &body),
+            second.post(path, &header, &body)
+        );
+        let again = first.post(path, &header, &body).await;
+        for answer in [one, two] {
+            // While the first is being accepted, the other is told to ask again.
+            assert!(
+                answer.json["id"] == again.json["id"] || answer.code() == "request-in-flight",
+                "{answer:?} {again:?}"
+            );
+        }
+    }
+    // Calls that are outstanding when their node is killed are run by the other.
+    let mut long = Vec::new();
+    for _ in 0..6 {
+        let answer = second
+            .post(
+                "/v1/services/limits/nap",
+                &[],
+                &json!({ "seconds": "0.3", "naps": 4 }),
+            )
+            .await;
+        long.push(answer.json["id"].as_str().expect("an id").to_owned());
+    }
+    second.kill();
+    for run in &long {
+        let ended = first
+            .send(
+                first
+                    .request("GET", &format!("/v1/runs/{run}"))
+                    .header("Prefer", "wait=60"),
+            )
+            .await;
+        assert_eq!(ended.json["state"], "completed", "{ended:?}");
+        assert_eq!(ended.json["result"], json!({ "taken": 4 }));
+        let calls = first.get(&format!("/v1/runs/{run}/calls")).await;
+        assert_eq!(
+            calls.text.matches("\"succeeded\"").count(),
+            4,
+            "each nap counts once: {calls:?}"
+        );
+    }
+}
+
+/// Each node is stopped and started again under load, as an upgrade does. Clients do what a load balancer does: they ask a
+/// node that is ready, and another one when a connection is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_fails_no_request() {
+    let Some((_cluster, mut first, mut second)) = nodes().await else {
+        return;
+    };
+    let hosts = [first.url.clone(), second.url.clone()];
+    let over = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicUsize::new(0));
+    let mut clients = JoinSet::new();
+    for client in 0..8 {
+        let (hosts, over, served) = (hosts.clone(), Arc::clone(&over), Arc::clone(&served));
+        clients.spawn(load(client, hosts, over, served));
+    }
+    let enough = |more: usize| {
+        let (served, goal) = (Arc::clone(&served), served.load(Ordering::SeqCst) + more);
+        async move {
+            while served.load(Ordering::SeqCst) < goal {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    for _ in 0..2 {
+        for node in [&mut first, &mut second] {
+            enough(50).await;
+            assert_eq!(node.terminate(), 0, "it ends in good order");
+            enough(50).await;
+            node.restart();
+            node.until("/v1/nodes", PATIENCE, |answer| owned(&answer.json) == [2, 2])
+                .await;
+        }
+    }
+    over.store(true, Ordering::SeqCst);
+    while let Some(failed) = clients.join_next().await {
+        assert_eq!(failed.expect("no client panics"), Vec::<String>::new());
+    }
+}
+
+/// Requests runs and waits for their ends until it is over; says what failed.
+async fn load(
+    client: usize,
+    hosts: [String; 2],
+    over: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+) -> Vec<String> {
+    let http = reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .build()
+        .expect("a client");
+    let mut failed = Vec::new();
+    let mut node = client;
+    while !over.load(Ordering::SeqCst) {
+        let ready = http.get(format!("{}/readyz", hosts[node % 2])).send().await;
+        if !ready.is_ok_and(|answer| answer.status() == 200) {
+            node += 1;
+            continue;
+        }
+        let request = http
+            .post(format!("{}/v1/services/limits/nap", hosts[node % 2]))
+            .header("Prefer", "wait=30")
+            .json(&json!({ "seconds": "0.01" }));
+        match request.send().await {
+            Ok(answer) => {
+                let status = answer.status().as_u16();
+                let text = answer.text().await.unwrap_or_default();
+                if status == 200 && text.contains("\"completed\"") {
+                    served.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    failed.push(format!("{status} {text}"));
+                }
+                node += 1;
+            }
+            // Nobody listens there: nothing was sent.
+            Err(error) if error.is_connect() => node += 1,
+            Err(error) => failed.push(format!("{error:?}")),
+        }
+    }
+    failed
+}
