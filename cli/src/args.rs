@@ -118,8 +118,10 @@ pub(crate) enum Command {
     Queue(commands::queue::QueueArgs),
     /// Look at the nodes of a deployment
     Node(commands::node::NodeArgs),
-    /// Look at services
+    /// Look at services, and at the facts their runs share
     Service(commands::service::ServiceArgs),
+    /// Look at sweeps over resting runs and steer them
+    Sweep(commands::sweep::SweepArgs),
     /// Store and fetch artifacts
     Artifact(commands::artifact::ArtifactArgs),
     /// Copy a node's data to a folder, also while it runs

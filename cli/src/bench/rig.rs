@@ -1,6 +1,7 @@
 //! What every bench stands on: servers of its own in a fresh folder, with the bench's bundle pushed to them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use celesta_bundle::FileEntry;
 use celesta_runtime::Clock;
@@ -18,7 +19,7 @@ use crate::commands::push;
 use crate::exit::{Exit, Failure};
 
 /// The files of the bench's bundle; `@COMMAND@` becomes the path of this program.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("service.toml", include_str!("../../bundles/bench/service.toml")),
     (
         "rules/steps.rules",
@@ -27,6 +28,10 @@ const FILES: [(&str, &str); 5] = [
     (
         "rules/fanout.rules",
         include_str!("../../bundles/bench/rules/fanout.rules"),
+    ),
+    (
+        "rules/dormant.rules",
+        include_str!("../../bundles/bench/rules/dormant.rules"),
     ),
     (
         "rules/tree.rules",
@@ -83,6 +88,17 @@ pub(crate) struct GroundArgs {
     /// Partitions of the deployment on PostgreSQL; the default of `serve` unless given
     #[arg(long, value_name = "N")]
     partitions: Option<u32>,
+}
+
+impl GroundArgs {
+    /// One server on a file.
+    pub(crate) fn file() -> Self {
+        Self {
+            store: "sqlite".to_owned(),
+            nodes: 1,
+            partitions: None,
+        }
+    }
 }
 
 /// Where the bench's database is.
@@ -192,6 +208,23 @@ impl Rig {
             database_pid,
             folder: Some(folder),
         })
+    }
+
+    /// Stops the one server and starts another on the same store; says how long that took to answer.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub(crate) async fn restart(mut self) -> Result<(Self, Duration), Failure> {
+        for server in self.servers.drain(..) {
+            server.stop().await;
+        }
+        let begun = self.clock.monotonic();
+        for options in &self.options {
+            self.servers.push(ServerProcess::start(options).await?);
+        }
+        let took = self.clock.monotonic().saturating_sub(begun);
+        self.client = Client::new(&self.servers[0].url, None)?;
+        Ok((self, took))
     }
 
     /// Addresses and ports of the servers.

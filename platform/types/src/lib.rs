@@ -13,7 +13,7 @@ pub mod wire;
 
 pub use artifact::{ArtifactRef, Digest, ParseDigestError};
 pub use class::{ErrorClass, ErrorKind};
-pub use ids::{CallId, MessageId, OperationId, ParseIdError, RunId, TraceId};
+pub use ids::{CallId, MessageId, OperationId, ParseIdError, RunId, SweepId, TraceId};
 pub use partition::{PARTITIONS_MAX, Partition};
 pub use priority::{Class, ParseClassError, Priority};
 pub use time::{ParseDurationError, Timestamp, duration_ms};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use celesta_artifacts::Artifacts;
 use celesta_bundle::{Bundle, BundleErrors, Files};
-use celesta_engine::{Limits, RuleSet};
+use celesta_engine::{FactType, Limits, RuleSet};
 use celesta_functions::names::function_queue;
 use celesta_queue::QueueName;
 use celesta_runtime::Clock;
@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::cluster::{BUNDLE, BUNDLE_INSERT};
+use crate::release::{Broken, Canary, ReleaseKind, Share};
 use crate::runtime::Inner;
 use crate::schema::{SERVICE_UPSERT, VERSION_INSERT};
 
@@ -47,6 +48,17 @@ impl Version {
     pub(crate) fn rules(&self, workflow: &str) -> Option<&Arc<RuleSet>> {
         self.bundle.workflows.get(workflow)
     }
+
+    /// The shared fact types that its rules declare, by name; those of one name are alike.
+    pub(crate) fn shared_types(&self) -> BTreeMap<&str, &FactType> {
+        let types = self
+            .bundle
+            .workflows
+            .values()
+            .flat_map(|rules| rules.fact_types());
+        let shared = types.filter(|fact_type| fact_type.shared);
+        shared.map(|fact_type| (&*fact_type.name, fact_type)).collect()
+    }
 }
 
 /// What a push did.
@@ -72,6 +84,12 @@ pub enum PushError {
         /// The name in `service.toml`.
         found: String,
     },
+    /// Runs that are to move to this version have facts that would not fit it.
+    #[error("stored facts would not fit: {}", told(.broken))]
+    Breaks {
+        /// Each fact type or field, and what to write.
+        broken: Vec<Broken>,
+    },
     /// It could not be kept.
     #[error("cannot keep the bundle: {reason}")]
     Unavailable {
@@ -85,7 +103,7 @@ impl PushError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Invalid(_) | Self::OtherService { .. } => ErrorKind::Invalid,
+            Self::Invalid(_) | Self::OtherService { .. } | Self::Breaks { .. } => ErrorKind::Invalid,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
         }
     }
@@ -106,10 +124,11 @@ pub struct Versions(Arc<RwLock<HashMap<Digest, Arc<Version>>>>);
 #[derive(Debug)]
 pub(crate) struct Registry {
     folder: PathBuf,
-    store: Store,
+    pub(crate) store: Store,
     artifacts: Artifacts,
-    clock: Clock,
+    pub(crate) clock: Clock,
     current: RwLock<BTreeMap<Arc<str>, Arc<Version>>>,
+    canaries: RwLock<BTreeMap<Arc<str>, Canary>>,
     versions: Versions,
     /// Counts changes, so that workers notice new functions.
     changes: tokio::sync::watch::Sender<u64>,
@@ -132,11 +151,13 @@ impl Registry {
             artifacts,
             clock,
             current: RwLock::default(),
+            canaries: RwLock::default(),
             versions,
             changes: tokio::sync::watch::Sender::new(0),
             followers: Mutex::default(),
         };
         registry.refresh().await?;
+        registry.load_canaries().await?;
         Ok(registry)
     }
 
@@ -157,35 +178,77 @@ impl Registry {
                 continue;
             }
             let version = self.version(digest).await?;
-            self.make_current(&version)?;
+            self.open_queues(&version)?;
+            self.set_current(&version);
             changed = true;
         }
         Ok(changed)
     }
 
-    /// Has the queues of `inner` follow the versions, for as long as it lives.
+    /// Has the queues and runs of `inner` follow the versions, for as long as it lives.
     pub(crate) fn follow(&self, inner: &Arc<Inner>) {
         let mut followers = self.followers.lock();
         followers.retain(|follower| follower.strong_count() > 0);
         followers.push(Arc::downgrade(inner));
     }
 
-    /// New runs follow `version`; whoever waits for its functions' queues finds them.
-    fn make_current(&self, version: &Arc<Version>) -> Result<(), PushError> {
-        let followers: Vec<_> = self.followers.lock().iter().filter_map(Weak::upgrade).collect();
-        for follower in followers {
+    fn following(&self) -> Vec<Arc<Inner>> {
+        self.followers.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whoever waits for the version's functions finds their queues, in every partition that is here.
+    fn open_queues(&self, version: &Version) -> Result<(), PushError> {
+        for follower in self.following() {
             follower.open_queues(version)?;
         }
-        self.current
-            .write()
-            .insert(Arc::clone(&version.service), Arc::clone(version));
-        self.changes.send_modify(|changes| *changes += 1);
         Ok(())
+    }
+
+    /// Has the runs of every partition that is here move to the current version, when that is to be.
+    fn move_runs(&self, service: &str) {
+        // Alone, whoever changes the version moves the runs.
+        if self.store.database().is_some() {
+            for follower in self.following() {
+                follower.move_runs(service);
+            }
+        }
     }
 
     /// The current version of `service`.
     pub(crate) fn current(&self, service: &str) -> Option<Arc<Version>> {
         self.current.read().get(service).cloned()
+    }
+
+    /// The version of `service` that some new runs follow.
+    pub(crate) fn canary(&self, service: &str) -> Option<Canary> {
+        self.canaries.read().get(service).cloned()
+    }
+
+    pub(crate) fn set_canary(&self, service: &str, canary: Option<Canary>) {
+        let mut canaries = self.canaries.write();
+        match canary {
+            Some(canary) => drop(canaries.insert(service.into(), canary)),
+            None => drop(canaries.remove(service)),
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    pub(crate) fn set_current(&self, version: &Arc<Version>) {
+        self.current
+            .write()
+            .insert(Arc::clone(&version.service), Arc::clone(version));
+        self.changes.send_modify(|changes| *changes += 1);
+        self.move_runs(&version.service);
+    }
+
+    /// Adds to `unit` that new runs follow this version.
+    pub(crate) fn write_current(&self, unit: &mut Unit, version: &Version) {
+        let cells = [
+            Cell::Text(Arc::clone(&version.service)),
+            Cell::Blob(version.digest.as_bytes().to_vec()),
+            self.clock.now().as_millis().into(),
+        ];
+        unit.add(&SERVICE_UPSERT, cells);
     }
 
     /// The current version of every service, by name.
@@ -265,14 +328,23 @@ impl Registry {
             .map_err(PushError::unavailable)
     }
 
-    /// Checks, keeps and makes current what an author pushes.
-    pub(crate) async fn push(&self, service: &str, files: Files) -> Result<Pushed, PushError> {
+    /// Checks, keeps and makes current what an author pushes; with a share, only for some new runs.
+    pub(crate) async fn push(
+        &self,
+        service: &str,
+        files: Files,
+        share: Option<Share>,
+    ) -> Result<Pushed, PushError> {
         let (bundle, files) = compile(files).await?;
         if bundle.name != service {
             return Err(PushError::OtherService {
                 expected: service.to_owned(),
                 found: bundle.name,
             });
+        }
+        let before = self.current(service);
+        if let Some(before) = &before {
+            self.check_breaks(before, &bundle).await?;
         }
         let now = self.clock.now();
         let packed = celesta_bundle::pack(&files);
@@ -287,9 +359,10 @@ impl Registry {
             Some(version) => version,
             None => self.keep(bundle, files, now).await?,
         };
-        let changed = self.current(service).is_none_or(|before| before.digest != digest);
+        let changed = before.as_ref().is_none_or(|before| before.digest != digest);
+        // The first version of a service is nobody's canary.
+        let share = share.filter(|_| changed && before.is_some());
         let mut unit = Unit::new();
-        let digest_cell = || Cell::Blob(digest.as_bytes().to_vec());
         if let Some(packed) = shared {
             unit.add(
                 &BUNDLE_INSERT,
@@ -300,18 +373,80 @@ impl Registry {
             &VERSION_INSERT,
             [
                 service.into(),
-                digest_cell(),
+                digest.as_bytes().to_vec().into(),
                 artifact.digest.as_bytes().to_vec().into(),
                 now.as_millis().into(),
             ],
         );
-        unit.add(
-            &SERVICE_UPSERT,
-            [service.into(), digest_cell(), now.as_millis().into()],
-        );
+        match &share {
+            Some(share) => self.write_canary(&mut unit, service, digest, Some(share)),
+            None => {
+                self.write_current(&mut unit, &version);
+                if changed {
+                    self.release(&mut unit, service, digest, ReleaseKind::Push)
+                        .await?;
+                }
+                if let Some(canary) = self.canary(service) {
+                    self.write_canary(&mut unit, service, canary.version.digest, None);
+                }
+            }
+        }
         self.store.commit(unit).await.map_err(PushError::unavailable)?;
-        self.make_current(&version)?;
+        self.open_queues(&version)?;
+        match share {
+            Some(share) => {
+                let version = Arc::clone(&version);
+                self.set_canary(service, Some(Canary { version, share }));
+            }
+            None => {
+                self.set_canary(service, None);
+                self.set_current(&version);
+            }
+        }
         Ok(Pushed { version, changed })
+    }
+
+    /// Refuses what stored facts would not survive.
+    async fn check_breaks(&self, before: &Version, bundle: &Bundle) -> Result<(), PushError> {
+        if before.digest == bundle.digest {
+            return Ok(());
+        }
+        let mut broken = Vec::new();
+        for (workflow, rules) in &bundle.workflows {
+            let Some(versions) = bundle
+                .versions
+                .get(workflow)
+                .filter(|versions| versions.policy.moves())
+            else {
+                continue;
+            };
+            let Some(old) = before.rules(workflow) else {
+                continue;
+            };
+            let breaks = versions.moves.breaks(old, rules);
+            if breaks.is_empty() {
+                continue;
+            }
+            // Without a run there is nothing to break.
+            let sql = "SELECT 1 FROM runs WHERE service = ? AND workflow = ? LIMIT 1";
+            let cells = [Cell::Text(Arc::clone(&before.service)), workflow.as_str().into()];
+            let rows = self
+                .store
+                .fetch(sql, &cells)
+                .await
+                .map_err(PushError::unavailable)?;
+            if !rows.is_empty() {
+                broken.extend(breaks.into_iter().map(|what| Broken {
+                    workflow: workflow.clone(),
+                    what,
+                }));
+            }
+        }
+        if broken.is_empty() {
+            Ok(())
+        } else {
+            Err(PushError::Breaks { broken })
+        }
     }
 
     /// Unpacks the files to their folder and remembers the version.
@@ -349,8 +484,16 @@ impl Registry {
     }
 }
 
+fn told(broken: &[Broken]) -> String {
+    let told = broken.iter().map(|one| {
+        let Broken { workflow, what } = one;
+        format!("workflow `{workflow}`: {}; {}", what.message, what.hint)
+    });
+    told.collect::<Vec<_>>().join("\n")
+}
+
 /// Compiles on a thread that may be held: a large bundle takes longer than the async threads have.
-async fn compile(files: Files) -> Result<(Bundle, Files), PushError> {
+pub(crate) async fn compile(files: Files) -> Result<(Bundle, Files), PushError> {
     let compiled = tokio::task::spawn_blocking(move || {
         let limits = Limits {
             clock: Some(monotonic_ms),
@@ -369,7 +512,7 @@ fn monotonic_ms() -> u64 {
     u64::try_from(Clock::system().monotonic().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn digest_of(bytes: &[u8]) -> Option<Digest> {
+pub(crate) fn digest_of(bytes: &[u8]) -> Option<Digest> {
     bytes.try_into().ok().map(Digest::from_bytes)
 }
 

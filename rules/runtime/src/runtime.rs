@@ -24,7 +24,10 @@ use crate::operations::Operations;
 use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
+use crate::release::Share;
+use crate::shared::Shared;
 use crate::submit::InFlight;
+use crate::sweep::Sweeps;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
 
@@ -106,6 +109,7 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskSet,
     pub(crate) registry: Arc<Registry>,
     pub(crate) partition: Partition,
+    pub(crate) reads_only: bool,
     /// The runtimes that lists go through, where they go through more than one.
     pub(crate) readers: OnceLock<Vec<Runtime>>,
     pub(crate) cache: Cache,
@@ -115,6 +119,8 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) sweeps: Sweeps,
+    pub(crate) shared: Shared,
     pub(crate) gates: Gates,
     pub(crate) orders: Orders,
     pub(crate) events: Events,
@@ -214,6 +220,7 @@ impl Runtime {
             tasks,
             registry,
             partition: config.partition,
+            reads_only: config.reads_only,
             readers: OnceLock::new(),
             cache: Cache::new(config.cache_bytes),
             watchers: Arc::default(),
@@ -222,6 +229,8 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            sweeps: Sweeps::default(),
+            shared: Shared::default(),
             gates: Gates::default(),
             orders,
             events: Events::new(config.events_kept),
@@ -243,6 +252,9 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        for version in inner.registry.all() {
+            inner.move_runs(&version.service);
+        }
         if !config.reads_only {
             let sweep = archive::run(Arc::clone(&inner));
             inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
@@ -254,6 +266,9 @@ impl Runtime {
             let operator = Arc::clone(&inner);
             let operating = async move { operator.operate().await };
             inner.tasks.spawn("runs.operations", Fate::Essential, operating);
+            let sweeper = Arc::clone(&inner);
+            let work = crate::sweep::drive(sweeper);
+            inner.tasks.spawn("runs.sweeper", Fate::Essential, work);
         }
         Ok(Self { inner })
     }
@@ -270,7 +285,22 @@ impl Runtime {
     /// # Errors
     /// When the bundle is wrong (every mistake is in the error) or cannot be kept; nothing is stored then.
     pub async fn push(&self, service: &str, files: celesta_bundle::Files) -> Result<Pushed, PushError> {
-        self.inner.registry.push(service, files).await
+        self.push_for(service, files, None).await
+    }
+
+    /// The same for some new runs only, when there is a share; the rest follow the version that is current.
+    ///
+    /// # Errors
+    /// As for [`Runtime::push`].
+    pub async fn push_for(
+        &self,
+        service: &str,
+        files: celesta_bundle::Files,
+        share: Option<Share>,
+    ) -> Result<Pushed, PushError> {
+        let pushed = self.inner.registry.push(service, files, share).await?;
+        self.inner.move_runs(service);
+        Ok(pushed)
     }
 
     /// The current version of every service, by name.
