@@ -91,7 +91,7 @@ pub(crate) struct GroundArgs {
 }
 
 impl GroundArgs {
-    /// One server on a file of its own.
+    /// One server on a file.
     pub(crate) fn file() -> Self {
         Self {
             store: "sqlite".to_owned(),
@@ -210,17 +210,17 @@ impl Rig {
         })
     }
 
-    /// Stops the servers and starts others on the same store; says how long that took to answer.
+    /// Stops the one server and starts another on the same store; says how long that took to answer.
     ///
     /// # Errors
-    /// When one does not start again.
+    /// When it does not start again.
     pub(crate) async fn restart(mut self) -> Result<(Self, Duration), Failure> {
         for server in self.servers.drain(..) {
             server.stop().await;
         }
         let begun = self.clock.monotonic();
-        for own in &self.options {
-            self.servers.push(ServerProcess::start(own).await?);
+        for options in &self.options {
+            self.servers.push(ServerProcess::start(options).await?);
         }
         let took = self.clock.monotonic().saturating_sub(begun);
         self.client = Client::new(&self.servers[0].url, None)?;

@@ -72,7 +72,6 @@ impl Partition {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to eight bits")]
 const fn slot(bits: u128) -> u32 {
     ((bits >> SLOT_SHIFT) & 0xff) as u32
 }
@@ -85,7 +84,10 @@ mod tests {
     #[test]
     fn what_derives_from_a_run_is_in_its_partition() {
         for random in 0..600_u128 {
-            let made = RunId::new(Timestamp::from_millis(1_000), random << 64 | random * 0x9e37_79b9);
+            let made = RunId::new(
+                Timestamp::from_millis(1_000),
+                (random << 64) | (random * 0x9e37_79b9),
+            );
             for count in [1, 3, 8, PARTITIONS_MAX] {
                 for index in 0..count {
                     let partition = Partition { index, count };

@@ -178,33 +178,40 @@ impl Registry {
                 continue;
             }
             let version = self.version(digest).await?;
-            self.follow_from_now(&version)?;
+            self.open_queues(&version)?;
+            self.set_current(&version);
             changed = true;
         }
         Ok(changed)
     }
 
-    /// Has the queues of `inner` follow the versions, for as long as it lives.
+    /// Has the queues and runs of `inner` follow the versions, for as long as it lives.
     pub(crate) fn follow(&self, inner: &Arc<Inner>) {
         let mut followers = self.followers.lock();
         followers.retain(|follower| follower.strong_count() > 0);
         followers.push(Arc::downgrade(inner));
     }
 
-    /// Whoever waits for the queues of the version's functions finds them.
-    fn open_everywhere(&self, version: &Version) -> Result<(), PushError> {
-        let followers: Vec<_> = self.followers.lock().iter().filter_map(Weak::upgrade).collect();
-        for follower in followers {
+    fn following(&self) -> Vec<Arc<Inner>> {
+        self.followers.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whoever waits for the version's functions finds their queues, in every partition that is here.
+    fn open_queues(&self, version: &Version) -> Result<(), PushError> {
+        for follower in self.following() {
             follower.open_queues(version)?;
         }
         Ok(())
     }
 
-    /// New runs follow `version`.
-    fn follow_from_now(&self, version: &Arc<Version>) -> Result<(), PushError> {
-        self.open_everywhere(version)?;
-        self.set_current(version);
-        Ok(())
+    /// Has the runs of every partition that is here move to the current version, when that is to be.
+    fn move_runs(&self, service: &str) {
+        // Alone, whoever changes the version moves the runs.
+        if self.store.database().is_some() {
+            for follower in self.following() {
+                follower.move_runs(service);
+            }
+        }
     }
 
     /// The current version of `service`.
@@ -231,6 +238,7 @@ impl Registry {
             .write()
             .insert(Arc::clone(&version.service), Arc::clone(version));
         self.changes.send_modify(|changes| *changes += 1);
+        self.move_runs(&version.service);
     }
 
     /// Adds to `unit` that new runs follow this version.
@@ -384,6 +392,7 @@ impl Registry {
             }
         }
         self.store.commit(unit).await.map_err(PushError::unavailable)?;
+        self.open_queues(&version)?;
         match share {
             Some(share) => {
                 self.open_everywhere(&version)?;

@@ -109,6 +109,7 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskSet,
     pub(crate) registry: Arc<Registry>,
     pub(crate) partition: Partition,
+    pub(crate) reads_only: bool,
     /// The runtimes that lists go through, where they go through more than one.
     pub(crate) readers: OnceLock<Vec<Runtime>>,
     pub(crate) cache: Cache,
@@ -219,6 +220,7 @@ impl Runtime {
             tasks,
             registry,
             partition: config.partition,
+            reads_only: config.reads_only,
             readers: OnceLock::new(),
             cache: Cache::new(config.cache_bytes),
             watchers: Arc::default(),
@@ -250,10 +252,8 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
-        if !config.reads_only {
-            for version in inner.registry.all() {
-                inner.move_runs(&version.service);
-            }
+        for version in inner.registry.all() {
+            inner.move_runs(&version.service);
         }
         if !config.reads_only {
             let sweep = archive::run(Arc::clone(&inner));
@@ -299,7 +299,6 @@ impl Runtime {
         share: Option<Share>,
     ) -> Result<Pushed, PushError> {
         let pushed = self.inner.registry.push(service, files, share).await?;
-        self.inner.open_queues(&pushed.version)?;
         self.inner.move_runs(service);
         Ok(pushed)
     }

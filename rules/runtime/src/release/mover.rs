@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 impl Inner {
     /// Has the runs move in the background that are to follow the current version of `service`.
     pub(crate) fn move_runs(self: &Arc<Self>, service: &str) {
+        if self.reads_only {
+            return;
+        }
         let Some(version) = self.registry.current(service) else {
             return;
         };
