@@ -83,7 +83,7 @@ struct Sweep {
 /// Runs the bench; says whether exactly the runs that are concerned have moved.
 pub(crate) async fn run(context: &Context, place: &Place, args: &DormantArgs) -> Result<bool, Failure> {
     let rig = Rig::start(place, &GroundArgs::file()).await?;
-    let empty = bytes_of(&rig.options.data);
+    let empty = bytes_of(&rig.options[0].data);
     // A group in the middle: neither the first nor the last pages of anything.
     let wanted = args.runs.div_ceil(GROUP) / 2;
     let shared = Shared {

@@ -395,13 +395,12 @@ impl Registry {
         self.open_queues(&version)?;
         match share {
             Some(share) => {
-                self.open_everywhere(&version)?;
                 let version = Arc::clone(&version);
                 self.set_canary(service, Some(Canary { version, share }));
             }
             None => {
                 self.set_canary(service, None);
-                self.follow_from_now(&version)?;
+                self.set_current(&version);
             }
         }
         Ok(Pushed { version, changed })
