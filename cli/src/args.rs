@@ -116,8 +116,10 @@ pub(crate) enum Command {
     Publish(commands::publish::PublishArgs),
     /// Use queues on their own: send messages, take them, look at them
     Queue(commands::queue::QueueArgs),
-    /// Look at services
+    /// Look at services, and at the facts their runs share
     Service(commands::service::ServiceArgs),
+    /// Look at sweeps over resting runs and steer them
+    Sweep(commands::sweep::SweepArgs),
     /// Store and fetch artifacts
     Artifact(commands::artifact::ArtifactArgs),
     /// Copy a node's data to a folder, also while it runs

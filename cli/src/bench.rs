@@ -6,6 +6,7 @@
 //! `bench timers` and `bench rules` measure the library in this process, and say so.
 
 mod crash;
+mod dormant;
 mod fanout;
 mod fsync;
 mod latency;
@@ -54,6 +55,8 @@ enum Bench {
     Latency(latency::LatencyArgs),
     /// Kill the server again and again under load and count what is lost
     Crash(crash::CrashArgs),
+    /// Many finished runs, a restart, and a shared fact that moves a thousand of them
+    Dormant(dormant::DormantArgs),
     /// The queue by itself, as a library in this process
     Queue(queue::QueueArgs),
     /// Timers: what pending ones cost, and how exact due ones are
@@ -74,6 +77,7 @@ pub(crate) async fn run(context: &Context, args: BenchArgs) -> Outcome {
         Bench::Fanout(bench) => fanout::run(context, &place, &bench).await?,
         Bench::Latency(bench) => latency::run(context, &place, &bench).await?,
         Bench::Crash(bench) => crash::run(context, &place, &bench).await?,
+        Bench::Dormant(bench) => dormant::run(context, &place, &bench).await?,
         Bench::Queue(bench) => queue::run(context, &place, &bench).await?,
         Bench::Timers(bench) => timers::run(context, &place, &bench).await?,
         Bench::Rules(bench) => rules::run(context, &bench)?,

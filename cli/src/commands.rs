@@ -22,6 +22,7 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod service;
 pub(crate) mod sim;
+pub(crate) mod sweep;
 pub(crate) mod test;
 pub(crate) mod worker;
 
@@ -127,6 +128,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Publish(args) => client(publish::run(context, args)),
         Command::Queue(args) => client(queue::run(context, args)),
         Command::Service(args) => client(service::run(context, args)),
+        Command::Sweep(args) => client(sweep::run(context, args)),
         Command::Artifact(args) => client(artifact::run(context, args)),
         Command::Backup(args) => client(backup::run(context, args)),
         Command::Restore(args) => client(backup::restore(context, args)),

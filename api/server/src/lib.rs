@@ -19,8 +19,10 @@ mod run_events;
 mod runs;
 mod server;
 mod services;
+mod shared_facts;
 mod steer;
 mod submit;
+mod sweeps;
 
 pub use openapi::document;
 pub use problem::CODES;

@@ -41,9 +41,9 @@ pub(crate) struct ListQuery {
 pub(crate) struct PageQuery {
     after: Option<String>,
     cursor: Option<String>,
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     #[serde(rename = "type")]
-    fact_type: Option<String>,
+    pub(crate) fact_type: Option<String>,
 }
 
 /// The query of an explanation.
@@ -57,13 +57,13 @@ pub(crate) fn run_id(text: &str) -> Answer<RunId> {
     text.parse().map_err(Problem::invalid_parameter)
 }
 
-fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Answer<T> {
+pub(crate) fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Answer<T> {
     query
         .map(|Query(query)| query)
         .map_err(|error| Problem::invalid_parameter(error.body_text()))
 }
 
-type MaybeQuery<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+pub(crate) type MaybeQuery<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
 pub(crate) fn limit(given: Option<usize>) -> Answer<usize> {
     match given {
@@ -88,9 +88,14 @@ pub(crate) fn instant(name: &str, text: Option<&String>) -> Answer<Option<Timest
 }
 
 impl PageQuery {
+    /// The `next` of the page before.
+    pub(crate) fn after(&self) -> Option<&str> {
+        self.after.as_deref().or(self.cursor.as_deref())
+    }
+
     /// Where the page begins: `after` and `cursor` are the same thing under two names.
-    fn begin<T: std::str::FromStr + Default>(&self) -> Answer<T> {
-        let Some(text) = self.after.as_ref().or(self.cursor.as_ref()) else {
+    pub(crate) fn begin<T: std::str::FromStr + Default>(&self) -> Answer<T> {
+        let Some(text) = self.after() else {
             return Ok(T::default());
         };
         text.parse().map_err(|_| {

@@ -19,7 +19,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::listen::{Bounded, listen};
 use crate::{
     artifacts, guard, health, openapi, operations, orders, problem, publish, queues, run_events, runs,
-    services, steer, submit,
+    services, shared_facts, steer, submit, sweeps,
 };
 
 /// Requests served at once, waiting clients included: each costs a few kilobytes.
@@ -179,6 +179,9 @@ fn router(shared: Arc<Shared>) -> Router {
                 .layer(DefaultBodyLimit::max(services::PACKED_BYTES_MAX)),
         )
         .route("/v1/services/{service}/{operation}", post(submit::submit))
+        .route("/v1/releases/{service}", get(services::releases))
+        .route("/v1/releases/{service}/rollback", post(services::roll_back))
+        .route("/v1/releases/{service}/promote", post(services::promote))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{run}", get(runs::show))
         .route("/v1/runs/{run}/facts", get(runs::facts).post(steer::write_facts))
@@ -203,6 +206,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/events", post(publish::publish))
         .merge(order_routes())
         .merge(queue_routes())
+        .merge(shared_routes())
         .route("/v1/artifacts", post(artifacts::create).layer(artifact_bodies))
         .route(
             "/v1/artifacts/{digest}",
@@ -224,6 +228,24 @@ fn router(shared: Arc<Shared>) -> Router {
             guard::admit,
         ))
         .with_state(shared)
+}
+
+/// The routes of shared facts and sweeps.
+fn shared_routes() -> Router<Arc<Shared>> {
+    let bodies = DefaultBodyLimit::max(shared_facts::BODY_BYTES_MAX);
+    Router::new()
+        .route(
+            "/v1/services/{service}/facts",
+            get(shared_facts::list).post(shared_facts::write).layer(bodies),
+        )
+        .route("/v1/services/{service}/facts/{fact}", get(shared_facts::show))
+        .route("/v1/sweeps", get(sweeps::list))
+        .route("/v1/sweeps/{sweep}", get(sweeps::show))
+        .route("/v1/sweeps/{sweep}/runs", get(sweeps::runs))
+        .route("/v1/sweeps/{sweep}/preview", get(sweeps::preview))
+        .route("/v1/sweeps/{sweep}/pause", post(sweeps::pause))
+        .route("/v1/sweeps/{sweep}/resume", post(sweeps::resume))
+        .route("/v1/sweeps/{sweep}/abort", post(sweeps::abort))
 }
 
 /// The routes of what is done to many runs, and of what holds for all runs of a workflow.

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::Path;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use celesta_bundle::{UnpackError, UnpackLimits, unpack};
-use celesta_runs::{Page, PushError, Version};
+use celesta_runs::{Page, PushError, ReleaseError, Share, Version};
 use serde_json::{Value, json};
 
 use crate::body::whole;
 use crate::problem::{Answer, Problem};
+use crate::runs::query;
 use crate::server::State;
 use crate::submit::text;
 
@@ -60,7 +62,7 @@ pub(crate) async fn show(shared: State, Path(service): Path<String>) -> Answer<J
 
 /// Push a bundle as a new version.
 #[utoipa::path(put, path = "/v1/services/{service}", operation_id = "push_bundle", tag = "services",
-    params(("service" = String, Path, description = "The service, as named in the bundle's service.toml.")),
+    params(("service" = String, Path, description = "The service, as named in the bundle's service.toml."), PushQuery),
     request_body(content_type = "application/gzip", description = "The bundle as tar.gz, at most 64 MiB packed."),
     responses(
         (status = 200, description = "This content was the current version already.", body = serde_json::Value),
@@ -69,9 +71,12 @@ pub(crate) async fn show(shared: State, Path(service): Path<String>) -> Answer<J
 pub(crate) async fn push(
     shared: State,
     Path(service): Path<String>,
+    given: Result<Query<PushQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
+    let wanted = query(given)?;
+    let share = share(&wanted)?;
     check_type(&headers)?;
     let too_large = |detail: String| {
         Problem::new(
@@ -108,13 +113,109 @@ pub(crate) async fn push(
             ),
         }
     })?;
-    let pushed = shared.api.runtime.push(&service, files).await.map_err(refused)?;
+    let runtime = &shared.api.runtime;
+    if wanted.preview {
+        let workflows = runtime.preview(&service, files).await.map_err(refused)?;
+        return Ok(Json(json!({ "workflows": workflows })).into_response());
+    }
+    let pushed = runtime.push_for(&service, files, share).await.map_err(refused)?;
     let status = if pushed.changed {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
     Ok((status, Json(view(&pushed.version))).into_response())
+}
+
+/// How a bundle is pushed.
+#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PushQuery {
+    /// Keep nothing: say what would become of the runs there are.
+    #[serde(default)]
+    preview: bool,
+    /// Only so many of a hundred new runs follow this version, 1 to 99.
+    canary_percent: Option<u8>,
+    /// Only new runs with this label follow it: `name=value`.
+    canary_label: Option<String>,
+}
+
+fn share(query: &PushQuery) -> Answer<Option<Share>> {
+    let wrong = |detail: &str| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-parameter",
+            "a parameter is wrong",
+            detail.to_owned(),
+        )
+    };
+    match (query.canary_percent, &query.canary_label) {
+        (None, None) => Ok(None),
+        (Some(percent @ 1..=99), None) => Ok(Some(Share::Percent(percent))),
+        (None, Some(label)) => match label.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Some(Share::Label(name.into(), value.into()))),
+            _ => Err(wrong("`canary_label` is `name=value`")),
+        },
+        (Some(_), None) => Err(wrong("`canary_percent` is a number from 1 to 99")),
+        (Some(_), Some(_)) => Err(wrong("a canary has a percentage or a label, not both")),
+    }
+}
+
+/// List the releases of a service.
+#[utoipa::path(get, path = "/v1/releases/{service}", operation_id = "list_releases", tag = "services",
+    params(("service" = String, Path, description = "The service.")),
+    responses(
+        (status = 200, description = "The versions that were current in `rows`, the newest first, and the canary.", body = serde_json::Value),
+        (status = 404, description = "There is no such service.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn releases(shared: State, Path(service): Path<String>) -> Answer<Json<Value>> {
+    let (rows, canary) = shared.api.runtime.releases(&service).await.map_err(unreleased)?;
+    if rows.is_empty() && shared.api.runtime.service(&service).is_none() {
+        return Err(unreleased(ReleaseError::NotFound { service }));
+    }
+    let canary = canary.map(|canary| json!({ "version": canary.version.digest, "share": canary.share }));
+    Ok(Json(json!({ "rows": rows, "canary": canary })))
+}
+
+/// Take the current version back, or the canary.
+#[utoipa::path(post, path = "/v1/releases/{service}/rollback", operation_id = "roll_back", tag = "services",
+    params(("service" = String, Path, description = "The service.")),
+    responses(
+        (status = 200, description = "New runs follow `to`; runs of `from` whose policy is not `pinned` go back with their next turn.", body = serde_json::Value),
+        (status = 409, description = "There is nothing before.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn roll_back(shared: State, Path(service): Path<String>) -> Answer<Json<Value>> {
+    let taken = shared.api.runtime.roll_back(&service).await.map_err(unreleased)?;
+    Ok(Json(json!(taken)))
+}
+
+/// Make the canary the current version.
+#[utoipa::path(post, path = "/v1/releases/{service}/promote", operation_id = "promote", tag = "services",
+    params(("service" = String, Path, description = "The service.")),
+    responses(
+        (status = 200, description = "All new runs follow it.", body = serde_json::Value),
+        (status = 409, description = "There is no canary.", body = crate::openapi::ProblemBody)))]
+pub(crate) async fn promote(shared: State, Path(service): Path<String>) -> Answer<Json<Value>> {
+    let version = shared.api.runtime.promote(&service).await.map_err(unreleased)?;
+    Ok(Json(view(&version)))
+}
+
+fn unreleased(error: ReleaseError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        ReleaseError::NotFound { .. } => Problem::new(
+            StatusCode::NOT_FOUND,
+            "no-such-service",
+            "there is no such service",
+            detail,
+        ),
+        ReleaseError::NoneBefore { .. } | ReleaseError::NoCanary { .. } => Problem::new(
+            StatusCode::CONFLICT,
+            "no-earlier-release",
+            "there is no other version",
+            detail,
+        ),
+        ReleaseError::Unavailable { .. } => Problem::failure(error.kind(), &error),
+    }
 }
 
 /// A bundle is a tar archive, packed or plain; what nobody named may be one.
@@ -152,6 +253,13 @@ fn refused(error: PushError) -> Problem {
     match error {
         PushError::Invalid(errors) => invalid(errors.to_string()).with("errors", json!(errors.0)),
         PushError::OtherService { .. } => invalid(error.to_string()),
+        PushError::Breaks { ref broken } => Problem::new(
+            StatusCode::CONFLICT,
+            "facts-would-break",
+            "stored facts would not fit",
+            error.to_string(),
+        )
+        .with("breaks", json!(broken)),
         PushError::Unavailable { .. } => Problem::failure(error.kind(), &error),
     }
 }

@@ -1,6 +1,7 @@
 //! What every bench stands on: a server of its own in a fresh folder, with the bench's bundle pushed to it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use celesta_bundle::FileEntry;
 use celesta_runtime::Clock;
@@ -14,7 +15,7 @@ use crate::commands::push;
 use crate::exit::Failure;
 
 /// The files of the bench's bundle; `@COMMAND@` becomes the path of this program.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("service.toml", include_str!("../../bundles/bench/service.toml")),
     (
         "rules/steps.rules",
@@ -23,6 +24,10 @@ const FILES: [(&str, &str); 5] = [
     (
         "rules/fanout.rules",
         include_str!("../../bundles/bench/rules/fanout.rules"),
+    ),
+    (
+        "rules/dormant.rules",
+        include_str!("../../bundles/bench/rules/dormant.rules"),
     ),
     (
         "rules/tree.rules",
@@ -100,6 +105,26 @@ impl Rig {
             clock: Clock::system(),
             folder: Some(folder),
         })
+    }
+
+    /// Stops the server and starts another on the same store; says how long that took to answer.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub(crate) async fn restart(self) -> Result<(Self, Duration), Failure> {
+        self.server.stop().await;
+        let begun = self.clock.monotonic();
+        let server = ServerProcess::start(&self.options).await?;
+        let took = self.clock.monotonic().saturating_sub(begun);
+        let client = Client::new(&server.url, None)?;
+        let rig = Self {
+            server,
+            client,
+            options: self.options,
+            clock: self.clock,
+            folder: self.folder,
+        };
+        Ok((rig, took))
     }
 
     /// Address and port of the server.

@@ -1,5 +1,6 @@
-//! `celesta service list|show|orders|pause|resume|break`.
+//! `celesta service list|show|facts|releases|promote|rollback|orders|pause|resume|break`.
 
+mod facts;
 mod orders;
 
 use clap::{Args, Subcommand};
@@ -26,6 +27,23 @@ enum Action {
         /// Its name
         service: String,
     },
+    /// List the versions that were current, and the canary
+    Releases {
+        /// The service
+        service: String,
+    },
+    /// Have all new runs follow the canary
+    Promote {
+        /// The service
+        service: String,
+    },
+    /// Take the current version back, or the canary when there is one
+    Rollback {
+        /// The service
+        service: String,
+    },
+    /// Read and write the facts that all runs of a service share
+    Facts(facts::FactsArgs),
     /// Show what holds for all of its runs: pauses and breakpoints
     Orders {
         /// Its name
@@ -55,12 +73,64 @@ pub(crate) async fn run(context: &Context, args: ServiceArgs) -> Outcome {
             out.json(&answer)?;
             out.line(shown(&client::read(answer)?))?;
         }
+        Action::Releases { service } => {
+            let answer = client.get(&["v1", "releases", &service], &[]).await?;
+            out.json(&answer)?;
+            if let Some(canary) = answer.get("canary").filter(|canary| !canary.is_null()) {
+                let share = canary.get("share").map(Value::to_string).unwrap_or_default();
+                out.line(format_args!("canary {} {share}", version_of(canary, "version")))?;
+            }
+            let rows = answer
+                .get("rows")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let rows: Vec<_> = rows.iter().map(release_row).collect();
+            out.line(table(&["release", "version", "by", "at"], &rows))?;
+        }
+        Action::Promote { service } => {
+            let answer = client
+                .post(&["v1", "releases", &service, "promote"], &Value::Null)
+                .await?;
+            out.json(&answer)?;
+            let version = version_of(&answer, "version");
+            out.line(format_args!("all new runs of {service} follow {version}"))?;
+        }
+        Action::Rollback { service } => {
+            let answer = client
+                .post(&["v1", "releases", &service, "rollback"], &Value::Null)
+                .await?;
+            out.json(&answer)?;
+            let (from, to) = (version_of(&answer, "from"), version_of(&answer, "to"));
+            out.line(format_args!(
+                "{from} is taken back; new runs of {service} follow {to}"
+            ))?;
+        }
+        Action::Facts(args) => return facts::run(context, &client, args).await,
         Action::Orders { service } => return orders::list(context, &client, &service).await,
         Action::Pause(args) => return orders::pause(context, &client, &args).await,
         Action::Resume(args) => return orders::resume(context, &client, &args).await,
         Action::Break(args) => return orders::set_breakpoints(context, &client, &args).await,
     }
     Ok(Exit::Done)
+}
+
+fn version_of(answer: &Value, key: &str) -> String {
+    short_version(answer.get(key).and_then(Value::as_str).unwrap_or_default())
+}
+
+fn release_row(release: &Value) -> Vec<String> {
+    let text = |key: &str| match release.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => String::new(),
+    };
+    vec![
+        text("number"),
+        version_of(release, "version"),
+        text("kind"),
+        text("at"),
+    ]
 }
 
 /// The rows of a list, whether it comes bare or in a page.

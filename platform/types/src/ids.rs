@@ -138,6 +138,11 @@ id!(
     "msg"
 );
 id!(
+    /// One sweep over many runs. Ordered by creation time (UUID version 7).
+    SweepId,
+    "swp"
+);
+id!(
     /// One bulk operation on runs. Ordered by creation time (UUID version 7).
     OperationId,
     "op"
@@ -169,6 +174,14 @@ impl RunId {
     #[must_use]
     pub fn child(self, call: CallId) -> Self {
         Self(mix(self.0, call, 0x9e37_79b9_7f4a_7c15))
+    }
+}
+
+impl SweepId {
+    /// A new id from an instant and 80 random bits, both given by the caller.
+    #[must_use]
+    pub fn new(at: Timestamp, random: u128) -> Self {
+        Self(version_7(at, random))
     }
 }
 

@@ -12,6 +12,6 @@ pub mod wire;
 
 pub use artifact::{ArtifactRef, Digest, ParseDigestError};
 pub use class::{ErrorClass, ErrorKind};
-pub use ids::{CallId, MessageId, OperationId, ParseIdError, RunId, TraceId};
+pub use ids::{CallId, MessageId, OperationId, ParseIdError, RunId, SweepId, TraceId};
 pub use priority::{Class, ParseClassError, Priority};
 pub use time::{ParseDurationError, Timestamp, duration_ms};

@@ -134,15 +134,9 @@ async fn a_hot_key_delays_no_other() {
 async fn nodes_that_start_at_the_same_time_make_one_schema() {
     let (clock, hand) = Clock::manual(Timestamp::from_millis(crate::bed::START));
     let database = Arc::new(celesta_store::testing::TestDatabase::create().await);
-    let starting = (0..6).map(|_| {
-        let (database, clock, hand) = (Arc::clone(&database), clock.clone(), hand.clone());
-        tokio::spawn(async move { Bed::on(database, clock, hand).await })
-    });
-    let starting: Vec<_> = starting.collect();
-    let mut nodes = Vec::new();
-    for node in starting {
-        nodes.push(node.await.expect("each starts"));
-    }
-    nodes[0].enqueue(vec![message("q", 1)]).await;
-    assert_eq!(numbers(&nodes[5].lease("q", 1).await), [1]);
+    let start = || Bed::on(Arc::clone(&database), clock.clone(), hand.clone());
+    let (one, two, _three, four) = tokio::join!(start(), start(), start(), start());
+    one.enqueue(vec![message("q", 1)]).await;
+    two.enqueue(vec![message("q", 2)]).await;
+    assert_eq!(numbers(&four.lease("q", 2).await), [1, 2]);
 }

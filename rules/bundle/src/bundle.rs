@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use celesta_engine::{Environment, Limits, RuleSet, Source};
+use celesta_engine::{Environment, FactType, Limits, RuleSet, Source};
 use celesta_functions::{MANIFEST_FILE, Manifest, Schema};
 use celesta_types::Digest;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use crate::retention::{self, Retention};
 use crate::service::{self, OperationText, SERVICE_FILE, ServiceText};
 use crate::subscription::{Delivery, Subscription};
 use crate::toml_text::{Text, did_you_mean};
+use crate::versions::{self, Versions};
 use crate::workflow::Workflow;
 
 /// A checked bundle: everything the platform needs to run a service, but for the files of its functions.
@@ -31,6 +32,8 @@ pub struct Bundle {
     pub digest: Digest,
     /// The operations by name.
     pub operations: BTreeMap<String, Operation>,
+    /// How runs come to this version, for the workflows of which something is said.
+    pub versions: BTreeMap<String, Versions>,
     /// The compiled rules by workflow.
     pub workflows: BTreeMap<String, Arc<RuleSet>>,
     /// How long runs are kept, for the workflows of which that is said.
@@ -73,8 +76,9 @@ impl Bundle {
         }
         let functions = functions(files, &mut found);
         let workflows = workflows(files, &functions, limits, &mut found);
+        shared_types(files, &workflows, &mut found);
         schemas(files, &mut found);
-        let (service, operations, retention) = service(files, &workflows, &mut found);
+        let (service, operations, retention, versions) = service(files, &workflows, &mut found);
         let settings = service.workflows.into_iter();
         let subscriptions = service.subscriptions.into_iter();
         strays(files, &mut found);
@@ -94,6 +98,7 @@ impl Bundle {
             description: service.description,
             digest: digest(files),
             operations,
+            versions,
             retention,
             workflows: workflows
                 .into_iter()
@@ -219,6 +224,56 @@ fn workflows(
     workflows
 }
 
+/// A shared fact type is the service's: rules files that declare it declare the same.
+fn shared_types(
+    files: &Files,
+    workflows: &BTreeMap<String, Option<Arc<RuleSet>>>,
+    found: &mut Vec<Diagnostic>,
+) {
+    let alike = |one: &FactType, other: &FactType| {
+        let shape = |fact_type: &FactType| {
+            let mut fields: Vec<_> = (fact_type.fields.iter())
+                .map(|field| {
+                    (
+                        field.name.clone(),
+                        field.kind,
+                        field.optional,
+                        format!("{:?}", field.default),
+                    )
+                })
+                .collect();
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            fields
+        };
+        shape(one) == shape(other)
+    };
+    let mut known: BTreeMap<&str, (&str, &FactType)> = BTreeMap::new();
+    for (workflow, rules) in workflows {
+        let types = rules.iter().flat_map(|rules| rules.fact_types());
+        for fact_type in types.filter(|fact_type| fact_type.shared) {
+            let (first, declared) = *known.entry(&fact_type.name).or_insert((workflow, fact_type));
+            if alike(declared, fact_type) {
+                continue;
+            }
+            let path = format!("rules/{workflow}.rules");
+            let text = files
+                .get(&path)
+                .and_then(|file| std::str::from_utf8(&file.content).ok());
+            let text = text.unwrap_or_default();
+            let at = text
+                .find(&format!("fact {}", fact_type.name))
+                .map_or(0, |at| at + 5);
+            let message = format!(
+                "the shared fact `{}` has other fields than in `rules/{first}.rules`",
+                fact_type.name
+            );
+            let hint = "a shared fact belongs to the service: declare the same fields, kinds and defaults in each file";
+            let span = at..at + fact_type.name.len();
+            found.push(Diagnostic::at("shared-fact", &path, text, &span, message).hint(hint.to_owned()));
+        }
+    }
+}
+
 fn schemas(files: &Files, found: &mut Vec<Diagnostic>) {
     for (path, file) in files {
         if path.starts_with("schemas/") && path.ends_with(".json") {
@@ -239,6 +294,7 @@ fn service(
     ServiceText,
     BTreeMap<String, Operation>,
     BTreeMap<String, Retention>,
+    BTreeMap<String, Versions>,
 ) {
     let Some(file) = files.get(SERVICE_FILE) else {
         let message = "a bundle needs a file `service.toml` with its name and operations".to_owned();
@@ -258,9 +314,10 @@ fn service(
     }
     let retention = std::mem::take(&mut service.retention);
     let retention = retention::check(retention, &workflows.keys().map(String::as_str), &text);
+    let versions = versions::check(std::mem::take(&mut service.versions), workflows, &text);
     check_names(&service, &operations, workflows, &text);
     found.extend(text.finish());
-    (service, operations, retention)
+    (service, operations, retention, versions)
 }
 
 /// Whether what is said of workflows and events names what there is.
@@ -330,6 +387,22 @@ fn operation(
         );
         return None;
     };
+    if fact_type.shared {
+        text.report_with(
+            span,
+            format!("`{fact}` is a shared fact, which no request makes"),
+            "name a fact type of the run".to_owned(),
+        );
+        return None;
+    }
+    if written.name == "facts" {
+        text.report_with(
+            span,
+            "no operation can be named `facts`",
+            "its path, `/v1/services/{service}/facts`, is that of the service's shared facts".to_owned(),
+        );
+        return None;
+    }
     let fields: Vec<InputField> = fact_type
         .fields
         .iter()

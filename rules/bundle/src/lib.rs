@@ -18,6 +18,7 @@ pub mod scenario;
 mod service;
 mod subscription;
 mod toml_text;
+mod versions;
 mod workflow;
 
 pub use archive::{UnpackError, UnpackLimits, pack, unpack};
@@ -33,4 +34,5 @@ pub use operation::{Operation, RequestError};
 pub use retention::Retention;
 pub use service::SERVICE_FILE;
 pub use subscription::{Correlation, Delivery, Mapping, Pattern, Subscription};
+pub use versions::{VersionPolicy, Versions};
 pub use workflow::Workflow;

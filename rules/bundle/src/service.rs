@@ -15,6 +15,7 @@ use crate::files::Files;
 use crate::retention::{self, Retention};
 use crate::subscription::{self, Mapping, SubscriptionText, mapping};
 use crate::toml_text::{Fields, Text, did_you_mean, to_json, type_name};
+use crate::versions::{self, VersionsText};
 use crate::workflow::{self, WorkflowText};
 
 /// The file every bundle holds.
@@ -41,6 +42,7 @@ pub(crate) struct ServiceText {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) operations: Vec<OperationText>,
+    pub(crate) versions: Vec<VersionsText>,
     pub(crate) retention: BTreeMap<String, (Retention, Range<usize>)>,
     pub(crate) workflows: Vec<WorkflowText>,
     pub(crate) subscriptions: Vec<SubscriptionText>,
@@ -88,6 +90,7 @@ pub(crate) fn read(text: &Text<'_>, files: &Files, others: &mut Vec<Diagnostic>)
         }
         None => {}
     }
+    service.versions = versions::read(&mut fields, text);
     service.retention = retention::read(&mut fields, text);
     service.workflows = workflow::read(&mut fields, text);
     service.subscriptions = subscription::read(&mut fields, text);

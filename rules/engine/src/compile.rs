@@ -3,6 +3,7 @@
 
 mod analysis;
 mod effects;
+mod interests;
 mod library;
 mod lints;
 mod native;
@@ -185,6 +186,11 @@ fn build<'p>(
     } else {
         Plan::default()
     };
+    let (interests, shapes) = if rules.len() == file.rules.len() {
+        interests::interests(&rules, &nodes, &types)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     let type_index = types
         .iter()
         .enumerate()
@@ -207,6 +213,8 @@ fn build<'p>(
         scripts,
         schema: Arc::new([]),
         uses,
+        interests,
+        shapes,
     };
     rules.schema = crate::memory::schema(&rules);
     Some(rules)
@@ -428,6 +436,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             salience: rule.salience,
             line: self.places.line_column(rule.name.span.start).0,
             fingerprint: self.fingerprint(rule),
+            layout: layout(rule),
             first,
             nodes: u32::try_from(rule.clauses.len()).unwrap_or(0),
             sections,
@@ -464,6 +473,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             .position(|known| *known.name == *name.text);
         if let Some(kind) = found {
             self.used.insert(kind);
+            self.shared_word(clause, kind, &name.span);
         } else {
             let types: Vec<&str> = self.names.types.iter().map(|known| &*known.name).collect();
             self.report
@@ -476,6 +486,25 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                 .similar(&name.text, types);
         }
         found
+    }
+
+    /// `shared` stands before the types of shared facts and before no other.
+    fn shared_word(&mut self, clause: &Clause, kind: usize, span: &Span) {
+        let fact_type = &self.names.types[kind];
+        let name = &fact_type.name;
+        if fact_type.shared && !clause.shared {
+            let message = format!("`{name}` is a shared fact");
+            self.report
+                .error("shared-fact", span, message, format!("expected `shared {name}`"))
+                .hint("shared facts belong to the service; `shared` says so where they are matched");
+        } else if clause.shared && !fact_type.shared {
+            let message = format!("`{name}` is no shared fact");
+            self.report
+                .error("shared-fact", span, message, "its facts belong to each run")
+                .hint(format!(
+                    "leave `shared` out, or declare it: `shared fact {name} {{ … }}`"
+                ));
+        }
     }
 
     fn clause(
@@ -840,6 +869,16 @@ fn mentions(text: &str, name: &str) -> bool {
         !text[..at].chars().next_back().is_some_and(is_word)
             && !text[at + name.len()..].chars().next().is_some_and(is_word)
     })
+}
+
+/// What an open firing of a rule relies on, as a number.
+fn layout(rule: &RuleDecl) -> u64 {
+    let mut hasher = FxHasher::default();
+    for clause in &rule.clauses {
+        format!("{:?}", clause.kind).hash(&mut hasher);
+        clause.name.as_ref().map(|name| &name.text).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Puts a test where it is cheapest: beside the fact alone, into the index, or among the pairs.

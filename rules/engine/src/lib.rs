@@ -40,8 +40,10 @@ mod graph;
 mod limits;
 mod meaning;
 mod memory;
+mod moves;
 mod ruleset;
 mod scripts;
+mod shared;
 mod steps;
 mod syntax;
 mod turn;
@@ -58,7 +60,10 @@ pub use meaning::{Meaning, meaning};
 pub use memory::{
     ClauseReport, Explanation, FactView, Fired, NearMiss, RestoreError, UnknownRule, WorkingMemory,
 };
+pub use moves::{Break, FactMove, FactMoves, MoveMistake};
+pub use ruleset::interest::Shape;
 pub use ruleset::{FIELDS_MAX, FactType, Field, FieldKind, Rule, RuleSet};
+pub use shared::{SharedFacts, SharedVersion};
 pub use syntax::words::{Word, WordKind, words};
 pub use turn::{
     CallError, CallOptions, Change, Effect, Event, FactChange, FactId, Fault, FiringRecord, OpenCall,

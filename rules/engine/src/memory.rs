@@ -10,6 +10,7 @@ mod fire;
 mod firing;
 mod network;
 pub(crate) mod section;
+mod shared;
 mod stops;
 pub(crate) mod store;
 mod waiting;
@@ -36,7 +37,8 @@ use crate::turn::{
 use firing::{Bindings, CallState, Held, OpenFiring};
 use network::{Batch, Network, World};
 use section::{Context, Made, Write};
-use store::{FROM_REQUEST, Fact};
+use shared::Unmatched;
+use store::{FROM_REQUEST, Fact, SHARED_FIRST};
 
 /// Why no rule fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,10 @@ pub struct WorkingMemory {
     halted: Option<Halt>,
     /// A section has called `halt`: no rule fires for the rest of the turn.
     resting: bool,
+    /// The revision of the service's shared facts that the run has seen.
+    seen: Option<u64>,
+    /// A restored state that waits for the shared facts it has seen.
+    unmatched: Option<Box<Unmatched>>,
     /// Before which activation the turn has stopped.
     stopped: Option<Stopped>,
     journal: Journal,
@@ -149,6 +155,8 @@ impl WorkingMemory {
             outstanding: 0,
             halted: None,
             resting: false,
+            seen: None,
+            unmatched: None,
             stopped: None,
             journal: Journal::default(),
         }
@@ -176,7 +184,8 @@ impl WorkingMemory {
 
     /// The facts by number.
     pub fn facts(&self) -> impl Iterator<Item = FactView<'_>> {
-        let mut facts: Vec<_> = self.context().store.live().map(|(_, fact)| fact).collect();
+        let live = self.context().store.live().map(|(_, fact)| fact);
+        let mut facts: Vec<_> = live.filter(|fact| fact.id < SHARED_FIRST).collect();
         facts.sort_unstable_by_key(|fact| fact.id);
         facts.into_iter().map(|fact| self.view(fact))
     }
@@ -265,7 +274,11 @@ impl WorkingMemory {
         context.now_ms = turn.now_ms;
         context.draws = 0;
         self.resting = false;
-        self.wake();
+        let shared = turn.events.iter().find_map(|event| match event {
+            Event::Shared(shared) => Some(Arc::clone(shared)),
+            _ => None,
+        });
+        self.see(shared.as_deref());
         if let Some(context) = &self.context {
             let world = World {
                 rules: &self.rules,
@@ -299,6 +312,20 @@ impl WorkingMemory {
             }
         }
         true
+    }
+
+    /// The rules that have activations waiting to fire, and how many.
+    #[must_use]
+    pub fn waiting_by_rule(&self) -> Vec<(String, u64)> {
+        let mut counts = BTreeMap::new();
+        for pending in self.network.pending(self.world()) {
+            *counts.entry(pending.rule).or_insert(0) += 1;
+        }
+        let name = |rule: u32| self.rules.rules[rule as usize].name.to_string();
+        counts
+            .into_iter()
+            .map(|(rule, count)| (name(rule), count))
+            .collect()
     }
 
     /// Takes what was recorded of firings and changes since the last outcome, so that it does not grow. For measuring:
@@ -448,6 +475,8 @@ impl WorkingMemory {
             Event::TimerFired { call } => self.answer(call, Ok(Value::Null))?,
             Event::Remake => self.remake(),
             Event::RetryFailed => self.retry_failed()?,
+            // Seen before all others.
+            Event::Shared(_) => {}
             Event::Cancel { reason } => self.cancel(&reason),
         }
         Ok(())

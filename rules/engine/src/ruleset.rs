@@ -1,5 +1,6 @@
 //! A compiled rules file: fact types, rules, and the network's nodes, shared by every run. It holds no state of a run.
 
+pub(crate) mod interest;
 pub(crate) mod plan;
 
 use std::collections::BTreeSet;
@@ -234,6 +235,8 @@ pub struct Rule {
     pub(crate) salience: i32,
     pub(crate) line: usize,
     pub(crate) fingerprint: u64,
+    /// What an open firing of it relies on: the kinds and names of its clauses.
+    pub(crate) layout: u64,
     /// Its nodes in the network.
     pub(crate) first: u32,
     pub(crate) nodes: u32,
@@ -305,6 +308,9 @@ pub struct RuleSet {
     pub(crate) schema: Arc<[u8]>,
     /// What each rule reads and writes.
     pub(crate) uses: Vec<RuleUses>,
+    /// The clauses on shared facts, and the shapes of their keys.
+    pub(crate) interests: Vec<interest::Interest>,
+    pub(crate) shapes: Vec<interest::Shape>,
 }
 
 impl RuleSet {
@@ -334,6 +340,18 @@ impl RuleSet {
     /// The functions that are called by name.
     pub fn called_functions(&self) -> impl Iterator<Item = &str> {
         self.functions.iter().map(String::as_str)
+    }
+
+    /// Whether some rule looks at shared facts: then turns are given them.
+    #[must_use]
+    pub const fn reads_shared(&self) -> bool {
+        !self.interests.is_empty()
+    }
+
+    /// What is looked up when a shared fact changes; besides these, runs may be interested in every fact of a type.
+    #[must_use]
+    pub fn shapes(&self) -> &[interest::Shape] {
+        &self.shapes
     }
 
     /// The bounds in force.

@@ -51,6 +51,8 @@ pub(crate) struct Clause {
     /// The bound fact, or the name of the aggregate's value.
     pub name: Option<Name>,
     pub fact_type: Option<Name>,
+    /// Whether `shared` stands before the type.
+    pub shared: bool,
     /// The name of the fact within `no`, `any` and the aggregates.
     pub inner: Option<Name>,
     /// What `sum`, `min` and `max` look at.

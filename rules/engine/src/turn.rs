@@ -8,7 +8,7 @@ use std::sync::Arc;
 use celesta_types::{CallId, ErrorClass, ErrorKind};
 use serde::Serialize;
 
-use crate::Value;
+use crate::{SharedFacts, Value};
 
 /// The number of a fact within its run; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
@@ -17,7 +17,10 @@ pub struct FactId(pub u64);
 
 impl fmt::Display for FactId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.0)
+        match self.shared_number() {
+            None => write!(f, "#{}", self.0),
+            Some(number) => write!(f, "shared #{number}"),
+        }
     }
 }
 
@@ -82,6 +85,9 @@ pub enum Event {
     Remake,
     /// An operator wants the failed run to go on: failed calls are made again, failed sections run again.
     RetryFailed,
+    /// The service's shared facts as they are now: taken in before anything else of the turn. A turn of rules that look
+    /// at shared facts begins with it.
+    Shared(Arc<SharedFacts>),
     /// The run ends now: open calls are canceled, no rule fires any more.
     Cancel {
         /// Why, for the log.

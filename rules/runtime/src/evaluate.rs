@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use celesta_engine::SharedFacts;
 use celesta_queue::{Failure, LeaseKeys, Leased, LeasedKey};
 use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
 use celesta_store::Unit;
@@ -17,6 +18,8 @@ use crate::live::Live;
 use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
+use crate::shared::Seeing;
+use crate::sweep::Swept;
 use crate::turn::{Done, turn, wakes};
 
 /// Runs leased at once by one evaluator: enough to share the lock, few enough to leave some to the other evaluators.
@@ -130,10 +133,15 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             }
             _ => Ok(Vec::new()),
         };
-        let live = held.and_then(|held| live.map(|live| live.map(|live| (live, held))));
+        let seen = match &live {
+            Ok(Some(live)) => inner.seen_by(&live.head.service, &live.rules).await,
+            _ => Ok(None),
+        };
+        let given = held.and_then(|held| Ok((held, seen?)));
+        let live = given.and_then(|given| live.map(|live| live.map(|live| (live, given))));
         match live {
-            Ok(Some((live, held))) => {
-                if let Some(unit) = evaluate_key(inner, &key, live, &held) {
+            Ok(Some((live, (held, seen)))) => {
+                if let Some(unit) = evaluate_key(inner, &key, live, &held, seen) {
                     inner.store.submit(unit).await;
                 }
             }
@@ -145,6 +153,7 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
                 let mut unit = Unit::new();
+                inner.note_swept_as(&key, Swept::Missed, &mut unit);
                 if inner.acknowledge(&mut unit, &key).is_ok() {
                     inner.store.submit(unit).await;
                 }
@@ -172,16 +181,29 @@ async fn give_back(inner: &Inner, key: &LeasedKey, delay_ms: i64, error: &str) {
 }
 
 /// One turn; gives what becomes durable, and nothing when the turn cannot stand.
-fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Vec<u8>]) -> Option<Unit> {
+fn evaluate_key(
+    inner: &Arc<Inner>,
+    key: &LeasedKey,
+    live: Box<Live>,
+    held: &[Vec<u8>],
+    seen: Option<(Arc<SharedFacts>, Seeing)>,
+) -> Option<Unit> {
     let begun = inner.clock.monotonic();
     let run = live.head.run;
     let version = Arc::clone(&live.version);
+    let (shared, seeing) = seen.unzip();
     let sender = Outgoing {
         registry: &inner.registry,
         runs_queue: &inner.runs_queue,
         orders: &inner.orders,
         now: inner.clock.now(),
+        shared,
     };
+    let mut done = turn(live, &key.messages, held, &sender);
+    inner.note_swept(key, &mut done);
+    if let Some(live) = &mut done.live {
+        inner.note_interests(live, &mut done.unit);
+    }
     let Done {
         live,
         mut unit,
@@ -191,7 +213,15 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         children,
         answers,
         firings,
-    } = turn(live, &key.messages, held, &sender);
+        ..
+    } = done;
+    // Calls of before may be queued where the version of before had them.
+    let moved_to =
+        (live.as_ref().map(|live| Arc::clone(&live.version))).filter(|after| after.digest != version.digest);
+    if let Some(seeing) = seeing {
+        // The turn is under way until what it writes to the index of interests is durable.
+        unit.on_done(move |_| drop(seeing));
+    }
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
     inner
@@ -239,7 +269,10 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
     }
     if !canceled.is_empty() {
         // A call does not say any more where it was sent: each queue takes what it knows.
-        for queue in version.queues.values().chain([&inner.runs_queue]) {
+        let known = |queue: &&celesta_queue::QueueName| version.queues.values().any(|known| known == *queue);
+        let new = moved_to.iter().flat_map(|version| version.queues.values());
+        let new = new.filter(|queue| !known(queue));
+        for queue in version.queues.values().chain([&inner.runs_queue]).chain(new) {
             inner.queues.stage_cancel(&mut unit, queue, &canceled);
         }
         let teller = Arc::clone(inner);

@@ -63,14 +63,14 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<Option<Vec<TurnView>>, LoadError> {
-        let Some(version) = self.version_of(run).await? else {
+        let Some(names) = self.names_of(run).await? else {
             return Ok(None);
         };
         let records = self.records(run, after, limit).await?;
         Ok(Some(
             records
                 .into_iter()
-                .map(|(seq, record)| turn_view(run, seq, record, &version))
+                .map(|(seq, record)| turn_view(run, seq, record, names.at(seq)))
                 .collect(),
         ))
     }
@@ -97,14 +97,14 @@ impl Inner {
         after: u64,
         limit: usize,
     ) -> Result<(Vec<RunEvent>, u64), LoadError> {
-        let Some(version) = self.version_of(run).await? else {
+        let Some(names) = self.names_of(run).await? else {
             return Ok((Vec::new(), after));
         };
         let records = self.records(run, after, limit).await?;
         let last = records.last().map_or(after, |(seq, _)| *seq);
         let events = records
             .into_iter()
-            .flat_map(|(seq, record)| events_of(run, seq, record, &version));
+            .flat_map(|(seq, record)| events_of(run, seq, record, names.at(seq)));
         Ok((events.collect(), last))
     }
 
@@ -155,9 +155,11 @@ fn apply(calls: &mut BTreeMap<CallId, CallView>, seq: u64, record: Record) {
             | Cause::FactsWritten { .. }
             | Cause::Resumed { .. }
             | Cause::Woken
+            | Cause::Upgraded { .. }
             | Cause::Prioritized { .. }
             | Cause::BreakpointsSet { .. }
-            | Cause::Restarted { .. } => continue,
+            | Cause::Restarted { .. }
+            | Cause::Swept { .. } => continue,
         };
         if let Some(view) = calls.get_mut(&call)
             && view.state == CallState::Outstanding
@@ -321,6 +323,9 @@ fn cause_view(cause: Cause) -> CauseView {
             (view.kind, view.message, view.by) = ("resume", Some(reason), named(by));
         }
         Cause::Woken => view.kind = "time",
+        Cause::Upgraded { from, to } => {
+            (view.kind, view.message) = ("upgrade", Some(format!("from {from} to {to}")));
+        }
         Cause::Prioritized { priority, reason, by } => {
             let deadline = priority
                 .deadline
@@ -336,6 +341,9 @@ fn cause_view(cause: Cause) -> CauseView {
             let writes = if writes == "[]" { String::new() } else { writes };
             let parts: Vec<String> = said(reason).into_iter().chain(said(writes)).collect();
             (view.kind, view.message, view.by) = ("restart", said(parts.join("; ")), named(by));
+        }
+        Cause::Swept { sweep } => {
+            (view.kind, view.message) = ("sweep", Some(sweep.to_string()));
         }
     }
     view

@@ -26,14 +26,17 @@ mod orders;
 mod query;
 pub mod record;
 mod registry;
+mod release;
 mod restart;
 mod runtime;
 mod schema;
 mod send;
+mod shared;
 mod state;
 mod steering;
 mod step;
 mod submit;
+mod sweep;
 mod trace;
 mod turn;
 mod view;
@@ -51,15 +54,26 @@ pub use operations::{
 pub use orders::{OrderError, OrderView};
 pub use query::{ExplainError, PAGE_ROWS_MAX};
 pub use registry::{PushError, Pushed, Version, Versions};
+pub use release::{
+    Broken, Canary, Release, ReleaseError, ReleaseKind, RulePreview, Share, TakenBack, WorkflowPreview,
+};
 pub use restart::{RESTARTED_FROM, Restart, RestartError};
 pub use runtime::{EventStream, Parts, Runtime, RuntimeConfig, RuntimeError};
 pub use schema::MIGRATIONS;
 pub use send::REUSE;
+pub use shared::{
+    SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_RETRACTED_KEPT, SHARED_VERSIONS_KEPT,
+    SHARED_WRITES_MAX, SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError,
+};
 pub use state::{IllegalStep, RunState, RunStep};
 pub use steering::BREAKPOINTS_MAX;
 pub use step::Turns;
 pub use submit::{Submit, SubmitError, Submitted};
+pub use sweep::{
+    IllegalSweepStep, NewSweep, Order, SWEEP_KEYS_MAX, SWEEP_RATE, SWEEP_RATES, SWEEPS_KEPT, SWEEPS_OPEN_MAX,
+    Selection, SweepError, SweepFilter, SweepState, SweepStep, SweepView, SweepsFilter, Swept,
+};
 pub use view::{
     CallErrorView, CallState, CallView, CauseView, EffectView, FactView, FiringView, GateView, Page,
-    ProgressView, RunEvent, RunFilter, RunView, StoppedBy, StoppedView, TurnView,
+    ProgressView, RunEvent, RunFilter, RunView, SharedFactView, StoppedBy, StoppedView, TurnView,
 };

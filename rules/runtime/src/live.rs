@@ -8,6 +8,7 @@ use celesta_types::CallId;
 
 use crate::head::RunHead;
 use crate::registry::Version;
+use crate::shared::Interests;
 use crate::state::RunState;
 
 /// What the row, the version and the handles take besides the working memory: an estimate for the cache's bound.
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     pub(crate) seq: u64,
     /// The request's body, until the first turn has used it.
     pub(crate) input: Option<Arc<[u8]>>,
+    /// The keys the run stands under in the index of interests.
+    pub(crate) interests: Interests,
     /// Requests to other services that are not answered.
     pub(crate) requests: BTreeSet<CallId>,
     /// Those that are to be answered by some instant.
@@ -46,6 +49,11 @@ impl Live {
             self.head.state,
             RunState::Quarantined | RunState::Paused | RunState::Waiting
         )
+    }
+
+    /// The next record is followed by a snapshot, whatever the deltas are.
+    pub(crate) const fn needs_snapshot(&mut self) {
+        self.deltas = usize::MAX - 1;
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -6,12 +6,12 @@ use celesta_engine::WorkingMemory;
 use celesta_store::{Cell, QueryError, Row};
 use celesta_types::{Digest, ErrorKind, RunId};
 
-use crate::archive::Frame;
 use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::history::Names;
 use crate::live::Live;
 use crate::record::Record;
 use crate::runtime::Inner;
+use crate::shared::Interests;
 
 /// Why a run could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +115,7 @@ impl Inner {
             requests().map(|open| open.call).collect(),
         );
         Ok(Some(Box::new(Live {
+            interests: Interests::of(&head.service, &memory, deltas.is_empty()),
             requests,
             timed,
             steered: false,
@@ -132,7 +133,7 @@ impl Inner {
     }
 
     /// The names behind the numbers in a run's journal; `None` when there is no such run.
-    pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<Names>, LoadError> {
+    pub(crate) async fn version_of(&self, run: RunId) -> Result<Option<(Names, String)>, LoadError> {
         let rows = self
             .store
             .fetch(
@@ -141,7 +142,9 @@ impl Inner {
             )
             .await?;
         let Some(row) = rows.first() else {
-            return Ok(self.archived(run).await?.map(Frame::names));
+            // An archive keeps the names of the version it was made with.
+            let frame = self.archived(run).await?;
+            return Ok(frame.map(|frame| (frame.names(), String::new())));
         };
         let digest = row
             .blob(0)
@@ -158,7 +161,8 @@ impl Inner {
             version: digest,
             reason: error.to_string(),
         })?;
-        Ok(Some(Names::of(&version, row.text(1).unwrap_or_default())))
+        let workflow = row.text(1).unwrap_or_default();
+        Ok(Some((Names::of(&version, workflow), workflow.to_owned())))
     }
 }
 

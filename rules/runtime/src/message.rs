@@ -3,14 +3,16 @@
 use celesta_bundle::Strategy;
 use celesta_functions::{HOST_TAG_FIRST, RunMessage};
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass, Priority, RunId};
-
-use crate::gate::{Left, Passage};
+use celesta_types::{CallId, ErrorClass, Priority, RunId, SweepId};
 
 use crate::archive::Place;
+use crate::gate::{Left, Passage};
+use crate::sweep::Order;
 
 /// The tag of [`HostMessage::Archive`].
 const ARCHIVE: u8 = 40;
+/// The tag of [`HostMessage::Swept`].
+const SWEPT: u8 = 41;
 
 /// A message of the runtime to a run. Carried as a tag and bytes in [`celesta_functions::RunMessage::Host`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(crate) enum HostMessage {
     Resume { reason: String, by: String, how: Onward },
     /// A condition on the time changes at this instant.
     Wake,
+    /// A sweep comes by.
+    Swept { sweep: SweepId, order: Order },
     /// The run stands in the archive as it was in that turn: it may go.
     Archive(Place),
     /// The run becomes more or less urgent; a lift only makes it more urgent.
@@ -140,6 +144,13 @@ impl HostMessage {
                 8
             }
             Self::Wake => 9,
+            Self::Swept { sweep, order } => {
+                out.raw(&sweep.to_bytes());
+                match order {
+                    Order::Look => out.byte(0),
+                }
+                SWEPT
+            }
             Self::Archive(place) => {
                 place.write(&mut out);
                 ARCHIVE
@@ -257,6 +268,13 @@ impl HostMessage {
                 },
             },
             9 => Self::Wake,
+            SWEPT => Self::Swept {
+                sweep: SweepId::from_bits(u128::from_be_bytes(input.array()?)),
+                order: match input.byte()? {
+                    0 => Order::Look,
+                    _ => return Err(input.damaged("an order of this release")),
+                },
+            },
             ARCHIVE => Self::Archive(Place::read(&mut input)?),
             20 => {
                 let rank = input.uint32()?;
@@ -348,6 +366,10 @@ mod tests {
                 how: Onward::Step,
             },
             HostMessage::Wake,
+            HostMessage::Swept {
+                sweep: SweepId::from_bits(7),
+                order: Order::Look,
+            },
             HostMessage::Archive(Place {
                 seq: 300,
                 artifact: celesta_types::Digest::from_bytes([7; 32]),

@@ -142,7 +142,10 @@ impl Inner {
     /// Why `rule` fired in `run`, or why it did not.
     pub(crate) async fn explain(&self, run: RunId, rule: &str) -> Result<Explanation, ExplainError> {
         let live = self.load(run).await?.ok_or(ExplainError::NoRun { run })?;
-        let mut explanation = live.memory.explain(rule).map_err(|_| ExplainError::NoRule {
+        let shared = self.seen_by(&live.head.service, &live.rules).await;
+        let shared = shared.map_err(LoadError::from)?.map(|(shared, _)| shared);
+        let explained = live.memory.explain_seeing(rule, shared.as_deref());
+        let mut explanation = explained.map_err(|_| ExplainError::NoRule {
             rule: rule.to_owned(),
             known: live
                 .rules
@@ -204,6 +207,16 @@ pub(crate) fn fact_view(fact: &celesta_engine::FactView<'_>) -> FactView {
     }
 }
 
+/// The condition that a label has a value, and how it names the label: SQLite wants a path, PostgreSQL a member.
+pub(crate) fn label_condition(key: &str, sqlite: bool) -> (&'static str, String) {
+    if sqlite {
+        let path = format!("$.\"{}\"", key.replace('"', ""));
+        ("json_extract(labels, ?) = ?", path)
+    } else {
+        ("labels::json ->> ? = ?", key.to_owned())
+    }
+}
+
 /// What a filter wants of a row, as a condition and its values.
 pub(crate) fn conditions(filter: &RunFilter, sqlite: bool) -> (String, Vec<Cell>) {
     let mut sql = "TRUE".to_owned();
@@ -226,15 +239,7 @@ pub(crate) fn conditions(filter: &RunFilter, sqlite: bool) -> (String, Vec<Cell>
         and("state = ?", vec![i64::from(state.code()).into()]);
     }
     if let Some((key, value)) = &filter.label {
-        // SQLite wants a path, PostgreSQL the name of a member.
-        let (condition, member) = if sqlite {
-            (
-                "json_extract(labels, ?) = ?",
-                format!("$.\"{}\"", key.replace('"', "")),
-            )
-        } else {
-            ("labels::json ->> ? = ?", key.clone())
-        };
+        let (condition, member) = label_condition(key, sqlite);
         and(condition, vec![member.into(), value.as_str().into()]);
     }
     if let Some(after) = filter.created_after {

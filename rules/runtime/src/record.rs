@@ -4,10 +4,11 @@
 //! and events are read from it. A record names rules by their index in the run's version.
 //!
 //! After the version byte: instant, causes, firings, effects, fact changes, note, delta. Format 2 has the causes and notes of
-//! facts written from outside and of pauses, format 3 who asked for them; every format ever written is in `tests/formats`.
+//! facts written from outside and of pauses, format 3 who asked for them, and the cause of sweeps; every format ever written
+//! is in `tests/formats`.
 
 use celesta_types::wire::{Damaged, Reader, Writer};
-use celesta_types::{CallId, ErrorClass, Priority, Timestamp};
+use celesta_types::{CallId, Digest, ErrorClass, Priority, SweepId, Timestamp};
 
 /// The format written by this release; all earlier ones are readable.
 const FORMAT: u8 = 3;
@@ -93,6 +94,18 @@ pub enum Cause {
     },
     /// The instant of a condition on the time has come.
     Woken,
+    /// The run follows another version from this turn on.
+    Upgraded {
+        /// The version before.
+        from: Digest,
+        /// The version from now on.
+        to: Digest,
+    },
+    /// A sweep came by.
+    Swept {
+        /// Which.
+        sweep: SweepId,
+    },
     /// The run became more or less urgent.
     Prioritized {
         /// How urgent it is now.
@@ -461,6 +474,17 @@ impl Cause {
                 out.text(by);
             }
             Self::Woken => out.byte(8),
+            Self::Upgraded { from, to } => {
+                out.byte(50);
+                from.as_bytes()
+                    .iter()
+                    .chain(to.as_bytes())
+                    .for_each(|byte| out.byte(*byte));
+            }
+            Self::Swept { sweep } => {
+                out.byte(30);
+                out.raw(&sweep.to_bytes());
+            }
             Self::Prioritized { priority, reason, by } => {
                 out.byte(24);
                 out.uint(priority.rank().into());
@@ -531,6 +555,13 @@ impl Cause {
                 by: if tag == 23 { text(input)? } else { String::new() },
             },
             8 => Self::Woken,
+            50 => Self::Upgraded {
+                from: read_digest(input)?,
+                to: read_digest(input)?,
+            },
+            30 => Self::Swept {
+                sweep: SweepId::from_bits(u128::from_be_bytes(input.array()?)),
+            },
             24 => {
                 let rank = input.uint32()?;
                 let deadline = input.flag()?;
@@ -556,6 +587,14 @@ impl Cause {
             _ => return Err(input.damaged("a cause")),
         })
     }
+}
+
+fn read_digest(input: &mut Reader<'_>) -> Result<Digest, Damaged> {
+    let mut bytes = [0; 32];
+    for byte in &mut bytes {
+        *byte = input.byte()?;
+    }
+    Ok(Digest::from_bytes(bytes))
 }
 
 impl Firing {
@@ -831,6 +870,9 @@ mod tests {
                 by: text(),
             },
             Cause::Woken,
+            Cause::Swept {
+                sweep: SweepId::from_bits(9),
+            },
             Cause::Prioritized {
                 priority: Priority {
                     deadline: Some(Timestamp::from_millis(7)),

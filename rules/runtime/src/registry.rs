@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use celesta_artifacts::Artifacts;
 use celesta_bundle::{Bundle, BundleErrors, Files};
-use celesta_engine::{Limits, RuleSet};
+use celesta_engine::{FactType, Limits, RuleSet};
 use celesta_functions::names::function_queue;
 use celesta_queue::QueueName;
 use celesta_runtime::Clock;
@@ -18,6 +18,7 @@ use celesta_types::{Digest, ErrorKind, Timestamp};
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
+use crate::release::{Broken, Canary, ReleaseKind, Share};
 use crate::schema::{SERVICE_UPSERT, VERSION_INSERT};
 
 /// One version of a service, compiled and unpacked.
@@ -41,6 +42,17 @@ impl Version {
     /// The rules of `workflow`.
     pub(crate) fn rules(&self, workflow: &str) -> Option<&Arc<RuleSet>> {
         self.bundle.workflows.get(workflow)
+    }
+
+    /// The shared fact types that its rules declare, by name; those of one name are alike.
+    pub(crate) fn shared_types(&self) -> BTreeMap<&str, &FactType> {
+        let types = self
+            .bundle
+            .workflows
+            .values()
+            .flat_map(|rules| rules.fact_types());
+        let shared = types.filter(|fact_type| fact_type.shared);
+        shared.map(|fact_type| (&*fact_type.name, fact_type)).collect()
     }
 }
 
@@ -67,6 +79,12 @@ pub enum PushError {
         /// The name in `service.toml`.
         found: String,
     },
+    /// Runs that are to move to this version have facts that would not fit it.
+    #[error("stored facts would not fit: {}", told(.broken))]
+    Breaks {
+        /// Each fact type or field, and what to write.
+        broken: Vec<Broken>,
+    },
     /// It could not be kept.
     #[error("cannot keep the bundle: {reason}")]
     Unavailable {
@@ -80,7 +98,7 @@ impl PushError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Invalid(_) | Self::OtherService { .. } => ErrorKind::Invalid,
+            Self::Invalid(_) | Self::OtherService { .. } | Self::Breaks { .. } => ErrorKind::Invalid,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
         }
     }
@@ -101,10 +119,11 @@ pub struct Versions(Arc<RwLock<HashMap<Digest, Arc<Version>>>>);
 #[derive(Debug)]
 pub(crate) struct Registry {
     folder: PathBuf,
-    store: Store,
+    pub(crate) store: Store,
     artifacts: Artifacts,
-    clock: Clock,
+    pub(crate) clock: Clock,
     current: RwLock<BTreeMap<Arc<str>, Arc<Version>>>,
+    canaries: RwLock<BTreeMap<Arc<str>, Canary>>,
     versions: Versions,
     /// Counts changes, so that workers notice new functions.
     changes: tokio::sync::watch::Sender<u64>,
@@ -125,6 +144,7 @@ impl Registry {
             artifacts,
             clock,
             current: RwLock::default(),
+            canaries: RwLock::default(),
             versions,
             changes: tokio::sync::watch::Sender::new(0),
         };
@@ -143,12 +163,44 @@ impl Registry {
                 .write()
                 .insert(Arc::clone(&version.service), version);
         }
+        registry.load_canaries().await?;
         Ok(registry)
     }
 
     /// The current version of `service`.
     pub(crate) fn current(&self, service: &str) -> Option<Arc<Version>> {
         self.current.read().get(service).cloned()
+    }
+
+    /// The version of `service` that some new runs follow.
+    pub(crate) fn canary(&self, service: &str) -> Option<Canary> {
+        self.canaries.read().get(service).cloned()
+    }
+
+    pub(crate) fn set_canary(&self, service: &str, canary: Option<Canary>) {
+        let mut canaries = self.canaries.write();
+        match canary {
+            Some(canary) => drop(canaries.insert(service.into(), canary)),
+            None => drop(canaries.remove(service)),
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    pub(crate) fn set_current(&self, version: &Arc<Version>) {
+        self.current
+            .write()
+            .insert(Arc::clone(&version.service), Arc::clone(version));
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Adds to `unit` that new runs follow this version.
+    pub(crate) fn write_current(&self, unit: &mut Unit, version: &Version) {
+        let cells = [
+            Cell::Text(Arc::clone(&version.service)),
+            Cell::Blob(version.digest.as_bytes().to_vec()),
+            self.clock.now().as_millis().into(),
+        ];
+        unit.add(&SERVICE_UPSERT, cells);
     }
 
     /// The current version of every service, by name.
@@ -208,14 +260,23 @@ impl Registry {
         self.keep(bundle, files, pushed_at).await
     }
 
-    /// Checks, keeps and makes current what an author pushes.
-    pub(crate) async fn push(&self, service: &str, files: Files) -> Result<Pushed, PushError> {
+    /// Checks, keeps and makes current what an author pushes; with a share, only for some new runs.
+    pub(crate) async fn push(
+        &self,
+        service: &str,
+        files: Files,
+        share: Option<Share>,
+    ) -> Result<Pushed, PushError> {
         let (bundle, files) = compile(files).await?;
         if bundle.name != service {
             return Err(PushError::OtherService {
                 expected: service.to_owned(),
                 found: bundle.name,
             });
+        }
+        let before = self.current(service);
+        if let Some(before) = &before {
+            self.check_breaks(before, &bundle).await?;
         }
         let now = self.clock.now();
         let packed = celesta_bundle::pack(&files);
@@ -229,28 +290,87 @@ impl Registry {
             Some(version) => version,
             None => self.keep(bundle, files, now).await?,
         };
-        let changed = self.current(service).is_none_or(|before| before.digest != digest);
+        let changed = before.as_ref().is_none_or(|before| before.digest != digest);
+        // The first version of a service is nobody's canary.
+        let share = share.filter(|_| changed && before.is_some());
         let mut unit = Unit::new();
-        let digest_cell = || Cell::Blob(digest.as_bytes().to_vec());
         unit.add(
             &VERSION_INSERT,
             [
                 service.into(),
-                digest_cell(),
+                digest.as_bytes().to_vec().into(),
                 artifact.digest.as_bytes().to_vec().into(),
                 now.as_millis().into(),
             ],
         );
-        unit.add(
-            &SERVICE_UPSERT,
-            [service.into(), digest_cell(), now.as_millis().into()],
-        );
+        match &share {
+            Some(share) => self.write_canary(&mut unit, service, digest, Some(share)),
+            None => {
+                self.write_current(&mut unit, &version);
+                if changed {
+                    self.release(&mut unit, service, digest, ReleaseKind::Push)
+                        .await?;
+                }
+                if let Some(canary) = self.canary(service) {
+                    self.write_canary(&mut unit, service, canary.version.digest, None);
+                }
+            }
+        }
         self.store.commit(unit).await.map_err(PushError::unavailable)?;
-        self.current
-            .write()
-            .insert(Arc::clone(&version.service), Arc::clone(&version));
-        self.changes.send_modify(|changes| *changes += 1);
+        match share {
+            Some(share) => {
+                let version = Arc::clone(&version);
+                self.set_canary(service, Some(Canary { version, share }));
+            }
+            None => {
+                self.set_canary(service, None);
+                self.set_current(&version);
+            }
+        }
         Ok(Pushed { version, changed })
+    }
+
+    /// Refuses what stored facts would not survive.
+    async fn check_breaks(&self, before: &Version, bundle: &Bundle) -> Result<(), PushError> {
+        if before.digest == bundle.digest {
+            return Ok(());
+        }
+        let mut broken = Vec::new();
+        for (workflow, rules) in &bundle.workflows {
+            let Some(versions) = bundle
+                .versions
+                .get(workflow)
+                .filter(|versions| versions.policy.moves())
+            else {
+                continue;
+            };
+            let Some(old) = before.rules(workflow) else {
+                continue;
+            };
+            let breaks = versions.moves.breaks(old, rules);
+            if breaks.is_empty() {
+                continue;
+            }
+            // Without a run there is nothing to break.
+            let sql = "SELECT 1 FROM runs WHERE service = ? AND workflow = ? LIMIT 1";
+            let cells = [Cell::Text(Arc::clone(&before.service)), workflow.as_str().into()];
+            let rows = self
+                .store
+                .fetch(sql, &cells)
+                .await
+                .map_err(PushError::unavailable)?;
+            if !rows.is_empty() {
+                broken.extend(breaks.into_iter().map(|what| Broken {
+                    workflow: workflow.clone(),
+                    what,
+                }));
+            }
+        }
+        if broken.is_empty() {
+            Ok(())
+        } else {
+            Err(PushError::Breaks { broken })
+        }
     }
 
     /// Unpacks the files to their folder and remembers the version.
@@ -288,8 +408,16 @@ impl Registry {
     }
 }
 
+fn told(broken: &[Broken]) -> String {
+    let told = broken.iter().map(|one| {
+        let Broken { workflow, what } = one;
+        format!("workflow `{workflow}`: {}; {}", what.message, what.hint)
+    });
+    told.collect::<Vec<_>>().join("\n")
+}
+
 /// Compiles on a thread that may be held: a large bundle takes longer than the async threads have.
-async fn compile(files: Files) -> Result<(Bundle, Files), PushError> {
+pub(crate) async fn compile(files: Files) -> Result<(Bundle, Files), PushError> {
     let compiled = tokio::task::spawn_blocking(move || {
         let limits = Limits {
             clock: Some(monotonic_ms),
@@ -308,7 +436,7 @@ fn monotonic_ms() -> u64 {
     u64::try_from(Clock::system().monotonic().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn digest_of(bytes: &[u8]) -> Option<Digest> {
+pub(crate) fn digest_of(bytes: &[u8]) -> Option<Digest> {
     bytes.try_into().ok().map(Digest::from_bytes)
 }
 

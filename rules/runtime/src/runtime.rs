@@ -24,7 +24,10 @@ use crate::operations::Operations;
 use crate::orders::Orders;
 use crate::query::ExplainError;
 use crate::registry::{PushError, Pushed, Registry, Version, Versions};
+use crate::release::Share;
+use crate::shared::Shared;
 use crate::submit::InFlight;
+use crate::sweep::Sweeps;
 use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnView};
 use crate::watch::{Watch, Watchers};
 
@@ -106,6 +109,8 @@ pub(crate) struct Inner {
     pub(crate) meters: Meters,
     pub(crate) in_flight: InFlight,
     pub(crate) writers: Writers,
+    pub(crate) sweeps: Sweeps,
+    pub(crate) shared: Shared,
     pub(crate) gates: Gates,
     pub(crate) orders: Orders,
     pub(crate) events: Events,
@@ -202,6 +207,8 @@ impl Runtime {
             meters: Meters::new(),
             in_flight: InFlight::default(),
             writers: Writers::default(),
+            sweeps: Sweeps::default(),
+            shared: Shared::default(),
             gates: Gates::default(),
             orders,
             events: Events::new(config.events_kept),
@@ -222,6 +229,9 @@ impl Runtime {
             };
             inner.tasks.spawn("runs.evaluator", Fate::Essential, work);
         }
+        for version in inner.registry.all() {
+            inner.move_runs(&version.service);
+        }
         let sweep = archive::run(Arc::clone(&inner));
         inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
         if config.evaluators > 0 {
@@ -231,6 +241,9 @@ impl Runtime {
             let operator = Arc::clone(&inner);
             let operating = async move { operator.operate().await };
             inner.tasks.spawn("runs.operations", Fate::Essential, operating);
+            let sweeper = Arc::clone(&inner);
+            let work = crate::sweep::drive(sweeper);
+            inner.tasks.spawn("runs.sweeper", Fate::Essential, work);
         }
         Ok(Self { inner })
     }
@@ -247,8 +260,22 @@ impl Runtime {
     /// # Errors
     /// When the bundle is wrong (every mistake is in the error) or cannot be kept; nothing is stored then.
     pub async fn push(&self, service: &str, files: celesta_bundle::Files) -> Result<Pushed, PushError> {
-        let pushed = self.inner.registry.push(service, files).await?;
+        self.push_for(service, files, None).await
+    }
+
+    /// The same for some new runs only, when there is a share; the rest follow the version that is current.
+    ///
+    /// # Errors
+    /// As for [`Runtime::push`].
+    pub async fn push_for(
+        &self,
+        service: &str,
+        files: celesta_bundle::Files,
+        share: Option<Share>,
+    ) -> Result<Pushed, PushError> {
+        let pushed = self.inner.registry.push(service, files, share).await?;
         self.inner.open_queues(&pushed.version)?;
+        self.inner.move_runs(service);
         Ok(pushed)
     }
 

@@ -3,6 +3,9 @@
 //! Everything of a run is keyed by its id and nothing joins two runs, so that runs can be split over databases by id.
 //! The journal is append-only; its unique key (run, seq) is the fence: a second writer of the same turn conflicts.
 
+pub(crate) mod releases;
+mod shared;
+
 use celesta_store::{Expect, Migration, Statement};
 
 /// The schema steps of this crate.
@@ -231,6 +234,8 @@ CREATE TABLE operations (
 ",
     },
     crate::archive::MIGRATION,
+    shared::STEP,
+    releases::MIGRATION,
 ];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use celesta_engine::{CallOptions, Effect};
+use celesta_engine::{CallOptions, Effect, SharedFacts};
 use celesta_functions::{INLINE_JSON_MAX, Invocation};
 use celesta_queue::{Key, Leased, NewMessage, QueueName};
 use celesta_types::{CallId, ErrorClass, MessageId, Priority, RunId, Timestamp};
@@ -36,6 +36,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) runs_queue: &'a QueueName,
     pub(crate) orders: &'a Orders,
     pub(crate) now: Timestamp,
+    /// The service's shared facts, for rules that look at them.
+    pub(crate) shared: Option<Arc<SharedFacts>>,
 }
 
 impl Outgoing<'_> {
@@ -266,7 +268,7 @@ impl Outgoing<'_> {
             .ok_or_else(|| wrong(format!("`{target}` is not `service/operation`")))?;
         let version = self
             .registry
-            .current(service)
+            .chosen(service, live.head.run.child(call), &live.head.labels)
             .ok_or_else(|| wrong(format!("there is no service `{service}`")))?;
         let found = version.bundle.operations.get(operation);
         let found =

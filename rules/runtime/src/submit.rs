@@ -21,6 +21,7 @@ use crate::live::Live;
 use crate::registry::Version;
 use crate::runtime::Runtime;
 use crate::schema::{CORRELATION_INSERT, IDEMPOTENCY_INSERT};
+use crate::shared::Interests;
 use crate::state::RunState;
 use crate::steering::Steering;
 use crate::view::RunView;
@@ -172,19 +173,20 @@ impl Runtime {
                 bytes: request.input.len(),
             });
         }
-        let version =
-            inner
-                .registry
-                .current(&request.service)
-                .ok_or_else(|| SubmitError::UnknownService {
-                    service: request.service.clone(),
-                    known: inner
-                        .registry
-                        .all()
-                        .iter()
-                        .map(|version| version.service.to_string())
-                        .collect(),
-                })?;
+        let now = inner.clock.now();
+        let run = RunId::new(now, inner.random.next_u128());
+        let version = inner
+            .registry
+            .chosen(&request.service, run, &request.labels)
+            .ok_or_else(|| SubmitError::UnknownService {
+                service: request.service.clone(),
+                known: inner
+                    .registry
+                    .all()
+                    .iter()
+                    .map(|version| version.service.to_string())
+                    .collect(),
+            })?;
         let operation = version.bundle.operations.get(&request.operation).ok_or_else(|| {
             SubmitError::UnknownOperation {
                 service: request.service.clone(),
@@ -209,8 +211,6 @@ impl Runtime {
                 Some(accepting)
             }
         };
-        let now = inner.clock.now();
-        let run = RunId::new(now, inner.random.next_u128());
         let mut head = RunHead {
             run,
             service: Arc::clone(&version.service),
@@ -408,6 +408,7 @@ pub(crate) fn new_live(head: RunHead, version: Arc<Version>, input: Arc<[u8]>) -
         memory,
         seq: 0,
         input: Some(input),
+        interests: Interests::default(),
         requests: BTreeSet::new(),
         timed: BTreeSet::new(),
         steered: false,

@@ -14,7 +14,7 @@ use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Sto
 use celesta_functions::{ReportOutcome, RunMessage};
 use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Priority};
+use celesta_types::{CallId, ErrorClass, MessageId, Priority, SweepId};
 
 use self::held::{hold, kept, pause};
 use self::wishes::Wishes;
@@ -24,9 +24,11 @@ use crate::invariants;
 use crate::live::Live;
 use crate::message::{HostMessage, Onward};
 use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
+use crate::release::{Upgraded, upgrade};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
 use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
+use crate::sweep::Order;
 use crate::view::{ProgressView, StoppedBy, StoppedView};
 
 /// A snapshot is taken when the deltas since the last one are this many,
@@ -58,6 +60,8 @@ pub(crate) struct Done {
     pub(crate) answers: Vec<(MessageId, Written)>,
     /// How many sections ran.
     pub(crate) firings: usize,
+    /// Whether a sweep's order changed the run, besides what fired.
+    pub(crate) changed: bool,
 }
 
 /// What the messages of a lease ask for.
@@ -73,6 +77,8 @@ struct Asked {
     retry: bool,
     resume: bool,
     woken: bool,
+    upgraded: Option<Upgraded>,
+    sweeps: Vec<SweepId>,
     /// The run has passed its gates with this turn.
     admitted: bool,
     /// An order still stops the run's workflow.
@@ -169,6 +175,7 @@ fn take_turn(
         done.live = Some(live);
         return done;
     }
+    asked.upgraded = upgrade(&mut live, sender.registry);
     if asked.retry && state.after(RunStep::Retry).is_ok() {
         live.head.state = RunState::Running;
         live.head.error = None;
@@ -182,10 +189,13 @@ fn take_turn(
         live.steered = true;
     }
     let seq = live.seq + 1;
+    let mut events = std::mem::take(&mut asked.events);
+    // Last in the list, so that the others keep their places; the engine looks at it first.
+    events.extend(sender.shared.clone().map(Event::Shared));
     let turn = Turn {
         seq,
         now_ms: now.as_millis(),
-        events: std::mem::take(&mut asked.events),
+        events,
     };
     let mut breakpoints = live.head.steering().breakpoints.clone();
     sender
@@ -365,6 +375,13 @@ impl Asked {
             // A pause that means nothing here: the run has ended, or goes on in the same turn.
             HostMessage::Pause { .. } => {}
             HostMessage::Wake => self.woken = true,
+            HostMessage::Swept { sweep, order } => {
+                self.sweeps.push(sweep);
+                match order {
+                    // A turn looks at all there is.
+                    Order::Look => {}
+                }
+            }
             // The run moves in this very turn, so it is not what the archive holds.
             HostMessage::Archive(_) => {}
             HostMessage::Resume { reason, by, how } => {
@@ -451,6 +468,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         sender.leave_gates(&live, &mut done);
     }
     if asked.causes.is_empty()
+        && asked.upgraded.is_none()
         && outcome.effects.is_empty()
         && outcome.firings.is_empty()
         && outcome.changes.is_empty()
@@ -458,11 +476,19 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         done.live = Some(live);
         return done;
     }
-    if asked.woken {
+    if asked.woken && asked.upgraded.is_none() {
         asked.causes.push(Cause::Woken);
     }
+    if let Some(upgraded) = asked.upgraded {
+        let Upgraded { from, to } = upgraded;
+        asked.causes.push(Cause::Upgraded { from, to });
+        upgraded.write(&mut done.unit, live.head.run, seq);
+    }
+    let swept = asked.sweeps.iter().map(|&sweep| Cause::Swept { sweep });
+    asked.causes.extend(swept);
     let before = live.head.state;
-    let mut changed = asked.admitted || (live.seq == 0 && before != RunState::Running);
+    let mut changed =
+        asked.admitted || asked.upgraded.is_some() || (live.seq == 0 && before != RunState::Running);
     let mut record = Record {
         at: now,
         causes: asked.causes,
@@ -649,7 +675,7 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
         live.head.steer(unit);
     }
     live.seq = seq;
-    live.deltas += 1;
+    live.deltas = live.deltas.saturating_add(1);
     live.delta_bytes += record.delta.len();
     let large = live.delta_bytes >= DELTA_BYTES_PER_SNAPSHOT.max(live.snapshot_bytes);
     if record.note.is_none() && (large || live.deltas >= DELTAS_PER_SNAPSHOT) {
@@ -689,6 +715,7 @@ impl Done {
             children: Vec::new(),
             answers: Vec::new(),
             firings: 0,
+            changed: false,
         }
     }
 }

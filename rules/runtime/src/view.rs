@@ -165,11 +165,43 @@ pub struct TurnView {
     pub note: Option<String>,
 }
 
+/// A shared fact of a service.
+#[derive(Debug, Clone, Serialize)]
+pub struct SharedFactView {
+    /// Its number within the service.
+    pub fact: u64,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub fact_type: String,
+    /// How often it was written: 1 when it is new.
+    pub version: u32,
+    /// The service's count of changes when it was last written.
+    pub revision: u64,
+    /// When that was.
+    pub written_at: Timestamp,
+    /// Its fields.
+    pub value: Box<RawValue>,
+}
+
+impl SharedFactView {
+    pub(crate) fn of((version, at): &(celesta_engine::SharedVersion, Timestamp)) -> Self {
+        let fields = version.fields.as_ref();
+        Self {
+            fact: version.fact,
+            fact_type: version.fact_type.to_string(),
+            version: version.version,
+            revision: version.revision,
+            written_at: *at,
+            value: raw(fields.map_or_else(|| "null".to_owned(), celesta_engine::Value::to_json)),
+        }
+    }
+}
+
 /// Why a turn happened.
 #[derive(Debug, Clone, Serialize)]
 pub struct CauseView {
-    /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume`, `time`, `priority`, `breakpoints`
-    /// or `restart`.
+    /// `request`, `succeeded`, `failed`, `timer`, `cancel`, `retry`, `facts`, `resume`, `time`, `priority`, `breakpoints`,
+    /// `restart`, `sweep` or `upgrade`.
     pub kind: &'static str,
     /// The call it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

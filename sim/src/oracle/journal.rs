@@ -121,6 +121,8 @@ impl Walk<'_> {
                 | Cause::Prioritized { .. }
                 | Cause::BreakpointsSet { .. }
                 | Cause::Restarted { .. }
+                | Cause::Upgraded { .. }
+                | Cause::Swept { .. }
                 | Cause::Woken => {}
             }
         }

@@ -9,4 +9,5 @@ mod guards;
 mod problems;
 mod queues;
 mod runs;
+mod shared_facts;
 mod steering;

@@ -254,6 +254,53 @@ fn without_a_schema_the_fact_type_decides() {
 }
 
 #[test]
+fn a_shared_fact_is_the_same_in_every_rules_file() {
+    let rules = |workflow: &str, field: &str| {
+        format!(
+            "workflow {workflow}; fact Job {{ name: string }} shared fact Recipe {{ name: string, {field} }}\n\
+             rule \"r\" {{ match {{ j: Job; c: shared Recipe where c.name == j.name; }} action {{ complete(#{{}}); }} }}"
+        )
+    };
+    let service = "name = \"s\"\n[operations.one]\nworkflow = \"one\"\nfact = \"Job\"\n";
+    let of = |other: &str, service: &str| {
+        let (one, two) = (rules("one", "crf: int = 1"), rules("two", other));
+        let entries = [
+            ("service.toml", service),
+            ("rules/one.rules", one.as_str()),
+            ("rules/two.rules", two.as_str()),
+        ];
+        let entries = entries.into_iter();
+        let files: Files = entries
+            .map(|(path, text)| (path.to_owned(), FileEntry::text(text)))
+            .collect();
+        Bundle::compile(&files)
+            .map(|_| ())
+            .map_err(|errors| errors.to_string())
+    };
+    assert_eq!(of("crf: int = 1", service), Ok(()));
+    for other in [
+        "crf: int",
+        "crf: int = 2",
+        "crf: float = 1.0",
+        "crf: int = 1, more: string?",
+    ] {
+        let errors = of(other, service).expect_err(other);
+        assert!(
+            errors.contains("has other fields than in `rules/one.rules`"),
+            "{errors}"
+        );
+    }
+    let errors = of("crf: int = 1", &service.replace("\"Job\"", "\"Recipe\"")).expect_err("a shared fact");
+    assert!(errors.contains("which no request makes"), "{errors}");
+    let errors = of(
+        "crf: int = 1",
+        &service.replace("operations.one", "operations.facts"),
+    )
+    .expect_err("a name");
+    assert!(errors.contains("no operation can be named `facts`"), "{errors}");
+}
+
+#[test]
 fn retention_is_of_workflows_there_are_and_reads_durations() {
     let service = |retention: &str| with("service.toml", &format!("{SERVICE}\n{retention}"));
     let bundle = Bundle::compile(&service("[retention.copy]\nfinished = \"30d\"\n"));

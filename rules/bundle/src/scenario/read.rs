@@ -82,6 +82,10 @@ pub(super) enum Injected {
     Cancel(String),
     /// Somebody retries the run.
     Retry,
+    /// Fields of a shared fact are set.
+    Update(u64, Value),
+    /// A shared fact is retracted.
+    Retract(u64),
 }
 
 /// What is expected of some facts.
@@ -120,6 +124,8 @@ pub(super) struct Scenario {
     pub(super) name: String,
     pub(super) workflow: String,
     pub(super) start: Start,
+    /// The shared facts of the service before the run begins.
+    pub(super) shared: Vec<(String, Value)>,
     pub(super) answers: Vec<Answer>,
     pub(super) injects: Vec<Inject>,
     pub(super) expect: Expect,
@@ -190,6 +196,15 @@ fn scenario(mut fields: Fields<'_, '_>, text: &Text<'_>, known: &Known<'_>) -> O
         .into_iter()
         .filter_map(|table| answer(table, text, known))
         .collect();
+    let shared = fields
+        .tables("shared")
+        .into_iter()
+        .filter_map(|table| {
+            let span = table.span.clone();
+            let (name, value) = fact(table, text, rules?)?;
+            known_shared(&name, &span, text, rules?).map(|()| (name, value))
+        })
+        .collect();
     let injects = fields
         .tables("inject")
         .into_iter()
@@ -213,6 +228,7 @@ fn scenario(mut fields: Fields<'_, '_>, text: &Text<'_>, known: &Known<'_>) -> O
         name: name?.0.to_owned(),
         workflow,
         start,
+        shared,
         answers,
         injects,
         expect: expect?,
@@ -325,6 +341,19 @@ fn known_fact_type(name: &str, span: &Range<usize>, text: &Text<'_>, rules: &Rul
     None
 }
 
+/// The facts of a run come with its request, those of the service are there before.
+fn known_shared(name: &str, span: &Range<usize>, text: &Text<'_>, rules: &RuleSet) -> Option<()> {
+    if rules.fact_type(name).is_some_and(|fact_type| fact_type.shared) {
+        return Some(());
+    }
+    let hint = format!(
+        "declare it in `rules/{}.rules`: `shared fact {name} {{ … }}`",
+        rules.workflow()
+    );
+    text.report_with(span, format!("`{name}` is no shared fact"), hint);
+    None
+}
+
 fn known_function(name: &str, span: &Range<usize>, text: &Text<'_>, known: &Known<'_>) -> Option<()> {
     let functions = &known.bundle.functions;
     if functions.contains_key(name) {
@@ -404,18 +433,23 @@ fn inject(mut fields: Fields<'_, '_>, text: &Text<'_>, rules: &RuleSet) -> Optio
     let value = fields
         .json("value")
         .map_or_else(|| Value::Object(serde_json::Map::new()), |(value, _)| value);
+    let update = fields.count("update");
+    let retract = fields.count("retract");
     let cancel = fields.text("cancel").map(|(reason, _)| reason.to_owned());
     let retry = fields.flag("retry").unwrap_or(false);
-    let what = match (fact, cancel, retry) {
-        (Some((name, span)), None, false) => {
+    let what = match (fact, cancel, retry, update, retract) {
+        (Some((name, span)), None, false, None, None) => {
             known_fact_type(name, &span, text, rules).map(|()| Injected::Fact(name.to_owned(), value))
         }
-        (None, Some(reason), false) => Some(Injected::Cancel(reason)),
-        (None, None, true) => Some(Injected::Retry),
+        (None, Some(reason), false, None, None) => Some(Injected::Cancel(reason)),
+        (None, None, true, None, None) => Some(Injected::Retry),
+        (None, None, false, Some(fact), None) => Some(Injected::Update(fact, value)),
+        (None, None, false, None, Some(fact)) => Some(Injected::Retract(fact)),
         _ => {
             text.report(
                 &fields.span,
-                "an injection is one of `fact` (with `value`), `cancel` and `retry`",
+                "an injection is one of `fact` (with `value`), `update` (a shared fact's number, with `value`), \
+                 `retract` (a shared fact's number), `cancel` and `retry`",
             );
             None
         }

@@ -4,6 +4,7 @@
 //! always gives the same trace.
 
 mod calls;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use super::read::{Callee, Injected, Scenario, Start};
 use super::template::{Names, shown};
 use super::trace::{State, Trace};
 use crate::bundle::Bundle;
+use shared::Service;
+pub(super) use shared::Sharing;
 
 /// The instant at which every scenario begins: 2026-01-01T00:00:00Z.
 const BEGIN_MS: i64 = 1_767_225_600_000;
@@ -29,6 +32,7 @@ const WAKES_MAX: usize = 100;
 /// What will happen at an instant.
 enum Due {
     Event(Event),
+    Sharing(Sharing),
     Attempt {
         call: CallId,
         attempt: u32,
@@ -67,6 +71,9 @@ struct World<'s> {
     used: Vec<u64>,
     /// When a condition on the time changes next.
     wake_at: Option<i64>,
+    service: Service,
+    /// Whether a shared fact has changed since the last turn.
+    shared_changed: bool,
     trace: Trace,
 }
 
@@ -85,6 +92,8 @@ pub(super) fn play(bundle: &Bundle, scenario: &Scenario) -> Trace {
         timers: BTreeSet::new(),
         used: vec![0; scenario.answers.len()],
         wake_at: None,
+        service: Service::default(),
+        shared_changed: false,
         trace: Trace::new(run),
     };
     world.begin();
@@ -104,6 +113,9 @@ impl World<'_> {
             run: self.trace.run,
             input: None,
         };
+        for (fact_type, value) in &scenario.shared {
+            self.arrange_fact(BEGIN_MS, fact_type, value);
+        }
         match &scenario.start {
             Start::Request { operation, input } => match names
                 .fill(input)
@@ -130,6 +142,11 @@ impl World<'_> {
                     }),
                 ),
                 Injected::Retry => self.arrange(at_ms, Due::Event(Event::RetryFailed)),
+                Injected::Update(fact, value) => match self.filled(value) {
+                    Ok(value) => self.arrange(at_ms, Due::Sharing(Sharing::Update(*fact, value))),
+                    Err(message) => self.trace.broken.push(format!("shared fact {fact}: {message}")),
+                },
+                Injected::Retract(fact) => self.arrange(at_ms, Due::Sharing(Sharing::Retract(*fact))),
             }
         }
     }
@@ -146,15 +163,23 @@ impl World<'_> {
             .map_err(|error| error.to_string())
     }
 
-    fn arrange_fact(&mut self, at_ms: i64, fact_type: &str, value: &Value) {
+    fn filled(&self, value: &Value) -> Result<celesta_engine::Value, String> {
         let names = Names {
             run: self.trace.run,
             input: None,
         };
-        let value = names
-            .fill(value)
-            .and_then(|value| serde_json::from_value(value).map_err(|error| error.to_string()));
-        match value {
+        let value = names.fill(value)?;
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    fn arrange_fact(&mut self, at_ms: i64, fact_type: &str, value: &Value) {
+        let rules = self.memory.rules();
+        let is_shared = rules.fact_type(fact_type).is_some_and(|known| known.shared);
+        match self.filled(value) {
+            Ok(value) if is_shared => {
+                let insert = Sharing::Insert(fact_type.to_owned(), value);
+                self.arrange(at_ms, Due::Sharing(insert));
+            }
             Ok(value) => self.arrange(
                 at_ms,
                 Due::Event(Event::Insert {
@@ -200,14 +225,18 @@ impl World<'_> {
                 let due = entry.remove();
                 self.happen(due, &mut events);
             }
-            if !events.is_empty() || self.wake_at.is_some_and(|wake_at| wake_at <= at_ms) {
+            if !events.is_empty()
+                || self.shared_changed
+                || self.wake_at.is_some_and(|wake_at| wake_at <= at_ms)
+            {
                 self.turn(events);
             }
         }
     }
 
-    fn turn(&mut self, events: Vec<Event>) {
+    fn turn(&mut self, mut events: Vec<Event>) {
         self.trace.turns += 1;
+        self.shared_changed = false;
         let cancel = events.iter().find_map(|event| match event {
             Event::Cancel { reason } => Some(reason.clone()),
             _ => None,
@@ -220,6 +249,10 @@ impl World<'_> {
         if retried && self.trace.state == State::Failed {
             self.trace.state = State::Running;
             self.trace.error = None;
+        }
+        let rules = self.memory.rules();
+        if rules.reads_shared() {
+            events.push(self.service.event(rules));
         }
         let outcome = self.memory.turn(Turn {
             seq: self.trace.turns,
@@ -366,7 +399,8 @@ impl World<'_> {
             .flatten()
             .chain(expect.counts.keys());
         for rule in wanted {
-            if let Ok(explanation) = self.memory.explain(rule) {
+            let shared = self.service.seen_by(self.memory.rules());
+            if let Ok(explanation) = self.memory.explain_seeing(rule, Some(&shared)) {
                 self.trace
                     .explanations
                     .insert(rule.clone(), explanation.to_string());

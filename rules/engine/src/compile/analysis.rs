@@ -342,6 +342,7 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                 }
                 let given = self.with_known(|known| known.given(&sides.lhs, operator, &sides.rhs));
                 let span = self.span(*position);
+                self.only_read(kind, &span);
                 self.writes(
                     Written::Update {
                         kind,
@@ -380,6 +381,20 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
             }
         }
         self.expr(&sides.lhs);
+    }
+
+    /// A run writes its own facts only.
+    fn only_read(&mut self, kind: usize, span: &Span) {
+        let fact_type = &self.names.types[kind];
+        if fact_type.shared {
+            let message = format!("`{}` is a shared fact, which a run only reads", fact_type.name);
+            self.report
+                .error("shared-write", span, message, "written here")
+                .hint(
+                    "write a fact of the run; shared facts are written from outside, \
+                     through /v1/services/…/facts",
+                );
+        }
     }
 
     /// Whether a value goes into a field.
@@ -765,6 +780,7 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
             ("call" | "request" | "timer", _) => self.waits = true,
             ("retract", [Type::Fact(kind, level)]) => {
                 let (kind, level) = (*kind, *level);
+                self.only_read(kind, &span);
                 self.writes(Written::Retract { kind, level }, span);
             }
             ("insert", _) => {
@@ -1012,6 +1028,7 @@ impl<'a, 'r, 'p> Analyzer<'a, 'r, 'p> {
                         .similar(named, types);
                     return;
                 };
+                self.only_read(kind, &named_span);
                 if let Some(Expr::Map(parts, _)) = arguments.get(1) {
                     self.check_fact(kind, &parts.0, position);
                 }

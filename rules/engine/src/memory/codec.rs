@@ -14,8 +14,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::firing::{CallState, Held, OpenFiring, Stage};
 use super::network::{Network, World};
 use super::section::Made;
-use super::store::{FROM_REQUEST, Fact};
+use super::shared::Unmatched;
+use super::store::{FROM_REQUEST, Fact, SHARED_FIRST};
 use super::{Halt, WorkingMemory};
+use crate::moves::FactMoves;
 use crate::ruleset::RuleSet;
 use crate::turn::{CallError, CallOptions, Section};
 use crate::value::VALUE_DEPTH_MAX;
@@ -52,6 +54,22 @@ pub enum RestoreError {
         /// Its name.
         name: String,
     },
+    /// A rule that waits for calls matches other facts than when it fired.
+    #[error("rule `{name}` waits for calls and has other clauses now")]
+    ChangedRule {
+        /// Its name.
+        name: String,
+    },
+    /// A stored fact does not fit the rules it is taken over to.
+    #[error("fact #{fact} `{fact_type}` does not fit: {reason}")]
+    Unfit {
+        /// Its number.
+        fact: u64,
+        /// Its type, as stored.
+        fact_type: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl RestoreError {
@@ -60,7 +78,10 @@ impl RestoreError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Format { .. } | Self::Damaged { .. } => ErrorKind::Internal,
-            Self::UnknownFactType { .. } | Self::UnknownRule { .. } => ErrorKind::Conflict,
+            Self::UnknownFactType { .. }
+            | Self::UnknownRule { .. }
+            | Self::ChangedRule { .. }
+            | Self::Unfit { .. } => ErrorKind::Conflict,
         }
     }
 }
@@ -77,6 +98,7 @@ mod tag {
     pub(super) const PENDING: u8 = 9;
     pub(super) const GHOST: u8 = 10;
     pub(super) const CLOCK: u8 = 11;
+    pub(super) const SHARED: u8 = 12;
 }
 
 #[derive(Debug, Default)]
@@ -290,16 +312,28 @@ impl WorkingMemory {
         out.byte(tag::SCHEMA);
         out.0.extend_from_slice(&self.rules.schema);
         self.write_counters(&mut out);
-        let mut facts: Vec<_> = self.context().store.live().map(|(_, fact)| fact).collect();
+        let own = |fact: &&Fact| fact.id < SHARED_FIRST;
+        let live = self.context().store.live().map(|(_, fact)| fact);
+        let mut facts: Vec<_> = live.filter(own).collect();
         facts.sort_unstable_by_key(|fact| fact.id);
         facts.into_iter().for_each(|fact| out.fact(tag::INSERT, fact));
-        let mut ghosts: Vec<_> = self.context().ghosts.values().collect();
+        let mut ghosts: Vec<_> = self.context().ghosts.values().filter(own).collect();
         ghosts.sort_unstable_by_key(|fact| fact.id);
         ghosts.into_iter().for_each(|fact| out.fact(tag::GHOST, fact));
         for (number, firing) in &self.firings {
             out.firing(&self.rules, *number, firing);
         }
-        if self.network.waiting() > 0 {
+        if let Some(unmatched) = &self.unmatched {
+            if !unmatched.pending.is_empty() {
+                out.byte(tag::PENDING);
+                out.count(unmatched.pending.len());
+                for (rule, facts) in &unmatched.pending {
+                    out.text(rule);
+                    out.count(facts.len());
+                    facts.iter().for_each(|id| out.number(*id));
+                }
+            }
+        } else if self.network.waiting() > 0 {
             self.write_pending(&mut out);
         }
         out.0
@@ -321,6 +355,10 @@ impl WorkingMemory {
             out.byte(tag::CLOCK);
             out.signed(born_ms);
             out.signed(self.network.clock.now_ms);
+        }
+        if let Some(seen) = self.seen {
+            out.byte(tag::SHARED);
+            out.number(seen);
         }
     }
 
@@ -378,7 +416,7 @@ impl WorkingMemory {
         let mut ghosts: Vec<_> = context
             .ghosts
             .values_mut()
-            .filter(|ghost| ghost.dirty != 0 || ghost.fresh)
+            .filter(|ghost| ghost.id < SHARED_FIRST && (ghost.dirty != 0 || ghost.fresh))
             .collect();
         ghosts.sort_unstable_by_key(|ghost| ghost.id);
         for ghost in ghosts {
@@ -436,6 +474,45 @@ impl WorkingMemory {
         Ok(memory)
     }
 
+    /// This memory under other rules. Rules that are new or changed fire for what they find, the others do not again;
+    /// calls that are open stay open.
+    ///
+    /// # Errors
+    /// When a fact does not fit, or a rule that waits for calls is gone or matches other facts. This memory is as it
+    /// was.
+    pub fn moved_to(&self, rules: &Arc<RuleSet>, moves: &Arc<FactMoves>) -> Result<Self, RestoreError> {
+        for firing in self.firings.values() {
+            let rule = &self.rules.rules[firing.rule as usize];
+            let name = || rule.name.to_string();
+            let next = (rules.rules.iter()).find(|next| next.name == rule.name);
+            match next {
+                None => return Err(RestoreError::UnknownRule { name: name() }),
+                Some(next) if next.layout != rule.layout => {
+                    return Err(RestoreError::ChangedRule { name: name() });
+                }
+                Some(_) => {}
+            }
+        }
+        Self::restore_moved(rules, self.run, &self.snapshot(), moves)
+    }
+
+    /// The memory after a snapshot that was written with other rules, every fact taken over and checked.
+    fn restore_moved(
+        rules: &Arc<RuleSet>,
+        run: RunId,
+        snapshot: &[u8],
+        moves: &Arc<FactMoves>,
+    ) -> Result<Self, RestoreError> {
+        let mut memory = Self::empty(rules, run);
+        let mut reading = Reading {
+            moves: Some(Arc::clone(moves)),
+            ..Reading::default()
+        };
+        reading.read(&mut memory, snapshot)?;
+        memory.rebuild(&reading);
+        Ok(memory)
+    }
+
     fn rebuild(&mut self, reading: &Reading) {
         let rules = Arc::clone(&self.rules);
         for (number, firing) in &self.firings {
@@ -456,7 +533,16 @@ impl WorkingMemory {
         let quiet: Vec<bool> = (rules.rules.iter())
             .map(|rule| known(&rule.name, rule.fingerprint))
             .collect();
-        self.match_all(&quiet, &reading.pending);
+        if rules.reads_shared() {
+            // What the run has matched is known only with the shared facts it has seen.
+            self.at_rest = true;
+            self.unmatched = Some(Box::new(Unmatched {
+                quiet,
+                pending: reading.pending.clone(),
+            }));
+        } else {
+            self.match_all(&quiet, &reading.pending);
+        }
         self.journal.schema.clone_from(&reading.schema);
         self.journal.pending = !reading.pending.is_empty();
     }
@@ -505,11 +591,18 @@ impl WorkingMemory {
         self.network = Network::new();
         self.network.clock = clock;
         self.at_rest = true;
+        if self.rules.reads_shared() {
+            // The host gives them again.
+            self.context_mut().store.own_only();
+        }
     }
 
     /// The matches of a memory at rest: all of them have fired.
     pub(super) fn wake(&mut self) {
-        if std::mem::take(&mut self.at_rest) {
+        if let Some(unmatched) = self.unmatched.take() {
+            self.at_rest = false;
+            self.match_all(&unmatched.quiet, &unmatched.pending);
+        } else if std::mem::take(&mut self.at_rest) {
             self.match_all(&vec![true; self.rules.rules.len()], &[]);
         }
     }
@@ -522,6 +615,9 @@ struct StoredType {
     kind: Option<usize>,
     /// For each stored field its slot.
     slots: Vec<Option<usize>>,
+    /// Their names, when facts are taken over to other rules; and whether these are not.
+    fields: Vec<String>,
+    dropped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -532,6 +628,8 @@ struct Reading {
     writers: Vec<Option<u32>>,
     schema: Option<Arc<[u8]>>,
     pending: Vec<(String, Vec<u64>)>,
+    /// The state is taken over to other rules.
+    moves: Option<Arc<FactMoves>>,
 }
 
 struct Bytes<'a> {
@@ -706,13 +804,16 @@ impl Reading {
                 memory.network.clock.born_ms = Some(bytes.signed()?);
                 memory.network.clock.now_ms = bytes.signed()?;
             }
+            tag::SHARED => memory.seen = Some(bytes.number()?),
             tag::INSERT => {
-                let fact = self.fact(&memory.rules, bytes)?;
-                context.store.add(fact);
+                if let Some(fact) = self.fact(&memory.rules, bytes)? {
+                    context.store.add(fact);
+                }
             }
             tag::GHOST => {
-                let fact = self.fact(&memory.rules, bytes)?;
-                context.ghosts.insert(fact.id, fact);
+                if let Some(fact) = self.fact(&memory.rules, bytes)? {
+                    context.ghosts.insert(fact.id, fact);
+                }
             }
             tag::UPDATE => {
                 let id = bytes.number()?;
@@ -799,13 +900,28 @@ impl Reading {
         self.types.clear();
         for _ in 0..bytes.count()? {
             let name = bytes.text()?.to_owned();
-            let kind = rules.type_index.get(name.as_str()).copied();
+            let to = self
+                .moves
+                .as_ref()
+                .map_or(Some(&*name), |moves| moves.type_name(&name));
+            let kind = to.and_then(|to| rules.type_index.get(to).copied());
+            let dropped = to.is_none();
             let mut slots = Vec::new();
+            let mut fields = Vec::new();
             for _ in 0..bytes.count()? {
                 let field = bytes.text()?;
                 slots.push(kind.and_then(|kind| rules.types[kind].slot(field)));
+                if self.moves.is_some() {
+                    fields.push(field.to_owned());
+                }
             }
-            self.types.push(StoredType { name, kind, slots });
+            self.types.push(StoredType {
+                name,
+                kind,
+                slots,
+                fields,
+                dropped,
+            });
         }
         self.rules.clear();
         self.writers.clear();
@@ -820,6 +936,11 @@ impl Reading {
             self.rules.insert(name.to_owned(), fingerprint);
         }
         let read = &start[..start.len() - bytes.bytes.len()];
+        if self.moves.is_some() {
+            // What is written from now on is written in the new rules' terms.
+            self.schema = Some(Arc::clone(&rules.schema));
+            return Ok(());
+        }
         // The same as the rules' own as a rule: one copy for all runs.
         self.schema = Some(if *read == *rules.schema {
             Arc::clone(&rules.schema)
@@ -829,11 +950,23 @@ impl Reading {
         Ok(())
     }
 
-    fn fact(&self, rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<Fact> {
+    /// A stored fact; none when it is not taken over.
+    fn fact(&self, rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<Option<Fact>> {
         let stored = usize::try_from(bytes.number()?)
             .ok()
             .and_then(|at| self.types.get(at));
         let stored = stored.ok_or_else(|| damaged("a fact of an unknown type"))?;
+        if stored.dropped {
+            bytes.number()?;
+            bytes.number32()?;
+            bytes.number()?;
+            bytes.number()?;
+            for _ in &stored.slots {
+                bytes.value(0)?;
+                bytes.number()?;
+            }
+            return Ok(None);
+        }
         let kind = stored.kind.ok_or_else(|| RestoreError::UnknownFactType {
             name: stored.name.clone(),
         })?;
@@ -857,6 +990,27 @@ impl Reading {
             dirty: 0,
             fresh: false,
         };
+        if let Some(moves) = &self.moves {
+            let mut held = Vec::new();
+            let mut stamps = Vec::new();
+            for field in &stored.fields {
+                held.push((field.clone(), bytes.value(0)?));
+                stamps.push(bytes.number()?);
+            }
+            let slots = moves.slots(rules, &rules.types[kind], &stored.name, &held);
+            let slots = slots.map_err(|reason| RestoreError::Unfit {
+                fact: id,
+                fact_type: stored.name.clone(),
+                reason,
+            })?;
+            for (slot, (value, from)) in slots.into_iter().enumerate() {
+                fact.slots[slot] = value;
+                if let Some(later) = from.map(|from| stamps[from]).filter(|later| *later > 0) {
+                    fact.mark(slot, inserted.wrapping_add(later));
+                }
+            }
+            return Ok(Some(fact));
+        }
         for slot in &stored.slots {
             let (value, later) = (bytes.value(0)?, bytes.number()?);
             if let Some(slot) = slot {
@@ -866,7 +1020,7 @@ impl Reading {
                 }
             }
         }
-        Ok(fact)
+        Ok(Some(fact))
     }
 
     fn firing(rules: &RuleSet, bytes: &mut Bytes<'_>) -> Read<OpenFiring> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::WorkingMemory;
 use crate::expression::{Binary, Bound, Expr, Frame};
 use crate::ruleset::{Node, NodeKind};
+use crate::shared::SharedFacts;
 use crate::turn::FactId;
 
 /// The partial matches, facts and reasons that are shown: enough to see, few enough to read.
@@ -175,10 +176,23 @@ impl WorkingMemory {
     /// # Errors
     /// There is no rule of this name.
     pub fn explain(&self, rule: &str) -> Result<Explanation, UnknownRule> {
+        self.explain_seeing(rule, None)
+    }
+
+    /// The same, with the service's shared facts as they are: what they have not been seen to change is still to fire.
+    ///
+    /// # Errors
+    /// There is no rule of this name.
+    pub fn explain_seeing(
+        &self,
+        rule: &str,
+        shared: Option<&SharedFacts>,
+    ) -> Result<Explanation, UnknownRule> {
         // What a memory at rest has matched is made again from its own snapshot.
         if self.at_rest
-            && let Ok(awake) = Self::restore(&self.rules, self.run, Some(&self.snapshot()), [])
+            && let Ok(mut awake) = Self::restore(&self.rules, self.run, Some(&self.snapshot()), [])
         {
+            awake.see(shared);
             return awake.explain(rule);
         }
         let rules = Arc::clone(&self.rules);

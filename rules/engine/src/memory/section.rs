@@ -250,6 +250,7 @@ impl Context {
 
     pub(crate) fn write(&mut self, id: u64, field: &str, value: Value) -> Done<()> {
         let (kind, slots) = self.look(id)?;
+        only_read(&self.rules.types[kind])?;
         let slot = Self::slot(&self.rules.types[kind], field)?;
         let value = self.rules.types[kind].fields[slot]
             .checked(value)
@@ -316,6 +317,7 @@ impl Context {
             return self.write(fact.id, &name, value).ok();
         };
         let stored = self.store.get(place);
+        only_read(&self.rules.types[stored.kind]).ok()?;
         let value = self.rules.types[stored.kind].fields[slot].checked(value).ok()?;
         if *self.slot_value(fact, slot)? == value {
             return Some(());
@@ -358,6 +360,7 @@ impl Context {
 
     /// A new fact of these slots, which fit its type.
     pub(crate) fn add(&mut self, kind: usize, slots: Box<[Value]>) -> Done<u64> {
+        only_read(&self.rules.types[kind])?;
         if slots.iter().map(Value::weight).sum::<usize>() > self.rules.limits.fact_bytes {
             return Err(too_large(&self.rules.types[kind], self.rules.limits.fact_bytes));
         }
@@ -383,6 +386,8 @@ impl Context {
         if let Some(at) = self.inserted_at(id) {
             self.inserted[at].kept = false;
         } else if self.store.find(id).is_some() && !self.is_retracted(id) {
+            let (kind, _) = self.look(id)?;
+            only_read(&self.rules.types[kind])?;
             self.retracted.insert(id);
             self.writes.push(Write::Retract(id));
         } else {
@@ -619,6 +624,17 @@ impl Context {
         }
         Ok(parsed)
     }
+}
+
+/// A run writes its own facts only.
+fn only_read(fact_type: &FactType) -> Done<()> {
+    if fact_type.shared {
+        return Err(format!(
+            "fact `{}` is shared by the service; a run only reads it",
+            fact_type.name
+        ));
+    }
+    Ok(())
 }
 
 fn too_large(fact_type: &FactType, bound: usize) -> String {

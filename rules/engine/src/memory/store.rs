@@ -7,6 +7,9 @@ use crate::Value;
 /// The writer of a fact that came from outside.
 pub(crate) const FROM_REQUEST: u32 = u32::MAX;
 
+/// Facts from this number on belong to the service. JSON carries numbers below 2^53 as they are.
+pub(crate) const SHARED_FIRST: u64 = 1 << 52;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Fact {
     pub id: u64,
@@ -56,12 +59,14 @@ pub(crate) struct Store {
     free: Vec<u32>,
     /// Where facts lie that do not lie at their own number: a slab without holes needs no map.
     ids: FxHashMap<u64, u32>,
+    /// The run's own.
     count: usize,
     pub next_id: u64,
     pub clock: u64,
 }
 
 impl Store {
+    /// How many facts the run has; shared ones are not its.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -96,7 +101,7 @@ impl Store {
         if own_place(id) != Some(at) {
             self.ids.insert(id, at);
         }
-        self.count += 1;
+        self.count += usize::from(id < SHARED_FIRST);
         at
     }
 
@@ -119,7 +124,7 @@ impl Store {
         if own_place(removed.id) != Some(at) {
             self.ids.remove(&removed.id);
         }
-        self.count -= 1;
+        self.count -= usize::from(removed.id < SHARED_FIRST);
         self.free.push(at);
         removed
     }
@@ -127,6 +132,26 @@ impl Store {
     /// Live facts, in no order.
     pub(crate) fn live(&self) -> impl Iterator<Item = (u32, &Fact)> {
         (0_u32..).zip(self.facts.iter()).filter(|(_, fact)| fact.live)
+    }
+
+    /// The numbers of the shared facts that are here.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = u64> {
+        let live = self.live().map(|(_, fact)| fact.id);
+        live.filter(|id| *id >= SHARED_FIRST)
+    }
+
+    /// The run's own facts, in their own places as far as there are no holes. Places change.
+    pub(crate) fn own_only(&mut self) {
+        if self.count == self.facts.len() {
+            return;
+        }
+        let mut own: Vec<Fact> = std::mem::take(&mut self.facts);
+        own.retain(|fact| fact.live && fact.id < SHARED_FIRST);
+        own.sort_unstable_by_key(|fact| fact.id);
+        (self.free, self.ids, self.count) = (Vec::new(), FxHashMap::default(), 0);
+        for fact in own {
+            self.add(fact);
+        }
     }
 
     /// Gives spare memory back.

@@ -282,6 +282,7 @@ impl<'a> Parser<'a, '_, '_> {
             kind: ClauseKind::If,
             name: None,
             fact_type: None,
+            shared: false,
             inner: None,
             measure: None,
             filter: None,
@@ -388,6 +389,7 @@ impl<'a> Parser<'a, '_, '_> {
     fn pattern(&mut self, clause: &mut Clause, named: bool) -> Parsed<()> {
         if self.word() == Some("shared") {
             self.at += 1;
+            clause.shared = true;
         }
         clause.fact_type = Some(self.name("a fact type")?);
         if named {

@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// A clause on the facts `A { x, y, z }`; the fields hold 0 to 2.
+use celesta_engine::FactId;
+
+/// A clause on the facts `A { x, y, z }` of the run or the shared facts `B` of the same fields; the fields hold 0 to 2.
 #[derive(Debug, Clone)]
 pub(crate) enum Clause {
     Bind(Test),
@@ -22,9 +24,10 @@ pub(crate) enum Clause {
     Every(i64),
 }
 
-/// A test of the clause's own fact: field, operator, and a number or the field of an earlier fact.
+/// A test of the clause's own fact: field, operator, and a number or the field of an earlier fact; and whether the fact
+/// is a shared one.
 #[derive(Debug, Clone)]
-pub(crate) struct Test(pub(crate) Vec<(usize, usize, Side)>);
+pub(crate) struct Test(pub(crate) Vec<(usize, usize, Side)>, pub(crate) bool);
 
 /// What a field is compared with.
 #[derive(Debug, Clone)]
@@ -51,6 +54,10 @@ pub(crate) const FIELDS: [&str; 3] = ["x", "y", "z"];
 const OPERATORS: [&str; 6] = ["==", "!=", "<", ">=", "<=", ">"];
 
 impl Test {
+    const fn fact_type(&self) -> &'static str {
+        if self.1 { "shared B" } else { "A" }
+    }
+
     fn text(&self, own: &str, earlier: &[String]) -> String {
         let part = |(field, operator, side): &(usize, usize, Side)| {
             let own = format!("{own}.{}", FIELDS[*field]);
@@ -137,6 +144,7 @@ rule "batch" salience 100 {
 /// The text of the rules, behind the rule that makes changes.
 pub(crate) fn program(rules: &[(i32, Vec<Clause>)]) -> String {
     let mut text = "workflow w;\nfact A { x: int, y: int, z: int }\n".to_owned();
+    text += "shared fact B { x: int, y: int, z: int }\n";
     text += BATCH;
     for (number, (salience, clauses)) in rules.iter().enumerate() {
         let mut names: Vec<String> = Vec::new();
@@ -144,18 +152,28 @@ pub(crate) fn program(rules: &[(i32, Vec<Clause>)]) -> String {
         write!(text, "rule \"r{number}\" salience {salience} {{ match {{ ").expect("writing to a string");
         for (at, clause) in clauses.iter().enumerate() {
             let inner = |word: &str, test: &Test| {
-                format!("v{at} = {word} A c{at}{}", test.text(&format!("c{at}"), &names))
+                format!(
+                    "v{at} = {word} {} c{at}{}",
+                    test.fact_type(),
+                    test.text(&format!("c{at}"), &names)
+                )
             };
             let measured = |word: &str, test: &Test| inner(&format!("{word} c{at}.z of"), test);
             let clause = match clause {
                 Clause::Bind(test) => {
                     let name = format!("b{at}");
-                    let clause = format!("{name}: A{}", test.text(&name, &names));
+                    let clause = format!("{name}: {}{}", test.fact_type(), test.text(&name, &names));
                     names.push(name);
                     clause
                 }
-                Clause::No(test) => format!("no A c{at}{}", test.text(&format!("c{at}"), &names)),
-                Clause::Any(test) => format!("any A c{at}{}", test.text(&format!("c{at}"), &names)),
+                Clause::No(test) => {
+                    let word = test.fact_type();
+                    format!("no {word} c{at}{}", test.text(&format!("c{at}"), &names))
+                }
+                Clause::Any(test) => {
+                    let word = test.fact_type();
+                    format!("any {word} c{at}{}", test.text(&format!("c{at}"), &names))
+                }
                 Clause::Count(test) => inner("count", test),
                 Clause::Collect(test) => inner("collect", test),
                 Clause::Sum(test) => measured("sum", test),
@@ -225,6 +243,8 @@ struct Match {
 pub(crate) struct Naive {
     pub(crate) rules: Vec<(i32, Vec<Clause>)>,
     pub(crate) facts: Vec<(Fact, u64)>,
+    /// The shared facts as the run has seen them, with the change of each.
+    pub(crate) shared: Vec<(Fact, u64)>,
     pub(crate) clock: u64,
     pub(crate) now_ms: i64,
     pub(crate) next: u64,
@@ -262,8 +282,10 @@ impl Naive {
                 "{{\"saw\":[{}]}}",
                 facts.chain(numbers).chain(lists).collect::<Vec<_>>().join(",")
             );
-            let mut stamps: Vec<u64> = bound.iter().map(|(_, stamp)| *stamp).collect();
-            let written: Vec<String> = stamps.iter().map(ToString::to_string).collect();
+            let written: Vec<String> = bound.iter().map(|(_, stamp)| stamp.to_string()).collect();
+            // Shared facts are equally old to a run.
+            let stamp = |(fact, stamp): &(Fact, u64)| if fact.id < FactId::shared(0).0 { *stamp } else { 0 };
+            let mut stamps: Vec<u64> = bound.iter().map(stamp).collect();
             stamps.sort_unstable_by(|a, b| b.cmp(a));
             let identities: Vec<&str> = values.iter().map(|(_, identity, _)| identity.as_str()).collect();
             found.push(Match {
@@ -281,7 +303,8 @@ impl Naive {
         };
         let earlier: Vec<Fact> = bound.iter().map(|(fact, _)| fact.clone()).collect();
         let matching = |test: &Test| -> Vec<&(Fact, u64)> {
-            self.facts
+            let facts = if test.1 { &self.shared } else { &self.facts };
+            facts
                 .iter()
                 .filter(|(fact, _)| test.holds(fact, &earlier))
                 .collect()

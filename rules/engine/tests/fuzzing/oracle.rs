@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use celesta_engine::{
-    Effect, Environment, Event, FactId, Limits, RuleSet, RunId, Source, Turn, Value, WorkingMemory, compile,
+    Effect, Environment, Event, FactId, Limits, RuleSet, RunId, SharedFacts, SharedVersion, Source, Turn,
+    Value, WorkingMemory, compile,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -20,6 +21,8 @@ enum Action {
     Insert([i64; 3]),
     Update(usize, usize, i64),
     Retract(usize),
+    /// The same of a shared fact.
+    Share(Box<Self>),
 }
 
 fn test() -> impl Strategy<Value = Test> {
@@ -36,7 +39,7 @@ fn test() -> impl Strategy<Value = Test> {
         (0..3_usize, prop_oneof![3 => Just(0_usize), 1 => 0..6_usize], side),
         0..3,
     )
-    .prop_map(Test)
+    .prop_flat_map(|tests| prop::bool::weighted(0.3).prop_map(move |shared| Test(tests.clone(), shared)))
 }
 
 fn clause() -> impl Strategy<Value = Clause> {
@@ -56,6 +59,13 @@ fn clause() -> impl Strategy<Value = Clause> {
 }
 
 fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => own_action(),
+        1 => own_action().prop_map(|action| Action::Share(Box::new(action))),
+    ]
+}
+
+fn own_action() -> impl Strategy<Value = Action> {
     prop_oneof![
         3 => prop::array::uniform3(0..3_i64).prop_map(Action::Insert),
         4 => (0..64_usize, 0..3_usize, 0..3_i64).prop_map(|(fact, field, value)| Action::Update(fact, field, value)),
@@ -154,6 +164,7 @@ fn events(naive: &mut Naive, actions: &[Action]) -> Vec<Event> {
                     *stamp = naive.clock;
                 }
             }
+            Action::Share(_) => continue,
             Action::Retract(at) => {
                 if naive.facts.is_empty() {
                     continue;
@@ -168,6 +179,72 @@ fn events(naive: &mut Naive, actions: &[Action]) -> Vec<Event> {
         naive.prune();
     }
     events
+}
+
+/// The shared facts of the service with all their versions.
+#[derive(Default)]
+struct Service {
+    versions: Vec<Vec<SharedVersion>>,
+    revision: u64,
+}
+
+impl Service {
+    fn write(&mut self, action: &Action) {
+        let fields = |fields: [i64; 3]| Some(Value::map(FIELDS.into_iter().zip(fields.map(Value::from))));
+        let (at, fields) = match action {
+            Action::Insert(values) => (self.versions.len(), fields(*values)),
+            Action::Update(at, field, value) if !self.versions.is_empty() => {
+                let at = at % self.versions.len();
+                let Some(mut values) = self.now(at) else { return };
+                values[*field] = *value;
+                (at, fields(values))
+            }
+            Action::Retract(at) if !self.versions.is_empty() => (at % self.versions.len(), None),
+            _ => return,
+        };
+        self.revision += 1;
+        if at == self.versions.len() {
+            self.versions.push(Vec::new());
+        }
+        let versions = &mut self.versions[at];
+        versions.push(SharedVersion {
+            fact: u64::try_from(at).expect("few facts") + 1,
+            fact_type: "B".into(),
+            version: u32::try_from(versions.len()).expect("few versions") + 1,
+            revision: self.revision,
+            fields,
+        });
+    }
+
+    fn now(&self, at: usize) -> Option<[i64; 3]> {
+        let fields = self.versions[at].last()?.fields.as_ref()?;
+        let field = |name: &str| match fields.get(name) {
+            Some(Value::Int(number)) => *number,
+            other => unreachable!("a number, not {other:?}"),
+        };
+        Some(FIELDS.map(field))
+    }
+
+    /// The naive engine sees all at once what has changed in the end.
+    fn show(&self, naive: &mut Naive) {
+        let before = std::mem::take(&mut naive.shared);
+        for at in 0..self.versions.len() {
+            let Some(fields) = self.now(at) else { continue };
+            let id = FactId::shared(u64::try_from(at).expect("few facts") + 1).0;
+            let known = before.iter().find(|(fact, _)| fact.id == id);
+            let change = match known {
+                Some((fact, change)) if fact.fields == fields => *change,
+                _ => self.revision,
+            };
+            naive.shared.push((Fact { id, fields }, change));
+        }
+        naive.prune();
+    }
+
+    fn given(&self, rules: &RuleSet) -> Event {
+        let all = self.versions.iter().flatten();
+        Event::Shared(Arc::new(SharedFacts::new(rules, self.revision, all)))
+    }
 }
 
 /// The changes that one section makes, all at one instant.
@@ -209,6 +286,7 @@ fn batch(naive: &mut Naive, actions: &[Action]) -> Event {
                     changes.push(list(&[1, at, *field], *value));
                 }
             }
+            Action::Share(_) => {}
             Action::Retract(at) => {
                 if let Some(at) = of(*at).filter(|at| !gone.contains(at)) {
                     let place = place(naive, at);
@@ -242,7 +320,7 @@ pub(crate) fn check(case: Case) -> usize {
     // Every rule binds a fact first, so that its fields are read and every change of a bound fact counts.
     let rules: Vec<_> = (case.rules.into_iter())
         .map(|(salience, mut clauses)| {
-            clauses.insert(0, Clause::Bind(Test(Vec::new())));
+            clauses.insert(0, Clause::Bind(Test(Vec::new(), false)));
             (salience, clauses)
         })
         .collect();
@@ -257,6 +335,7 @@ pub(crate) fn check(case: Case) -> usize {
     let mut naive = Naive {
         rules,
         facts: Vec::new(),
+        shared: Vec::new(),
         clock: 0,
         now_ms: BORN_MS,
         next: 1,
@@ -265,16 +344,24 @@ pub(crate) fn check(case: Case) -> usize {
     let mut memory = WorkingMemory::new(&set, RUN);
     let mut deltas: Vec<Vec<u8>> = Vec::new();
     let mut changes = 0;
+    let mut service = Service::default();
     for (turn, (actions, batched, halves)) in case.turns.iter().enumerate() {
         if turn > 0 {
             naive.now_ms += halves * 500;
         }
         naive.prune();
+        for action in actions {
+            if let Action::Share(shared) = action {
+                service.write(shared);
+            }
+        }
+        service.show(&mut naive);
         let mut events = events(&mut naive, actions);
         changes += events.len() + batched.len();
         let made = (!batched.is_empty()).then(|| batch(&mut naive, batched));
         let first = usize::from(made.is_some());
         events.extend(made);
+        events.push(service.given(&set));
         let expected = naive.fire();
         let outcome = memory.turn(Turn {
             seq: u64::try_from(turn).expect("few turns") + 1,

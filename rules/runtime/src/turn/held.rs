@@ -21,6 +21,8 @@ pub(super) fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
                     | HostMessage::Pause { .. }
                     | HostMessage::Prioritize { .. }
                     | HostMessage::Breakpoints { .. }
+                    // It sees all there is when it goes on.
+                    | HostMessage::Swept { .. }
             )
         )
     };
@@ -69,6 +71,12 @@ pub(super) fn pause(
 /// A run that was put aside or paused, or has not begun, keeps what it is sent, unread.
 pub(super) fn hold(live: Box<Live>, messages: &[Leased], now: Timestamp, causes: Vec<Cause>) -> Done {
     let messages = kept(&[], messages);
+    if messages.is_empty() && causes.is_empty() {
+        return Done {
+            live: Some(live),
+            ..Done::nothing_of()
+        };
+    }
     let note = if live.head.state == RunState::Quarantined {
         Note::Quarantined {
             reason: "held".to_owned(),

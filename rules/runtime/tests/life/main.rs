@@ -8,8 +8,11 @@ mod driven;
 mod events;
 mod groups;
 mod line;
+mod sharing;
 mod steering;
 mod stops;
+mod sweeping;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -16,6 +16,13 @@ impl World<'_> {
     pub(super) fn happen(&mut self, due: Due, events: &mut Vec<Event>) {
         match due {
             Due::Event(event) => events.push(event),
+            Due::Sharing(change) => {
+                let rules = std::sync::Arc::clone(self.memory.rules());
+                match self.service.change(&rules, change) {
+                    Ok(()) => self.shared_changed = true,
+                    Err(message) => self.trace.broken.push(message),
+                }
+            }
             Due::Attempt { call, attempt } => self.attempt(call, attempt),
             Due::Timer { call } => {
                 if self.timers.remove(&call) {

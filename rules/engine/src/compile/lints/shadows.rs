@@ -5,6 +5,8 @@
 //! A reads that field, so it fires again whenever the field is set back. An A with an `error` section shadows nothing,
 //! since its action may throw and B go on.
 
+use std::cmp::Ordering;
+
 use rustc_hash::FxHashSet;
 
 use super::super::uses::{Given, Relation, RuleUses, Written};
@@ -22,16 +24,29 @@ pub(super) fn check(
     impossible: &FxHashSet<usize>,
     report: &mut Reporter<'_>,
 ) {
+    // Conditions are read once, and rules that make no match false are left out: there are many pairs.
+    let conditions: Vec<Conditions<'_>> = (file.rules.iter().zip(uses))
+        .map(|(rule, uses)| {
+            (0..uses.clauses.len())
+                .map(|at| parts(report, rule, uses, at))
+                .collect()
+        })
+        .collect();
+    let shadowing: Vec<usize> = (0..file.rules.len())
+        .filter(|a| file.rules[*a].sections[2].is_none() && !impossible.contains(a) && may_shadow(&uses[*a]))
+        .collect();
     for (b, shadowed) in file.rules.iter().enumerate() {
-        for (a, before) in file.rules.iter().enumerate() {
-            if a == b || before.sections[2].is_some() || impossible.contains(&a) || impossible.contains(&b) {
+        for a in shadowing.iter().copied() {
+            let before = &file.rules[a];
+            let later = before.salience < shadowed.salience || before.salience == shadowed.salience && a > b;
+            if a == b || later || impossible.contains(&b) {
                 continue;
             }
             let pair = Pair {
-                before: (a, before, &uses[a]),
-                after: (b, shadowed, &uses[b]),
+                before: (a, before, &uses[a], &conditions[a]),
+                after: (b, shadowed, &uses[b], &conditions[b]),
             };
-            let Some(mapping) = pair.mapping(report) else {
+            let Some(mapping) = pair.mapping() else {
                 continue;
             };
             let Some(why) = pair.excluded(types, &mapping) else {
@@ -52,16 +67,34 @@ pub(super) fn check(
     }
 }
 
+/// Whether a rule does anything that can make another's match false.
+fn may_shadow(uses: &RuleUses) -> bool {
+    uses.writes.iter().any(|write| {
+        write.section == 0
+            && write.certain
+            && match &write.change {
+                Written::Retract { level, .. } => level.is_some(),
+                Written::Update { level, given, .. } => {
+                    level.is_some() && matches!(given, Given::Constant(_))
+                }
+                _ => false,
+            }
+    })
+}
+
+/// The parts of the condition of each clause.
+type Conditions<'t> = Vec<Vec<Asked<'t>>>;
+
 struct Pair<'a> {
-    before: (usize, &'a RuleDecl, &'a RuleUses),
-    after: (usize, &'a RuleDecl, &'a RuleUses),
+    before: (usize, &'a RuleDecl, &'a RuleUses, &'a Conditions<'a>),
+    after: (usize, &'a RuleDecl, &'a RuleUses, &'a Conditions<'a>),
 }
 
 impl Pair<'_> {
     /// For each clause of the first rule a clause of the second that asks at least as much; in the same order.
-    fn mapping(&self, report: &Reporter<'_>) -> Option<Vec<usize>> {
-        let (_, before, before_uses) = self.before;
-        let (_, after, after_uses) = self.after;
+    fn mapping(&self) -> Option<Vec<usize>> {
+        let (_, _, before_uses, asks) = self.before;
+        let (_, _, after_uses, gives) = self.after;
         let mut mapping: Vec<usize> = Vec::new();
         for (at, clause) in before_uses.clauses.iter().enumerate() {
             let found = (0..after_uses.clauses.len()).find(|other| {
@@ -73,12 +106,14 @@ impl Pair<'_> {
                 {
                     return false;
                 }
-                let mut with = mapping.clone();
-                with.push(*other);
-                let asked = parts(report, before, before_uses, at, |level| with.get(level).copied());
-                let given = parts(report, after, after_uses, *other, Some);
-                let implied = |part: &Asked| {
-                    given.iter().any(|other| other.text == part.text)
+                let mapped = |level: usize| match level.cmp(&mapping.len()) {
+                    Ordering::Less => Some(mapping[level]),
+                    Ordering::Equal => Some(*other),
+                    Ordering::Greater => None,
+                };
+                let (asked, given) = (&asks[at], &gives[*other]);
+                let implied = |part: &Asked<'_>| {
+                    given.iter().any(|other| part.says(other, mapped))
                         || clause.kind == ClauseKind::Bind && part.constant && self.implied(at, *other)
                 };
                 // A negation or an aggregate asks less when it says more: there the parts must be the same.
@@ -128,8 +163,8 @@ impl Pair<'_> {
 
     /// How the first rule makes the second's match false.
     fn excluded(&self, types: &[FactType], mapping: &[usize]) -> Option<String> {
-        let (_, _, before) = self.before;
-        let (_, _, after) = self.after;
+        let (_, _, before, _) = self.before;
+        let (_, _, after, _) = self.after;
         before.writes.iter().filter(|write| write.section == 0 && write.certain).find_map(|write| {
             match &write.change {
                 Written::Retract { kind, level: Some(level) } => {
@@ -162,8 +197,8 @@ impl Pair<'_> {
 
     /// Whether the first rule always goes first when both match.
     fn fires_before(&self, mapping: &[usize]) -> bool {
-        let (a, before, before_uses) = self.before;
-        let (b, after, after_uses) = self.after;
+        let (a, before, before_uses, _) = self.before;
+        let (b, after, after_uses, _) = self.after;
         if before.salience != after.salience {
             return before.salience > after.salience;
         }
@@ -181,19 +216,31 @@ impl Pair<'_> {
 }
 
 /// A part of a condition with the names of facts replaced by their clauses.
-struct Asked {
-    text: String,
+struct Asked<'t> {
+    words: Vec<Said<'t>>,
     /// Whether it compares a field with constants.
     constant: bool,
 }
 
-fn parts(
-    report: &Reporter<'_>,
-    rule: &RuleDecl,
-    uses: &RuleUses,
-    at: usize,
-    mapped: impl Fn(usize) -> Option<usize>,
-) -> Vec<Asked> {
+#[derive(PartialEq, Eq)]
+enum Said<'t> {
+    Word(&'t str),
+    Clause(usize),
+}
+
+impl Asked<'_> {
+    /// Whether it says what another part says, when clauses stand for others.
+    fn says(&self, other: &Asked<'_>, mapped: impl Fn(usize) -> Option<usize>) -> bool {
+        let same = |(own, other): (&Said<'_>, &Said<'_>)| match (own, other) {
+            (Said::Word(own), Said::Word(other)) => own == other,
+            (Said::Clause(own), Said::Clause(other)) => mapped(*own) == Some(*other),
+            _ => false,
+        };
+        self.words.len() == other.words.len() && self.words.iter().zip(&other.words).all(same)
+    }
+}
+
+fn parts<'t>(report: &Reporter<'t>, rule: &RuleDecl, uses: &RuleUses, at: usize) -> Vec<Asked<'t>> {
     let clause = &uses.clauses[at];
     let named = |word: &str, level: usize| {
         let clause = &rule.clauses[level];
@@ -201,27 +248,20 @@ fn parts(
     };
     (clause.parts.iter())
         .map(|span| {
-            let text = &report.places.text[span.clone()];
-            let mut shown = String::new();
+            let places = report.places;
+            let text = &places.text[span.clone()];
+            let mut words = Vec::new();
             let mut after_dot = false;
-            for token in tokens(text, &mut Reporter::new(report.places)) {
+            for token in tokens(text, &mut Reporter::new(places)) {
                 let word = &text[token.span.clone()];
                 let level = (!after_dot && token.kind == Kind::Word)
                     .then(|| (0..=at).find(|level| named(word, *level)))
                     .flatten();
-                match level {
-                    Some(level) => {
-                        let level = mapped(level).map_or_else(|| "?".to_owned(), |level| level.to_string());
-                        shown.push('$');
-                        shown.push_str(&level);
-                    }
-                    None => shown.push_str(word),
-                }
-                shown.push(' ');
+                words.push(level.map_or(Said::Word(word), Said::Clause));
                 after_dot = token.kind == Kind::Sign('.');
             }
             Asked {
-                text: shown,
+                words,
                 constant: clause.tests.iter().any(|test| test.span == *span),
             }
         })

@@ -1,0 +1,724 @@
+//! Writing shared facts: checked, all or nothing, durable with the sweep that tells the runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use celesta_engine::{Shape, SharedVersion, Value};
+use celesta_store::{Cell, CommitError, Expect, QueryError, Statement, Unit};
+use celesta_types::{ErrorKind, SweepId, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::catalogue::{Catalogue, Written, oldest_kept};
+use super::interest::key_of;
+use super::{SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_WRITES_MAX};
+use crate::registry::Version;
+use crate::runtime::{Inner, Runtime};
+use crate::sweep::{NewSweep, Order, Selection, SweepError, place};
+
+/// Writers that may be in each other's way before one gives up: each loss is another's success.
+const TRIES: usize = 16;
+/// The largest number of a fact: above it JSON readers lose digits, with room for the run's own numbering.
+const FACT_MAX: u64 = 1 << 50;
+/// Changes that are named in the cause of a sweep.
+const NAMED: usize = 3;
+
+static SHARED_INSERT: Statement = Statement {
+    name: "shared_facts.insert",
+    rank: 10,
+    head: "INSERT INTO shared_facts (service, revision, fact, version, fact_type, fields, written_at) VALUES ",
+    row: "(?, ?, ?, ?, ?, ?/*text*/, ?)",
+    tail: "",
+    cells: 7,
+    expect: Expect::Each,
+};
+
+static SHARED_FORGET: Statement = Statement {
+    name: "shared_facts.forget",
+    rank: 30,
+    head: "DELETE FROM shared_facts WHERE (service, fact, version) IN (VALUES ",
+    row: "(?, ?, ?)",
+    tail: ")",
+    cells: 3,
+    expect: Expect::Any,
+};
+
+static KEY_INSERT: Statement = Statement {
+    name: "shared_keys.insert",
+    rank: 10,
+    head: "INSERT INTO shared_keys (service, key, body, answer, created_at) VALUES ",
+    row: "(?, ?, ?, ?, ?)",
+    tail: "",
+    cells: 5,
+    expect: Expect::Each,
+};
+
+static SHARED_DROP: Statement = Statement {
+    name: "shared_facts.drop",
+    rank: 30,
+    head: "DELETE FROM shared_facts WHERE (service, fact) IN (VALUES ",
+    row: "(?, ?)",
+    tail: ")",
+    cells: 2,
+    expect: Expect::Any,
+};
+
+/// One write to the shared facts of a service: exactly one of `insert`, `update` and `retract`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedWrite {
+    /// The type of a new fact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insert: Option<String>,
+    /// The number of a new fact, when the caller gives it; the next one otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fact: Option<u64>,
+    /// The fact to change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<u64>,
+    /// The fact to remove.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retract: Option<u64>,
+    /// The fields of a new fact, or those to set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Value>,
+    /// The version the fact must have; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+}
+
+/// Writes to the shared facts of a service: all of them or none.
+#[derive(Debug, Clone)]
+pub struct WriteShared {
+    /// The writes, in order.
+    pub writes: Vec<SharedWrite>,
+    /// The client's key: the same key and writes are applied once.
+    pub idempotency_key: Option<String>,
+    /// The id of the sweep, when the caller asks several stores for the same.
+    pub sweep: Option<SweepId>,
+    /// Whether the sweep waits after its preview until somebody lets it go on.
+    pub hold: bool,
+    /// Runs that the sweep tells in a second.
+    pub rate: u32,
+    /// Only say what would happen.
+    pub dry_run: bool,
+}
+
+/// What became of writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SharedWritten {
+    /// The service's count of changes with these.
+    pub revision: u64,
+    /// The facts that were written, in the order of the writes.
+    pub facts: Vec<SharedOutcome>,
+    /// The sweep that tells the runs; none when nothing has changed, or nothing was written.
+    pub sweep: Option<SweepId>,
+    /// The rules of the current version that may fire, `workflow: rule`.
+    pub rules: Vec<String>,
+    /// How many runs may be concerned, when only that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs: Option<u64>,
+    /// Whether the writes had been made before, under the same key.
+    pub existing: bool,
+}
+
+/// One fact after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SharedOutcome {
+    /// The fact.
+    pub fact: u64,
+    /// Its version now.
+    pub version: u32,
+    /// Whether the write changed anything.
+    pub changed: bool,
+}
+
+/// Why shared facts were not written. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteSharedError {
+    /// There is no such service.
+    #[error("there is no service `{service}`")]
+    UnknownService {
+        /// The name.
+        service: String,
+    },
+    /// A write is wrong.
+    #[error("write {at} {reason}")]
+    Invalid {
+        /// Which, from 0.
+        at: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There are too many writes, or none.
+    #[error("there are {count} writes; expected 1 to {SHARED_WRITES_MAX}")]
+    Count {
+        /// How many.
+        count: usize,
+    },
+    /// A fact is not as the writer thought.
+    #[error("write {at}: {reason}")]
+    Conflict {
+        /// Which, from 0.
+        at: usize,
+        /// What was found.
+        reason: String,
+    },
+    /// A bound would be exceeded.
+    #[error("service `{service}` would have {what}")]
+    TooMuch {
+        /// The service.
+        service: String,
+        /// What there would be, and the bound.
+        what: String,
+    },
+    /// The client's key was used with other writes.
+    #[error("the idempotency key was used with other writes")]
+    IdempotencyConflict,
+    /// The sweep cannot be made.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    /// Not now.
+    #[error("the facts cannot be written: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl WriteSharedError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownService { .. } => ErrorKind::NotFound,
+            Self::Invalid { .. } | Self::Count { .. } => ErrorKind::Invalid,
+            Self::Conflict { .. } | Self::TooMuch { .. } | Self::IdempotencyConflict => ErrorKind::Conflict,
+            Self::Sweep(error) => error.kind(),
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+        }
+    }
+}
+
+impl From<QueryError> for WriteSharedError {
+    fn from(error: QueryError) -> Self {
+        Self::Unavailable {
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// What writes come to, on the catalogue they were checked against.
+struct Prepared {
+    versions: Vec<Written>,
+    /// Fields before and after each change.
+    changes: Vec<(Arc<str>, Option<Value>, Option<Value>)>,
+    outcomes: Vec<SharedOutcome>,
+    revision: u64,
+}
+
+impl Runtime {
+    /// Writes shared facts of a service and returns when they are durable, with the sweep that tells its runs.
+    ///
+    /// # Errors
+    /// When a write is wrong, a fact has another version, or a bound would be exceeded. Nothing has changed then.
+    pub async fn write_shared(
+        &self,
+        service: &str,
+        request: WriteShared,
+    ) -> Result<SharedWritten, WriteSharedError> {
+        let inner = &self.inner;
+        let count = request.writes.len();
+        if count == 0 || count > SHARED_WRITES_MAX {
+            return Err(WriteSharedError::Count { count });
+        }
+        let version = inner.registry.current(service);
+        let version = version.ok_or_else(|| WriteSharedError::UnknownService {
+            service: service.to_owned(),
+        })?;
+        let body = Sha256::digest(serde_json::to_vec(&request.writes).unwrap_or_default()).to_vec();
+        // A sweep's id that the caller gives names the request as well as a key does.
+        let request = WriteShared {
+            idempotency_key: (request.idempotency_key)
+                .or_else(|| request.sweep.map(|sweep| sweep.to_string())),
+            ..request
+        };
+        if let Some(key) = &request.idempotency_key
+            && let Some(before) = inner.written_before(service, key, &body).await?
+        {
+            return Ok(before);
+        }
+        for _ in 0..TRIES {
+            let catalogue = inner.catalogue(service).await?;
+            let now = inner.clock.now();
+            let prepared = prepare(&catalogue, &version, &request.writes, now)?;
+            bounded(service, &catalogue, &prepared)?;
+            match inner
+                .write_prepared(service, &version, &request, &body, &catalogue, prepared)
+                .await
+            {
+                Ok(written) => return Ok(written),
+                // Somebody else was first; or the same request was, under its key.
+                Err(Some(error)) => return Err(error),
+                Err(None) => {
+                    inner.read_catalogue(service).await?;
+                    if let Some(key) = &request.idempotency_key
+                        && let Some(before) = inner.written_before(service, key, &body).await?
+                    {
+                        return Ok(before);
+                    }
+                }
+            }
+        }
+        Err(WriteSharedError::Unavailable {
+            reason: "others write all the time".to_owned(),
+        })
+    }
+}
+
+impl Inner {
+    /// Commits what was prepared; nothing as the error when somebody else was first.
+    async fn write_prepared(
+        &self,
+        service: &str,
+        version: &Version,
+        request: &WriteShared,
+        body: &[u8],
+        catalogue: &Catalogue,
+        prepared: Prepared,
+    ) -> Result<SharedWritten, Option<WriteSharedError>> {
+        let failed = |error: WriteSharedError| Some(error);
+        let keys = self
+            .keys_of(service, &prepared.changes)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let rules = rules_of(version, &prepared.changes);
+        let mut written = SharedWritten {
+            revision: prepared.revision,
+            facts: prepared.outcomes,
+            sweep: None,
+            rules: rules.clone(),
+            runs: None,
+            existing: false,
+        };
+        let new = NewSweep {
+            id: request.sweep,
+            service: service.to_owned(),
+            cause: cause(&prepared.versions),
+            rules,
+            selection: Selection::Interests {
+                keys,
+                revision: prepared.revision,
+            },
+            order: Order::Look,
+            hold: request.hold,
+            rate: request.rate,
+        };
+        self.may_sweep(&new).await.map_err(|error| failed(error.into()))?;
+        if request.dry_run {
+            let runs = self
+                .count_selected(&new)
+                .await
+                .map_err(|error| failed(error.into()))?;
+            written.runs = Some(runs);
+            written.revision = catalogue.revision;
+            return Ok(written);
+        }
+        let mut unit = Unit::new();
+        let sweep = new.id.unwrap_or_else(|| self.sweep_id());
+        for (fact, at) in &prepared.versions {
+            let fields = fact.fields.as_ref().map(Value::to_json);
+            unit.add(
+                &SHARED_INSERT,
+                [
+                    service.into(),
+                    cell(fact.revision),
+                    cell(fact.fact),
+                    i64::from(fact.version).into(),
+                    (&*fact.fact_type).into(),
+                    fields.into(),
+                    at.as_millis().into(),
+                ],
+            );
+            if let Some(forgotten) = oldest_kept(fact.version)
+                .checked_sub(1)
+                .filter(|version| *version > 0)
+            {
+                let version = i64::from(forgotten).into();
+                unit.add(&SHARED_FORGET, [service.into(), cell(fact.fact), version]);
+            }
+        }
+        let forgotten = catalogue.forgotten();
+        for fact in &forgotten {
+            unit.add(&SHARED_DROP, [service.into(), cell(*fact)]);
+        }
+        if !prepared.versions.is_empty() {
+            place(&mut unit, sweep, &new, self.clock.now());
+            written.sweep = Some(sweep);
+        }
+        if let Some(key) = &request.idempotency_key {
+            unit.add(
+                &KEY_INSERT,
+                [
+                    service.into(),
+                    key.as_str().into(),
+                    body.to_vec().into(),
+                    serde_json::to_string(&Kept::of(&written))
+                        .unwrap_or_default()
+                        .into(),
+                    self.clock.now().as_millis().into(),
+                ],
+            );
+        }
+        match self.store.commit(unit).await {
+            Ok(()) => {}
+            Err(CommitError::Conflict { .. }) => return Err(None),
+            Err(error) => {
+                return Err(Some(WriteSharedError::Unavailable {
+                    reason: error.to_string(),
+                }));
+            }
+        }
+        if !prepared.versions.is_empty() {
+            self.keep_catalogue(
+                service,
+                Arc::new(catalogue.with(prepared.versions).without(&forgotten)),
+            );
+            self.sweeps.bell.notify_one();
+        }
+        Ok(written)
+    }
+
+    /// The index keys of changed facts, old and new.
+    async fn keys_of(
+        &self,
+        service: &str,
+        changes: &[(Arc<str>, Option<Value>, Option<Value>)],
+    ) -> Result<Vec<i64>, QueryError> {
+        let shapes: Vec<Shape> = self.shapes_of(service).await?;
+        let mut keys = BTreeSet::new();
+        for (fact_type, before, after) in changes {
+            for shape in shapes.iter().filter(|shape| shape.fact_type == *fact_type) {
+                for fields in before.iter().chain(after) {
+                    keys.insert(key_of(service, shape.key(fields)));
+                }
+            }
+        }
+        Ok(keys.into_iter().collect())
+    }
+
+    /// What was written under a client's key.
+    async fn written_before(
+        &self,
+        service: &str,
+        key: &str,
+        body: &[u8],
+    ) -> Result<Option<SharedWritten>, WriteSharedError> {
+        let sql = "SELECT body, answer FROM shared_keys WHERE service = ? AND key = ?";
+        let rows = self.store.fetch(sql, &[service.into(), key.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        if row.blob(0) != Some(body) {
+            return Err(WriteSharedError::IdempotencyConflict);
+        }
+        let kept: Kept = serde_json::from_str(row.text(1).unwrap_or_default()).map_err(|error| {
+            let reason = format!("what was written under the key cannot be read: {error}");
+            WriteSharedError::Unavailable { reason }
+        })?;
+        Ok(Some(kept.written()))
+    }
+}
+
+/// What is kept beside a client's key.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    revision: u64,
+    facts: Vec<(u64, u32, bool)>,
+    sweep: Option<SweepId>,
+    rules: Vec<String>,
+}
+
+impl Kept {
+    fn of(written: &SharedWritten) -> Self {
+        let facts = written
+            .facts
+            .iter()
+            .map(|fact| (fact.fact, fact.version, fact.changed));
+        Self {
+            revision: written.revision,
+            facts: facts.collect(),
+            sweep: written.sweep,
+            rules: written.rules.clone(),
+        }
+    }
+
+    fn written(self) -> SharedWritten {
+        let outcome = |(fact, version, changed)| SharedOutcome {
+            fact,
+            version,
+            changed,
+        };
+        SharedWritten {
+            revision: self.revision,
+            facts: self.facts.into_iter().map(outcome).collect(),
+            sweep: self.sweep,
+            rules: self.rules,
+            runs: None,
+            existing: true,
+        }
+    }
+}
+
+fn cell(number: u64) -> Cell {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
+/// Checks the writes one after the other, each on what the earlier ones leave.
+fn prepare(
+    catalogue: &Catalogue,
+    version: &Version,
+    writes: &[SharedWrite],
+    now: Timestamp,
+) -> Result<Prepared, WriteSharedError> {
+    let mut prepared = Prepared {
+        versions: Vec::new(),
+        changes: Vec::new(),
+        outcomes: Vec::new(),
+        revision: catalogue.revision,
+    };
+    // The last version of each fact that these writes have changed.
+    let mut changed: BTreeMap<u64, SharedVersion> = BTreeMap::new();
+    let mut next = catalogue.next_fact();
+    for (at, write) in writes.iter().enumerate() {
+        let last = |fact: u64| {
+            (changed.get(&fact).cloned()).or_else(|| catalogue.last(fact).map(|known| known.0.clone()))
+        };
+        let (before, after) = step(at, write, version, next, last)?;
+        let fact = after.fact;
+        next = next.max(fact + 1);
+        let same = before
+            .as_ref()
+            .is_some_and(|before| before.fields == after.fields);
+        if same {
+            prepared.outcomes.push(SharedOutcome {
+                fact,
+                version: before.map_or(0, |before| before.version),
+                changed: false,
+            });
+            continue;
+        }
+        prepared.revision += 1;
+        let after = SharedVersion {
+            revision: prepared.revision,
+            ..after
+        };
+        prepared.outcomes.push(SharedOutcome {
+            fact,
+            version: after.version,
+            changed: true,
+        });
+        let fields = before.and_then(|before| before.fields);
+        prepared
+            .changes
+            .push((Arc::clone(&after.fact_type), fields, after.fields.clone()));
+        prepared.versions.push((after.clone(), now));
+        changed.insert(fact, after);
+    }
+    Ok(prepared)
+}
+
+/// One write: the version before and after it.
+fn step(
+    at: usize,
+    write: &SharedWrite,
+    version: &Version,
+    next: u64,
+    last: impl Fn(u64) -> Option<SharedVersion>,
+) -> Result<(Option<SharedVersion>, SharedVersion), WriteSharedError> {
+    let invalid = |reason: String| WriteSharedError::Invalid { at, reason };
+    let conflict = |reason: String| WriteSharedError::Conflict { at, reason };
+    let standing = |fact: u64, expected: Option<u32>| {
+        let known = last(fact).filter(|known| known.fields.is_some());
+        let known = known.ok_or_else(|| conflict(format!("there is no shared fact {fact}")))?;
+        match expected {
+            Some(expected) if expected != known.version => Err(conflict(format!(
+                "shared fact {fact} has version {}, not {expected}",
+                known.version
+            ))),
+            _ => Ok(known),
+        }
+    };
+    let of_type = |name: &str| {
+        let types = version.shared_types();
+        types.get(name).copied().ok_or_else(|| {
+            let known: Vec<&str> = types.keys().copied().collect();
+            let known = if known.is_empty() {
+                "its rules declare none".to_owned()
+            } else {
+                format!("there are {}", known.join(", "))
+            };
+            invalid(format!(
+                "names no shared fact type of the service: `{name}`; {known}"
+            ))
+        })
+    };
+    let sized = |fields: &Value| {
+        let bytes = fields.to_json().len();
+        if bytes > SHARED_FACT_BYTES_MAX {
+            return Err(invalid(format!(
+                "makes a fact of {bytes} bytes, more than {SHARED_FACT_BYTES_MAX}; larger things are artifacts"
+            )));
+        }
+        Ok(())
+    };
+    match write {
+        SharedWrite {
+            insert: Some(name),
+            update: None,
+            retract: None,
+            version: None,
+            fact,
+            fields,
+        } => {
+            let empty = || Value::map(std::iter::empty::<(&str, Value)>());
+            let fields = fields.clone().unwrap_or_else(empty);
+            let fields = of_type(name)?.complete(&fields).map_err(|why| invalid(format!("is wrong: {why}")))?;
+            sized(&fields)?;
+            let fact = fact.unwrap_or(next);
+            if !(1..=FACT_MAX).contains(&fact) {
+                return Err(invalid(format!("gives the number {fact}; expected 1 to {FACT_MAX}")));
+            }
+            if last(fact).is_some() {
+                return Err(conflict(format!("the number {fact} was used before")));
+            }
+            let after = SharedVersion {
+                fact,
+                fact_type: name.as_str().into(),
+                version: 1,
+                revision: 0,
+                fields: Some(fields),
+            };
+            Ok((None, after))
+        }
+        SharedWrite {
+            insert: None,
+            fact: None,
+            update: Some(fact),
+            retract: None,
+            fields: Some(set),
+            version,
+        } => {
+            let before = standing(*fact, *version)?;
+            let Value::Map(set) = set else {
+                return Err(invalid("sets fields that are not a map".to_owned()));
+            };
+            let fact_type = of_type(&before.fact_type)?;
+            let mut fields: BTreeMap<String, Value> = BTreeMap::new();
+            if let Some(Value::Map(known)) = &before.fields {
+                // Fields that the type no longer has are not carried on.
+                let known = known.iter().filter(|(name, _)| fact_type.slot(name).is_some());
+                fields.extend(known.map(|(name, value)| (name.to_string(), value.clone())));
+            }
+            fields.extend(set.iter().map(|(name, value)| (name.to_string(), value.clone())));
+            let fields = Value::map(fields.iter().map(|(name, value)| (name.as_str(), value.clone())));
+            let fields = fact_type.complete(&fields).map_err(|why| invalid(format!("is wrong: {why}")))?;
+            sized(&fields)?;
+            let after = SharedVersion {
+                version: before.version + 1,
+                fields: Some(fields),
+                ..before.clone()
+            };
+            Ok((Some(before), after))
+        }
+        SharedWrite {
+            insert: None,
+            fact: None,
+            update: None,
+            retract: Some(fact),
+            fields: None,
+            version,
+        } => {
+            let before = standing(*fact, *version)?;
+            let after = SharedVersion {
+                version: before.version + 1,
+                fields: None,
+                ..before.clone()
+            };
+            Ok((Some(before), after))
+        }
+        _ => Err(invalid(
+            "is neither `insert` (a type) with `fields`, nor `update` (a fact) with `fields`, nor `retract` (a fact); \
+             `version` goes with the last two, `fact` with the first"
+                .to_owned(),
+        )),
+    }
+}
+
+/// Whether the service stays within its bounds.
+fn bounded(service: &str, catalogue: &Catalogue, prepared: &Prepared) -> Result<(), WriteSharedError> {
+    let mut standing: BTreeMap<u64, usize> = (catalogue.standing())
+        .map(|(version, _)| (version.fact, weight(version)))
+        .collect();
+    let before = (standing.len(), standing.values().sum::<usize>());
+    for (version, _) in &prepared.versions {
+        if version.fields.is_some() {
+            standing.insert(version.fact, weight(version));
+        } else {
+            standing.remove(&version.fact);
+        }
+    }
+    let (facts, bytes) = (standing.len(), standing.values().sum::<usize>());
+    let too_much = |what: String| {
+        Err(WriteSharedError::TooMuch {
+            service: service.to_owned(),
+            what,
+        })
+    };
+    if facts > SHARED_FACTS_MAX && facts > before.0 {
+        return too_much(format!("{facts} shared facts, more than {SHARED_FACTS_MAX}"));
+    }
+    if bytes > SHARED_BYTES_MAX && bytes > before.1 {
+        return too_much(format!(
+            "{bytes} bytes of shared facts, more than {SHARED_BYTES_MAX}"
+        ));
+    }
+    Ok(())
+}
+
+fn weight(version: &SharedVersion) -> usize {
+    version.fields.as_ref().map_or(0, |fields| fields.to_json().len())
+}
+
+/// The rules of the current version that may match a changed fact, before or after.
+fn rules_of(version: &Version, changes: &[(Arc<str>, Option<Value>, Option<Value>)]) -> Vec<String> {
+    let mut rules = BTreeSet::new();
+    for (workflow, set) in &version.bundle.workflows {
+        for (fact_type, before, after) in changes {
+            for fields in before.iter().chain(after) {
+                let wanting = set.rules_wanting(fact_type, fields);
+                rules.extend(wanting.into_iter().map(|rule| format!("{workflow}: {rule}")));
+            }
+        }
+    }
+    rules.into_iter().collect()
+}
+
+/// The changes in a sentence.
+fn cause(versions: &[Written]) -> String {
+    let named: Vec<String> = (versions.iter().take(NAMED))
+        .map(|(version, _)| {
+            let what = match (&version.fields, version.version) {
+                (None, _) => "retracted",
+                (Some(_), 1) => "inserted",
+                (Some(_), _) => "updated",
+            };
+            format!("shared fact {} ({}) {what}", version.fact, version.fact_type)
+        })
+        .collect();
+    let more = versions.len().saturating_sub(NAMED);
+    let named = named.join(", ");
+    if more > 0 {
+        format!("{named} and {more} more changes")
+    } else {
+        named
+    }
+}

@@ -1,0 +1,571 @@
+//! Sweeps as rows: made, moved, counted, listed; and the runs they are about.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use celesta_store::{Cell, CommitError, Expect, QueryError, Row, Statement, Unit};
+use celesta_types::{RunId, SweepId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{NewSweep, Order, SWEEPS_KEPT, Selection, SweepError, SweepState, SweepStep, SweepView, Swept};
+use crate::query::{PAGE_ROWS_MAX, label_condition};
+use crate::runtime::Inner;
+use crate::shared::forget;
+use crate::view::Page;
+
+static SWEEP_INSERT: Statement = Statement {
+    name: "sweeps.insert",
+    rank: 10,
+    head: "INSERT INTO sweeps (id, service, plan, state, hold, rate, created_at, updated_at) VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?, ?)",
+    tail: "",
+    cells: 8,
+    expect: Expect::Each,
+};
+
+/// Moves a sweep from one state to the next; somebody else may have been first.
+static SWEEP_MOVE: Statement = Statement {
+    name: "sweeps.move",
+    rank: 20,
+    head: "UPDATE sweeps SET state = v.column3, runs = COALESCE(v.column4, runs), \
+           reason = COALESCE(v.column5, reason), updated_at = v.column6, ended_at = v.column7 FROM (VALUES ",
+    row: "(?, ?, ?, ?/*bigint*/, ?/*text*/, ?, ?/*bigint*/)",
+    tail: ") AS v WHERE id = v.column1 AND state = v.column2",
+    cells: 7,
+    expect: Expect::Each,
+};
+
+/// Keeps the place and the counts, which only the driver writes.
+static SWEEP_PROGRESS: Statement = Statement {
+    name: "sweeps.progress",
+    rank: 20,
+    head: "UPDATE sweeps SET place = v.column2, told = v.column3, moved = v.column4, still = v.column5, \
+           missed = v.column6, updated_at = v.column7 FROM (VALUES ",
+    row: "(?, ?, ?, ?, ?, ?, ?)",
+    tail: ") AS v WHERE id = v.column1",
+    cells: 7,
+    expect: Expect::Each,
+};
+
+/// What became of a run: the first word counts.
+pub(crate) static SWEPT_NOTE: Statement = Statement {
+    name: "swept.note",
+    rank: 13,
+    head: "INSERT INTO swept (sweep, run, outcome) VALUES ",
+    row: "(?, ?, ?)",
+    tail: " ON CONFLICT (sweep, run) DO NOTHING",
+    cells: 3,
+    expect: Expect::Any,
+};
+
+static SWEPT_DELETE: Statement = Statement {
+    name: "swept.delete",
+    rank: 30,
+    head: "DELETE FROM swept WHERE (sweep, run) IN (VALUES ",
+    row: "(?, ?)",
+    tail: ")",
+    cells: 2,
+    expect: Expect::Any,
+};
+
+static SWEPT_FORGET: Statement = Statement {
+    name: "swept.forget",
+    rank: 30,
+    head: "DELETE FROM swept WHERE sweep IN (VALUES ",
+    row: "(?)",
+    tail: ")",
+    cells: 1,
+    expect: Expect::Any,
+};
+
+static SWEEP_FORGET: Statement = Statement {
+    name: "sweeps.forget",
+    rank: 31,
+    head: "DELETE FROM sweeps WHERE id IN (VALUES ",
+    row: "(?)",
+    tail: ")",
+    cells: 1,
+    expect: Expect::Any,
+};
+
+const COLUMNS: &str = "id, service, plan, state, hold, rate, place, runs, told, moved, still, missed, reason, created_at, \
+     updated_at, ended_at";
+
+/// What a sweep is to do, as it is stored; new members need defaults.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) cause: String,
+    #[serde(default)]
+    pub(super) rules: Vec<String>,
+    pub(super) selection: Selection,
+    pub(super) order: Order,
+}
+
+/// Where a sweep is: the key of the index it looks under, and the last run it has told there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) key: usize,
+    pub(super) run: Option<RunId>,
+}
+
+impl Place {
+    fn cell(self) -> Cell {
+        let run = self.run.map_or(0, RunId::bits);
+        let mut bytes = u64::try_from(self.key).unwrap_or(u64::MAX).to_be_bytes().to_vec();
+        bytes.extend(run.to_be_bytes());
+        Cell::Blob(bytes)
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (key, run) = bytes.split_first_chunk::<8>()?;
+        Some(Self {
+            key: usize::try_from(u64::from_be_bytes(*key)).ok()?,
+            run: RunId::from_bytes(run).filter(|run| run.bits() != 0),
+        })
+    }
+}
+
+/// A sweep as it stands in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) view: SweepView,
+    pub(super) plan: Plan,
+    pub(super) place: Place,
+}
+
+impl Found {
+    fn read(row: &Row) -> Option<Self> {
+        let instant = |at| row.int(at).map(Timestamp::from_millis);
+        let count = |at| row.int(at).and_then(|count| u64::try_from(count).ok());
+        let plan: Plan = serde_json::from_str(row.text(2)?).ok()?;
+        Some(Self {
+            view: SweepView {
+                id: SweepId::from_bytes(row.blob(0)?)?,
+                service: row.text(1)?.to_owned(),
+                cause: plan.cause.clone(),
+                rules: plan.rules.clone(),
+                state: SweepState::from_code(row.int(3)?)?,
+                hold: row.int(4)? != 0,
+                rate: u32::try_from(row.int(5)?).ok()?,
+                runs: count(7),
+                told: count(8)?,
+                moved: count(9)?,
+                still: count(10)?,
+                missed: count(11)?,
+                reason: row.text(12).map(str::to_owned),
+                created_at: instant(13)?,
+                updated_at: instant(14)?,
+                ended_at: instant(15),
+            },
+            plan,
+            place: row.blob(6).and_then(Place::read).unwrap_or_default(),
+        })
+    }
+}
+
+/// Adds the new sweep to `unit`.
+pub(crate) fn place(unit: &mut Unit, id: SweepId, new: &NewSweep, now: Timestamp) {
+    let plan = Plan {
+        cause: new.cause.clone(),
+        rules: new.rules.clone(),
+        selection: new.selection.clone(),
+        order: new.order,
+    };
+    unit.add(
+        &SWEEP_INSERT,
+        [
+            Cell::Id(id.to_bytes()),
+            new.service.as_str().into(),
+            serde_json::to_string(&plan).unwrap_or_default().into(),
+            i64::from(SweepState::Pending.code()).into(),
+            i64::from(new.hold).into(),
+            i64::from(new.rate).into(),
+            now.as_millis().into(),
+            now.as_millis().into(),
+        ],
+    );
+}
+
+/// A condition of SQL and its values.
+#[derive(Debug, Default)]
+struct Condition {
+    sql: String,
+    cells: Vec<Cell>,
+}
+
+impl Condition {
+    fn and(&mut self, sql: &str, cells: impl IntoIterator<Item = Cell>) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(sql);
+        self.cells.extend(cells);
+    }
+}
+
+fn to_int(count: u64) -> Cell {
+    i64::try_from(count).unwrap_or(i64::MAX).into()
+}
+
+impl Inner {
+    pub(super) async fn find_sweep(&self, sweep: SweepId) -> Result<Option<Found>, QueryError> {
+        let sql = format!("SELECT {COLUMNS} FROM sweeps WHERE id = ?");
+        let rows = self.store.fetch(&sql, &[Cell::Id(sweep.to_bytes())]).await?;
+        Ok(rows.first().and_then(Found::read))
+    }
+
+    /// The sweeps that have not ended, the oldest first.
+    pub(super) async fn open_sweeps(&self, service: Option<&str>) -> Result<Vec<Found>, QueryError> {
+        let mut sql = format!("SELECT {COLUMNS} FROM sweeps WHERE ended_at IS NULL");
+        let mut cells: Vec<Cell> = Vec::new();
+        if let Some(service) = service {
+            sql.push_str(" AND service = ?");
+            cells.push(service.into());
+        }
+        sql.push_str(" ORDER BY id");
+        let rows = self.store.fetch(&sql, &cells).await?;
+        Ok(rows.iter().filter_map(Found::read).collect())
+    }
+
+    pub(super) async fn sweeps_page(
+        &self,
+        filter: &super::SweepsFilter,
+        cursor: Option<SweepId>,
+        limit: usize,
+    ) -> Result<Page<SweepView>, QueryError> {
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let mut condition = Condition::default();
+        if let Some(service) = &filter.service {
+            condition.and("service = ?", [service.as_str().into()]);
+        }
+        if let Some(state) = filter.state {
+            condition.and("state = ?", [i64::from(state.code()).into()]);
+        }
+        if let Some(cursor) = cursor {
+            condition.and("id < ?", [Cell::Id(cursor.to_bytes())]);
+        }
+        let Condition { sql, mut cells } = condition;
+        let sql = format!("SELECT {COLUMNS} FROM sweeps WHERE TRUE{sql} ORDER BY id DESC LIMIT ?");
+        cells.push(i64::try_from(limit + 1).unwrap_or(i64::MAX).into());
+        let rows = self.store.fetch(&sql, &cells).await?;
+        let mut views: Vec<SweepView> =
+            (rows.iter().filter_map(Found::read).map(|found| found.view)).collect();
+        let more = views.len() > limit;
+        views.truncate(limit);
+        let next = views.last().filter(|_| more).map(|last| last.id.to_string());
+        Ok(Page { rows: views, next })
+    }
+
+    pub(super) async fn swept_page(
+        &self,
+        sweep: SweepId,
+        after: Option<RunId>,
+        limit: usize,
+    ) -> Result<Page<(RunId, Swept)>, QueryError> {
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let sql = "SELECT run, outcome FROM swept WHERE sweep = ? AND run > ? AND outcome <> 0 ORDER BY run LIMIT ?";
+        let cells = [
+            Cell::Id(sweep.to_bytes()),
+            Cell::Id(after.map_or([0; 16], RunId::to_bytes)),
+            i64::try_from(limit + 1).unwrap_or(i64::MAX).into(),
+        ];
+        let rows = self.store.fetch(sql, &cells).await?;
+        let read = |row: &Row| Some((RunId::from_bytes(row.blob(0)?)?, Swept::from_code(row.int(1)?)?));
+        let mut swept: Vec<_> = rows.iter().filter_map(read).collect();
+        let more = swept.len() > limit;
+        swept.truncate(limit);
+        let next = swept.last().filter(|_| more).map(|(run, _)| run.to_string());
+        Ok(Page { rows: swept, next })
+    }
+
+    /// Moves the sweep by `step`; says where it stands then.
+    pub(super) async fn move_sweep(
+        &self,
+        sweep: SweepId,
+        step: SweepStep,
+        reason: Option<&str>,
+        runs: Option<u64>,
+    ) -> Result<SweepState, SweepError> {
+        loop {
+            let found = self.find_sweep(sweep).await?;
+            let found = found.ok_or(SweepError::NotFound { sweep })?;
+            let before = found.view.state;
+            let after = before.after(step)?;
+            if after == before && runs.is_none() {
+                return Ok(after);
+            }
+            let now = self.clock.now();
+            let mut unit = Unit::new();
+            unit.add(
+                &SWEEP_MOVE,
+                [
+                    Cell::Id(sweep.to_bytes()),
+                    i64::from(before.code()).into(),
+                    i64::from(after.code()).into(),
+                    runs.map_or(Cell::Null, to_int),
+                    reason.into(),
+                    now.as_millis().into(),
+                    after.is_ended().then(|| now.as_millis()).into(),
+                ],
+            );
+            match self.store.commit(unit).await {
+                Ok(()) => {
+                    if after.is_ended() {
+                        self.forget_sweeps(&found.view.service).await?;
+                    }
+                    return Ok(after);
+                }
+                // Somebody else moved it: look again.
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(SweepError::unavailable(error)),
+            }
+        }
+    }
+
+    /// The oldest ended sweeps of a service beyond those that are kept.
+    async fn forget_sweeps(&self, service: &str) -> Result<(), SweepError> {
+        let sql = "SELECT id FROM sweeps WHERE service = ? AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 100 OFFSET ?";
+        let kept = i64::try_from(SWEEPS_KEPT).unwrap_or(i64::MAX);
+        let rows = self.store.fetch(sql, &[service.into(), kept.into()]).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut unit = Unit::new();
+        for id in rows.iter().filter_map(|row| SweepId::from_bytes(row.blob(0)?)) {
+            unit.add(&SWEPT_FORGET, [Cell::Id(id.to_bytes())]);
+            unit.add(&SWEEP_FORGET, [Cell::Id(id.to_bytes())]);
+        }
+        self.store.commit(unit).await.map_err(SweepError::unavailable)
+    }
+
+    /// Those of these runs that are no more.
+    async fn gone(&self, settled: &[(RunId, Swept)]) -> Result<BTreeSet<RunId>, QueryError> {
+        let missed = settled.iter().filter(|(_, swept)| *swept == Swept::Missed);
+        let mut gone: BTreeSet<RunId> = missed.map(|(run, _)| *run).collect();
+        for run in gone.clone() {
+            let sql = "SELECT 1 FROM runs WHERE id = ?";
+            if !self
+                .store
+                .fetch(sql, &[Cell::Id(run.to_bytes())])
+                .await?
+                .is_empty()
+            {
+                gone.remove(&run);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Keeps the place and the counts after a batch; `settled` are the batch's runs and what became of them. Those that
+    /// are no more are taken out of the index.
+    pub(super) async fn keep_place(
+        &self,
+        found: &mut Found,
+        place: Place,
+        settled: &[(RunId, Swept)],
+    ) -> Result<(), SweepError> {
+        let gone = self.gone(settled).await?;
+        let count = |wanted: Swept| {
+            let counted = settled.iter().filter(|(_, swept)| *swept == wanted).count();
+            u64::try_from(counted).unwrap_or(u64::MAX)
+        };
+        let view = &mut found.view;
+        view.moved += count(Swept::Moved);
+        view.still += count(Swept::Still);
+        view.missed += count(Swept::Missed);
+        view.told = view.moved + view.still + view.missed;
+        found.place = place;
+        let sweep = || Cell::Id(view.id.to_bytes());
+        let mut unit = Unit::new();
+        unit.add(
+            &SWEEP_PROGRESS,
+            [
+                sweep(),
+                place.cell(),
+                to_int(view.told),
+                to_int(view.moved),
+                to_int(view.still),
+                to_int(view.missed),
+                self.clock.now().as_millis().into(),
+            ],
+        );
+        for (run, swept) in settled {
+            match swept {
+                // Counted; nobody will ask for it by name.
+                Swept::Still => unit.add(&SWEPT_DELETE, [sweep(), Cell::Id(run.to_bytes())]),
+                Swept::Missed => {
+                    if let (Selection::Interests { keys, .. }, true) =
+                        (&found.plan.selection, gone.contains(run))
+                    {
+                        forget(&mut unit, *run, keys);
+                    }
+                    let missed = Swept::Missed.code().into();
+                    unit.add(&SWEPT_NOTE, [sweep(), Cell::Id(run.to_bytes()), missed]);
+                }
+                Swept::Moved => {}
+            }
+        }
+        self.store.commit(unit).await.map_err(SweepError::unavailable)
+    }
+
+    /// What became of these runs, as far as they have answered.
+    pub(super) async fn outcomes(
+        &self,
+        sweep: SweepId,
+        runs: &[RunId],
+    ) -> Result<Vec<(RunId, Swept)>, QueryError> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = String::from("SELECT run, outcome FROM swept WHERE sweep = ? AND run IN (");
+        let mut cells = vec![Cell::Id(sweep.to_bytes())];
+        for (at, run) in runs.iter().enumerate() {
+            sql.push_str(if at == 0 { "?" } else { ", ?" });
+            cells.push(Cell::Id(run.to_bytes()));
+        }
+        sql.push(')');
+        let rows = self.store.fetch(&sql, &cells).await?;
+        let read = |row: &Row| Some((RunId::from_bytes(row.blob(0)?)?, Swept::from_code(row.int(1)?)?));
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
+    /// The next runs after `place`, at most `limit`, and where the sweep is once they are told. None when no run is left.
+    pub(super) async fn next_runs(
+        &self,
+        found: &Found,
+        mut place: Place,
+        limit: usize,
+    ) -> Result<Option<(Vec<RunId>, Place)>, QueryError> {
+        let keys = match &found.plan.selection {
+            Selection::Interests { keys, .. } => keys.len(),
+            Selection::Runs(_) => 1,
+        };
+        let mut runs: Vec<RunId> = Vec::new();
+        while place.key < keys && runs.len() < limit {
+            let Condition { mut sql, mut cells } = self.selected(found, place);
+            sql.push_str(" ORDER BY s.run LIMIT ?");
+            let wanted = limit - runs.len();
+            cells.push(i64::try_from(wanted).unwrap_or(i64::MAX).into());
+            let rows = self
+                .store
+                .fetch(&format!("SELECT s.run FROM {sql}"), &cells)
+                .await?;
+            let before = runs.len();
+            runs.extend(rows.iter().filter_map(|row| RunId::from_bytes(row.blob(0)?)));
+            place = if runs.len() - before < wanted {
+                Place {
+                    key: place.key + 1,
+                    run: None,
+                }
+            } else {
+                Place {
+                    run: runs.last().copied(),
+                    ..place
+                }
+            };
+        }
+        Ok((!runs.is_empty()).then_some((runs, place)))
+    }
+
+    /// How many runs are left after the sweep's place.
+    pub(super) async fn count_left(&self, found: &Found) -> Result<u64, QueryError> {
+        let keys = match &found.plan.selection {
+            Selection::Interests { keys, .. } => keys.len(),
+            Selection::Runs(_) => 1,
+        };
+        let mut left = 0;
+        for key in found.place.key..keys {
+            let run = found.place.run.filter(|_| key == found.place.key);
+            let Condition { sql, cells } = self.selected(found, Place { key, run });
+            let rows = self
+                .store
+                .fetch(&format!("SELECT COUNT(*) FROM {sql}"), &cells)
+                .await?;
+            let counted = rows.first().and_then(|row| row.int(0)).unwrap_or(0);
+            left += u64::try_from(counted).unwrap_or(0);
+        }
+        Ok(left)
+    }
+
+    /// How many runs a sweep would be about.
+    pub(crate) async fn count_selected(&self, new: &NewSweep) -> Result<u64, QueryError> {
+        let now = self.clock.now();
+        let found = Found {
+            view: SweepView {
+                id: SweepId::from_bits(0),
+                service: new.service.clone(),
+                cause: String::new(),
+                rules: Vec::new(),
+                state: SweepState::Pending,
+                hold: new.hold,
+                rate: new.rate,
+                runs: None,
+                told: 0,
+                moved: 0,
+                still: 0,
+                missed: 0,
+                reason: None,
+                created_at: now,
+                updated_at: now,
+                ended_at: None,
+            },
+            plan: Plan {
+                cause: String::new(),
+                rules: Vec::new(),
+                selection: new.selection.clone(),
+                order: new.order,
+            },
+            place: Place::default(),
+        };
+        self.count_left(&found).await
+    }
+
+    /// Table and condition of the runs behind `place`; a run that stands under an earlier key too was told there.
+    fn selected(&self, found: &Found, place: Place) -> Condition {
+        let after = Cell::Id(place.run.map_or([0; 16], RunId::to_bytes));
+        let mut condition = Condition::default();
+        match &found.plan.selection {
+            Selection::Interests { keys, .. } => {
+                condition.sql.push_str("interests s WHERE s.key = ?");
+                condition.cells.push(keys[place.key].into());
+                condition.and("s.run > ?", [after]);
+                if place.key > 0 {
+                    let mut earlier = String::new();
+                    for (at, key) in keys[..place.key].iter().enumerate() {
+                        let comma = if at == 0 { "" } else { ", " };
+                        write!(earlier, "{comma}{key}").expect("writing to a string");
+                    }
+                    let sql = format!(
+                        "NOT EXISTS (SELECT 1 FROM interests e WHERE e.run = s.run AND e.key IN ({earlier}))"
+                    );
+                    condition.and(&sql, []);
+                }
+            }
+            Selection::Runs(filter) => {
+                // The index begins with service and state; without states the primary key gives the order.
+                condition.sql.push_str("(SELECT id AS run, service, workflow, state, version, labels, created_at FROM runs) s WHERE s.run > ?");
+                condition.cells.push(after);
+                condition.and("s.service = ?", [found.view.service.as_str().into()]);
+                condition.and("s.created_at <= ?", [found.view.created_at.as_millis().into()]);
+                if let Some(workflow) = &filter.workflow {
+                    condition.and("s.workflow = ?", [workflow.as_str().into()]);
+                }
+                if !filter.states.is_empty() {
+                    let codes: Vec<String> = (filter.states.iter())
+                        .map(|state| state.code().to_string())
+                        .collect();
+                    condition.and(&format!("s.state IN ({})", codes.join(", ")), []);
+                }
+                if let Some(version) = &filter.version {
+                    condition.and("s.version = ?", [version.as_bytes().to_vec().into()]);
+                }
+                if let Some(version) = &filter.other_than {
+                    condition.and("s.version <> ?", [version.as_bytes().to_vec().into()]);
+                }
+                if let Some((key, value)) = &filter.label {
+                    let (sql, member) = label_condition(key, self.store.path().is_some());
+                    condition.and(sql, [member.into(), value.as_str().into()]);
+                }
+            }
+        }
+        condition
+    }
+}
