@@ -82,9 +82,5 @@ fn mistakes_are_found() {
             bug.name,
             summary.seeds
         );
-        println!(
-            "{}: {} seeds, {}",
-            bug.name, summary.seeds, summary.violating[0].violations[0]
-        );
     }
 }
