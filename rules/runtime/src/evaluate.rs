@@ -191,6 +191,7 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
         children,
         answers,
         firings,
+        spent,
     } = turn(live, &key.messages, held, &sender);
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
@@ -212,7 +213,10 @@ fn evaluate_key(inner: &Arc<Inner>, key: &LeasedKey, live: Box<Live>, held: &[Ve
             if let Some(live) = live {
                 keeper.announce(&live);
                 let taken_back = keeper.missed_order(&live);
-                keeper.cache.put(live);
+                // Hardly anybody asks a spent run for more: its memory serves those to come.
+                if !spent {
+                    keeper.cache.put(live);
+                }
                 if let Some(resume) = taken_back {
                     keeper.send_unasked(resume);
                 }

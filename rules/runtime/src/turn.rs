@@ -58,6 +58,8 @@ pub(crate) struct Done {
     pub(crate) answers: Vec<(MessageId, Written)>,
     /// How many sections ran.
     pub(crate) firings: usize,
+    /// The run has ended and nothing is on its way to it.
+    pub(crate) spent: bool,
 }
 
 /// What the messages of a lease ask for.
@@ -564,6 +566,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
     }
     invariants::debug_follows(before, &record, live.head.state);
     append(&mut live, seq, &record, &mut done.unit);
+    done.spent = live.head.state.is_ended() && outcome.outstanding == 0;
     done.live = Some(live);
     done
 }
@@ -689,6 +692,7 @@ impl Done {
             children: Vec::new(),
             answers: Vec::new(),
             firings: 0,
+            spent: false,
         }
     }
 }
