@@ -39,7 +39,13 @@ pub(super) fn order(clauses: &[Node], predicates: &[Predicate], volatile: &[u64]
             && !needs.iter().any(|needs| needs.contains(&level))
             && needs[level].is_empty()
     };
+    // Each new value of an aggregate makes what is behind it anew. Another aggregate there would count all its facts again
+    // at every change, unless what keeps the rule shut stands before both.
+    let aggregates = clauses.iter().filter(|node| is_aggregate(node.kind)).count();
     let door = |level: usize| {
+        if aggregates > 1 {
+            return false;
+        }
         let node = &clauses[level];
         let written = node.fact_type.map_or(0, |kind| volatile[kind]);
         match node.kind {
@@ -61,6 +67,10 @@ pub(super) fn order(clauses: &[Node], predicates: &[Predicate], volatile: &[u64]
         }
     }
     order
+}
+
+const fn is_aggregate(kind: NodeKind) -> bool {
+    !matches!(kind, NodeKind::Bind | NodeKind::No | NodeKind::Any | NodeKind::If)
 }
 
 /// The levels that must be joined before this one.
@@ -118,4 +128,46 @@ fn choose(
         order.push(level);
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ruleset::NodeKind;
+    use crate::{Environment, Source, compile};
+
+    #[test]
+    fn what_keeps_a_rule_shut_stands_before_several_aggregates() {
+        let text = r#"
+            workflow fan;
+            fact Child { n: int, state: string = "new" }
+            rule "call" {
+                match  { child: Child where child.state == "new"; }
+                action { child.state = "done"; child.n += 1; }
+            }
+            rule "join" {
+                match {
+                    no Child c where c.state != "done";
+                    a = sum c.n of Child c;
+                    b = sum c.n of Child c;
+                }
+                action { complete(#{ a: a, b: b }); }
+            }
+        "#;
+        let source = Source {
+            path: "fan.rules".to_owned(),
+            text: text.to_owned(),
+        };
+        let compiled = compile(&source, &Environment::default()).expect("it compiles");
+        let depths = |kind: NodeKind| {
+            let joins = compiled.rules.plan.joins.iter();
+            let depths: Vec<usize> = joins
+                .filter(|join| join.kind == kind)
+                .map(|join| join.depth)
+                .collect();
+            depths
+        };
+        let (no, sums) = (depths(NodeKind::No), depths(NodeKind::Sum));
+        assert_eq!((no.len(), sums.len()), (1, 2));
+        assert!(no[0] < sums[0] && no[0] < sums[1], "{no:?} {sums:?}");
+    }
 }
