@@ -4,13 +4,13 @@
 //! What runs is the real thing: the runtime with its turns, the queues, the engine with rules from bundles, the feed of a
 //! worker, and the statements of the store on SQLite. What is simulated is what stands around: the instant, the moment and
 //! the end of each commit (`celesta_store::driven`), the functions, the clients, and the end of the process. After each step
-//! everything that can go on by itself does so until nothing can ([`node`]), and then the seed chooses the next.
+//! everything that can go on by itself does so until nothing can (`node`), and then the seed chooses the next.
 //!
-//! - [`driver`] chooses what happens: the list of events with their weights is [`driver::EVENTS`].
-//! - [`clients`] asks, and remembers what it was promised. [`workers`] leases calls and answers, late, twice or never.
-//! - [`workloads`] are the services that are asked; add one there, with its rules in `bundles/`.
-//! - [`oracle`] compares what stands in the record at the end with the promises.
-//! - [`bugs`] are mistakes put in on purpose, to prove that they are found.
+//! - `driver` chooses what happens: the list of events with their weights is [`driver::EVENTS`].
+//! - `clients` asks, and remembers what it was promised. `workers` leases calls and answers, late, twice or never.
+//! - `workloads` are the services that are asked; add one there, with its rules in `bundles/`.
+//! - `oracle` compares what stands in the record at the end with the promises.
+//! - `bugs` are mistakes put in on purpose, to prove that they are found.
 //!
 //! It simulates one node with one record, as SQLite has it. The network, PostgreSQL and real processes have their own tests.
 
