@@ -544,7 +544,8 @@ impl WorkingMemory {
             self.match_all(&quiet, &reading.pending);
         }
         self.journal.schema.clone_from(&reading.schema);
-        self.journal.pending = !reading.pending.is_empty();
+        // What new rules have found waits too: the next delta says when it waits no more.
+        self.journal.pending = !reading.pending.is_empty() || self.network.waiting() > 0;
     }
 
     /// Matches all facts anew: what is pending waits, and so do the matches of rules that are not quiet.
