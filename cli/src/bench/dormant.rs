@@ -14,7 +14,6 @@ use serde_json::json;
 use super::quantile::{number, rounded};
 use super::rig::{Ended, GroundArgs, Place, Rig};
 use super::steps::connect;
-use super::usage::Usage;
 use crate::client;
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
@@ -84,7 +83,7 @@ struct Sweep {
 /// Runs the bench; says whether exactly the runs that are concerned have moved.
 pub(crate) async fn run(context: &Context, place: &Place, args: &DormantArgs) -> Result<bool, Failure> {
     let rig = Rig::start(place, &GroundArgs::file()).await?;
-    let empty = bytes_of(&rig.options.data);
+    let empty = bytes_of(&rig.options[0].data);
     // A group in the middle: neither the first nor the last pages of anything.
     let wanted = args.runs.div_ceil(GROUP) / 2;
     let shared = Shared {
@@ -102,7 +101,7 @@ pub(crate) async fn run(context: &Context, place: &Place, args: &DormantArgs) ->
     all_ended(&rig).await?;
     let made = rig.usage();
     let (rig, ready) = rig.restart().await?;
-    let bytes = bytes_of(&rig.options.data).saturating_sub(empty);
+    let bytes = bytes_of(&rig.options[0].data).saturating_sub(empty);
     let begun = rig.clock.monotonic();
     let sweep = notify(&rig, wanted).await?;
     let moved_s = rig.clock.monotonic().saturating_sub(begun);
