@@ -207,7 +207,7 @@ async fn kill_again_and_again(
         let wait = Duration::from_millis(KILL_AFTER_MS.start + random.next_u64() % span);
         rig.clock.sleep(wait).await;
         let draw = random.next_u64();
-        if args.restart_store && draw % RESTART_EACH == 0 {
+        if args.restart_store && draw.is_multiple_of(RESTART_EACH) {
             if let Ground::Own(server) = &rig.ground {
                 server.crash().await?;
                 killed.store_restarts += 1;
