@@ -199,7 +199,7 @@ pub(crate) async fn promote(shared: State, Path(service): Path<String>) -> Answe
     Ok(Json(view(&version)))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn unreleased(error: ReleaseError) -> Problem {
     let detail = error.to_string();
     match error {

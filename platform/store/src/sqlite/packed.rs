@@ -1,6 +1,6 @@
 //! Many rows in one execution: each column of a statement travels as one packed value, and SQLite takes it apart.
 //!
-//! `VALUES (?, ?)` becomes `SELECT … AS column1, … AS column2 FROM temp.packed_places WHERE place < ?`, where a column of ids is
+//! `VALUES (?, ?)` becomes `SELECT … AS column1, … AS column2 FROM temp.row_numbers WHERE place < ?`, where a column of ids is
 //! `substr(?, place * 16 + 1, 16)`. The text does not depend on the number of rows. So a whole group, begin, checks and
 //! commit included, is one prepared text and one round trip to the connection's thread, where each costs two switches
 //! of threads: on a busy machine more than the statements themselves.
@@ -19,7 +19,7 @@ use crate::postgres::expressions;
 use crate::statement::{Expect, Placed};
 use crate::unit::{Cell, Rows};
 
-/// Rows of one execution: as many as `temp.packed_places` has.
+/// Rows of one execution: as many as `temp.row_numbers` has.
 pub(super) const ROWS_MAX: usize = 4_096;
 /// Bytes of the packed columns of one execution: SQLite and the driver each hold a copy.
 pub(super) const BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -32,9 +32,9 @@ const COLUMN_MAX: usize = 99_999_998;
 /// What a connection needs that executes packed rows. A row in `mismatches` is a contradiction, so that a statement which
 /// did not change each of its rows ends the text before the commit.
 pub(super) const TABLES: &str = "
-CREATE TEMP TABLE packed_places (place INTEGER PRIMARY KEY);
+CREATE TEMP TABLE row_numbers (place INTEGER PRIMARY KEY);
 WITH RECURSIVE upto (place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM upto WHERE place < 4095)
-INSERT INTO temp.packed_places SELECT place FROM upto;
+INSERT INTO temp.row_numbers SELECT place FROM upto;
 CREATE TEMP TABLE mismatches (changed INTEGER, CONSTRAINT each_row_changes_one CHECK (false));";
 const CHECK: &str = "INSERT INTO temp.mismatches SELECT changes() WHERE changes() <> ?";
 
@@ -209,7 +209,7 @@ impl Packed {
             }
             write!(text, " AS column{}", at + 1).expect("a String takes any text");
         }
-        text.push_str(" FROM temp.packed_places WHERE place < ?");
+        text.push_str(" FROM temp.row_numbers WHERE place < ?");
         text.push_str(statement.tail);
         self.push(statement.name, &text);
         for (at, packing) in packings.into_iter().enumerate() {

@@ -533,6 +533,7 @@ impl WorkingMemory {
         let quiet: Vec<bool> = (rules.rules.iter())
             .map(|rule| known(&rule.name, rule.fingerprint))
             .collect();
+        let is_moved = !reading.rules.is_empty() && quiet.contains(&false);
         if rules.reads_shared() {
             // What the run has matched is known only with the shared facts it has seen.
             self.at_rest = true;
@@ -544,8 +545,9 @@ impl WorkingMemory {
             self.match_all(&quiet, &reading.pending);
         }
         self.journal.schema.clone_from(&reading.schema);
-        // What new rules have found waits too: the next delta says when it waits no more.
-        self.journal.pending = !reading.pending.is_empty() || self.network.waiting() > 0;
+        // What new rules find waits too: a snapshot of now names it, so the next delta has to say when it is gone.
+        let finds = self.network.waiting() > 0 || is_moved && self.unmatched.is_some();
+        self.journal.pending = !reading.pending.is_empty() || finds;
     }
 
     /// Matches all facts anew: what is pending waits, and so do the matches of rules that are not quiet.
