@@ -73,9 +73,16 @@ pub(crate) fn evaluate(inner: &Arc<Inner>, handle: &Handle) {
         };
         match leased {
             Ok(keys) => handle.block_on(evaluate_keys(inner, keys)),
+            // The queue says so before the shutdown was heard of here.
+            Err(_) if shutdown.is_requested() => return,
             Err(error) => {
                 tracing::error!(%error, "cannot lease runs");
-                handle.block_on(inner.clock.sleep(Duration::from_secs(1)));
+                handle.block_on(async {
+                    tokio::select! {
+                        () = inner.clock.sleep(Duration::from_secs(1)) => {}
+                        () = shutdown.requested() => {}
+                    }
+                });
             }
         }
     }

@@ -72,9 +72,14 @@ impl Inner {
                         }
                     }
                 }
+                // The queue says so before the shutdown was heard of here.
+                Err(_) if shutdown.is_requested() => return,
                 Err(error) => {
                     tracing::error!(%error, "cannot lease events");
-                    self.clock.sleep(Duration::from_secs(1)).await;
+                    tokio::select! {
+                        () = self.clock.sleep(Duration::from_secs(1)) => {}
+                        () = shutdown.requested() => return,
+                    }
                 }
             }
         }
