@@ -42,8 +42,10 @@ use crate::settings::{Options, Settings};
 pub(crate) const SCHEMA: &str = include_str!("postgres/schema.sql");
 /// What the third version changes.
 pub(crate) const FEWER: &str = include_str!("postgres/fewer.sql");
-/// What the fourth version adds.
+/// What the fifth version adds.
 pub(crate) const STAGE: &str = include_str!("postgres/stage.sql");
+/// What the sixth version changes.
+pub(crate) const HEADS: &str = include_str!("postgres/heads.sql");
 
 /// A handle on all queues of one database, which any number of nodes may share. Cheap to clone.
 #[derive(Clone)]

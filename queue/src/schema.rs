@@ -80,6 +80,12 @@ Migration {
     sql: "",
     postgres: crate::postgres::STAGE,
 },
+Migration {
+    subsystem: "queue",
+    version: 6,
+    sql: "",
+    postgres: crate::postgres::HEADS,
+},
 ];
 
 /// The tables of queues that one process owns in a PostgreSQL schema of their own, as a partition of a cluster has them.
