@@ -587,7 +587,7 @@ impl Core {
         let mut unit = Unit::new();
         let mut groups = Vec::new();
         let outcomes = begin(&found, &mut unit, &mut groups);
-        let staged = Settlement::new(Arc::clone(self), groups);
+        let staged = Settlement::new(self, groups);
         self.attach(&mut unit, staged.take());
         self.commit(unit).await?;
         Ok(outcomes)

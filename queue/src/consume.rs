@@ -45,7 +45,7 @@ impl Queues {
             rest = &rest[same.len()..];
             groups.push((queue, shard, same));
         }
-        let mut staged = Settlement::new(Arc::clone(core), Vec::new());
+        let mut staged = Settlement::new(core, Vec::new());
         let mut rows = Unit::new();
         for (queue, shard, same) in groups {
             let mut marks = Vec::with_capacity(same.len());
@@ -113,7 +113,7 @@ impl Queues {
         let core = &self.core;
         within_batch(leases.len())?;
         let mut unit = Unit::new();
-        let mut staged = Settlement::new(Arc::clone(core), Vec::new());
+        let mut staged = Settlement::new(core, Vec::new());
         let mut outcomes = Vec::with_capacity(leases.len());
         let mut rest = leases;
         while let Some(first) = rest.first() {
@@ -155,7 +155,7 @@ impl Queues {
         let core = &self.core;
         within_batch(failures.len())?;
         let mut unit = Unit::new();
-        let mut staged = Settlement::new(Arc::clone(core), Vec::new());
+        let mut staged = Settlement::new(core, Vec::new());
         let mut outcomes = Vec::with_capacity(failures.len());
         for failure in failures {
             let lease = failure.lease;
@@ -281,7 +281,7 @@ impl Core {
         };
         if let Some(lease) = stale {
             // Dropped, it gives back what was begun.
-            drop(Settlement::new(Arc::clone(self), vec![group]));
+            drop(Settlement::new(self, vec![group]));
             return Err(lease.stale());
         }
         unit.merge(rows);

@@ -290,10 +290,7 @@ impl Core {
 
     /// Has `unit`'s end decide about `groups`. Without a record they stand at once.
     pub(crate) fn attach(self: &Arc<Self>, unit: &mut Unit, groups: Vec<Group>) {
-        let settlement = Settlement {
-            core: Arc::clone(self),
-            groups,
-        };
+        let settlement = Settlement::new(self, groups);
         if self.store.is_none() {
             settlement.finish(true);
         } else if settlement.groups.iter().any(|group| !group.marks.is_empty()) {
@@ -311,7 +308,7 @@ impl Core {
         let mut overflow = self.overflow.lock();
         if overflow.is_empty() {
             let Err(unit) = store.try_submit(unit) else { return };
-            if self.shutdown.is_requested() {
+            if self.shutdown.is_requested() || store.is_closed() {
                 // Nobody sends the overflow any more: dropped, the unit counts as failed.
                 drop(overflow);
                 drop(unit);
@@ -381,13 +378,17 @@ pub(crate) struct Group {
 }
 
 /// Waits for a unit's end. Dropped without one (the unit was never submitted) it counts as failed.
+///
+/// Units stand in these queues themselves (in messages that are handed over, and where there is no room in the
+/// committer's queue), so what waits for them must not keep the queues.
 pub(crate) struct Settlement {
-    core: Arc<Core>,
+    core: Weak<Core>,
     groups: Vec<Group>,
 }
 
 impl Settlement {
-    pub(crate) const fn new(core: Arc<Core>, groups: Vec<Group>) -> Self {
+    pub(crate) fn new(core: &Arc<Core>, groups: Vec<Group>) -> Self {
+        let core = Arc::downgrade(core);
         Self { core, groups }
     }
 
@@ -398,14 +399,16 @@ impl Settlement {
     /// As [`Settlement::finish`], once all of the group of units have said so.
     fn decided(mut self, durable: bool) {
         let groups = std::mem::take(&mut self.groups);
+        let Some(core) = self.core.upgrade() else { return };
         let decided = groups.into_iter().map(|group| (group, durable));
-        self.core.decided.lock().extend(decided);
+        core.decided.lock().extend(decided);
     }
 
     fn apply(&mut self, durable: bool) {
-        for Group { queue, shard, marks } in std::mem::take(&mut self.groups) {
-            self.core
-                .with(&queue, shard, |state, now, _| state.settle(marks, durable, now));
+        let groups = std::mem::take(&mut self.groups);
+        let Some(core) = self.core.upgrade() else { return };
+        for Group { queue, shard, marks } in groups {
+            core.with(&queue, shard, |state, now, _| state.settle(marks, durable, now));
         }
     }
 

@@ -48,7 +48,7 @@ impl Queues {
         core.has_room(messages.len())?;
         // The rows go to a unit of their own first, so that an error leaves the caller's as it was.
         let mut rows = Unit::new();
-        let mut staged = Settlement::new(Arc::clone(core), Vec::new());
+        let mut staged = Settlement::new(core, Vec::new());
         let mut messages = core.by_shard(messages, |message| message).into_iter().peekable();
         while let Some(first) = messages.next() {
             let queue = core.queue_for(&first.queue)?;
@@ -176,7 +176,7 @@ impl Queues {
         let mut outcomes: Vec<_> = messages.iter().map(|_| Ok(Enqueued::New)).collect();
         let mut in_flight: Vec<(usize, QueueName, usize, celesta_types::MessageId)> = Vec::new();
         let mut unit = Unit::new();
-        let mut staged = Settlement::new(Arc::clone(core), Vec::new());
+        let mut staged = Settlement::new(core, Vec::new());
         let messages = messages.into_iter().enumerate().collect();
         let mut messages = core
             .by_shard(messages, |(_, message)| message)

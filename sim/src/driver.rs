@@ -133,6 +133,10 @@ pub fn run(ground: &Ground, options: &Options) -> Result<Outcome, SimError> {
     if let Some(node) = sim.node.take() {
         node.crash();
     }
+    sim.taken.clear();
+    if sim.model.violations.is_empty() && sim.record.others() > 0 {
+        sim.violation("a process that has ended still holds the record".to_owned());
+    }
     Ok(Outcome {
         seed: options.seed,
         events,

@@ -279,6 +279,12 @@ impl Store {
             .map_err(mpsc::error::TrySendError::into_inner)
     }
 
+    /// Whether the committer has ended: no unit will be taken any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.units.is_closed()
+    }
+
     /// Has the answer resolved when `unit` has ended, after the hooks of its group. Submit the unit afterwards.
     #[must_use]
     pub fn watch(unit: &mut Unit) -> Committed {

@@ -119,6 +119,12 @@ impl Record {
         Ok(block_on(groups.fetch(sql, cells))?)
     }
 
+    /// How many stores and hands of processes that should be gone still hold the record: more than none is a leak.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        Arc::strong_count(&self.groups) - 1
+    }
+
     pub(crate) fn fetch_for_store(&self, sql: &str, cells: &[Cell]) -> Result<Vec<Row>, QueryError> {
         let refused = self
             .refused_reads

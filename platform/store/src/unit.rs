@@ -1,7 +1,7 @@
 //! What becomes durable together, and the values it is made of.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::oneshot;
 
@@ -112,7 +112,7 @@ pub trait GroupEnd: Send + Sync {
 #[derive(Default)]
 pub(crate) struct After {
     hooks: Vec<Hook>,
-    group_end: Option<Arc<dyn GroupEnd>>,
+    group_end: Option<Weak<dyn GroupEnd>>,
     answers: Vec<oneshot::Sender<Result<(), CommitError>>>,
 }
 
@@ -125,7 +125,7 @@ impl After {
             for hook in after.hooks {
                 hook(outcome);
             }
-            if let Some(group_end) = after.group_end
+            if let Some(group_end) = after.group_end.and_then(|group_end| group_end.upgrade())
                 && !group_ends.iter().any(|known| Arc::ptr_eq(known, &group_end))
             {
                 group_ends.push(group_end);
@@ -205,10 +205,11 @@ impl Unit {
     }
 
     /// Has `group_end` hear once of all units that end together with this one, after their hooks. Of several for one unit
-    /// the first counts.
+    /// the first counts. The unit does not keep it: units may wait in what it is.
     pub fn at_group_end(&mut self, group_end: &Arc<impl GroupEnd + 'static>) {
         if self.after.group_end.is_none() {
-            self.after.group_end = Some(Arc::clone(group_end) as Arc<dyn GroupEnd>);
+            let group_end = Arc::downgrade(group_end);
+            self.after.group_end = Some(group_end);
         }
     }
 
