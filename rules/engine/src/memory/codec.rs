@@ -827,8 +827,9 @@ impl Reading {
                 let fact = context.store.get_mut(at);
                 fact.version = bytes.number32()?;
                 fact.writer = self.writer(bytes.number()?);
+                let kind = fact.kind;
                 let dirty = bytes.number()?;
-                let stored = self.types.iter().find(|stored| stored.kind == Some(fact.kind));
+                let stored = self.types.iter().find(|stored| stored.kind == Some(kind));
                 let stored = stored.ok_or_else(|| damaged("an update of an unknown type"))?;
                 for (_, slot) in stored
                     .slots
@@ -838,8 +839,7 @@ impl Reading {
                 {
                     let (value, stamp) = (bytes.value(0)?, bytes.number()?);
                     if let Some(slot) = slot {
-                        fact.slots[*slot] = value;
-                        fact.mark(*slot, stamp);
+                        context.store.set(at, *slot, value, stamp);
                     }
                 }
             }
