@@ -11,6 +11,7 @@ mod plan;
 mod timed;
 pub(crate) mod uses;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use rhai::{AST, Expr as Tree, ParseError, Stmt};
 use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::diagnostic::Diagnostics;
-use crate::expression::{Binary, Expr};
+use crate::expression::{Binary, Expr, Own};
 use crate::limits::Limits;
 use crate::ruleset::plan::Plan;
 use crate::ruleset::{FIELDS_MAX, Field, FieldKind, Node, NodeKind, Rule, RuleSet, Test};
@@ -30,6 +31,7 @@ use crate::syntax::place::{Places, Reporter};
 use crate::syntax::{Clause, ClauseKind, FactDecl, File, Name, RuleDecl, Span, parser};
 use crate::{FactType, Value};
 use analysis::{Analyzer, Names, Place, Type, all_fields, bodies};
+use effects::OwnBody;
 pub use library::{script_functions, section_functions};
 use native::{Converter, Meaning};
 use uses::{ClauseUse, RuleUses, Write};
@@ -154,6 +156,8 @@ fn build<'p>(
         used: BTreeSet::new(),
         uses: RuleUses::default(),
         function_uses: FxHashMap::default(),
+        bodies: Vec::new(),
+        owns: RefCell::default(),
     };
     builder.functions(file);
     let mut uses = Vec::new();
@@ -355,6 +359,9 @@ struct Builder<'a, 'r, 'p> {
     uses: RuleUses,
     /// What the functions of the file write.
     function_uses: FxHashMap<String, Vec<Write>>,
+    /// The functions of the file, for native forms.
+    bodies: Vec<OwnBody>,
+    owns: RefCell<FxHashMap<(String, usize), Option<Arc<Own>>>>,
 }
 
 impl<'a, 'p> Builder<'a, '_, 'p> {
@@ -365,7 +372,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                 Ok(ast) => {
                     let mut all = bodies(&ast);
                     if let Some((parameters, statements)) = all.remove(&function.name.text) {
-                        let scope = parameters.into_iter().map(|name| (name, Type::Any)).collect();
+                        let scope = parameters.iter().map(|name| (name.clone(), Type::Any)).collect();
                         let mut analyzer = Analyzer::new(
                             self.report,
                             self.names,
@@ -378,6 +385,11 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
                         analyzer.block(&statements);
                         let writes = analyzer.writes;
                         self.function_uses.insert(function.name.text.clone(), writes);
+                        self.bodies.push(OwnBody {
+                            name: function.name.text.clone(),
+                            parameters,
+                            statements,
+                        });
                     }
                     self.library = self.library.merge(&ast);
                 }
@@ -720,12 +732,42 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             types: self.names.types,
             consts: self.names.consts,
             meanings,
+            functions: self.names.functions,
+            own: &|name, arity| self.own(name, arity),
         };
         if let Some(expr) = converter.convert(&tree) {
             return Some((expr, known));
         }
         let script = self.fallback(span, meanings, &own_reads)?;
         Some((Expr::Script(Arc::new(script)), known))
+    }
+
+    /// The native form of a function of the file that is given values and has no effects, if it has one.
+    fn own(&self, name: &str, arity: usize) -> Option<Arc<Own>> {
+        let key = (name.to_owned(), arity);
+        if let Some(known) = self.owns.borrow().get(&key) {
+            return known.clone();
+        }
+        let made = self.own_made(name, arity);
+        self.owns.borrow_mut().insert(key, made.clone());
+        made
+    }
+
+    fn own_made(&self, name: &str, arity: usize) -> Option<Arc<Own>> {
+        let functions = effects::function(self.known()?, name, arity)?;
+        let parameters: Vec<String> = (0..arity).map(|at| format!("a{at}")).collect();
+        let parameters = parameters.join(", ");
+        let text = format!("fn {ENTRY}({parameters}) {{ {name}({parameters}) }}");
+        let ast = self.scripts.engine.compile(&text).ok()?;
+        Some(Arc::new(Own {
+            name: name.to_owned(),
+            functions,
+            script: Script {
+                ast: self.library.merge(&ast),
+                arguments: Vec::new(),
+                steps: None,
+            },
+        }))
     }
 
     /// A condition that only the script engine can evaluate.
@@ -774,17 +816,19 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
         }
     }
 
-    /// The native form of a section.
-    fn native(&self, arguments: &[Argument], scope: &[(String, Type)], statements: &[Stmt]) -> Option<Steps> {
+    /// What native forms may refer to; nothing when there are to be none.
+    fn known(&self) -> Option<effects::Known<'_>> {
         let limits = self.limits;
-        if !limits.native_sections || !effects::is_roomy(limits) {
-            return None;
-        }
-        let known = effects::Known {
+        (limits.native_sections && effects::is_roomy(limits)).then_some(effects::Known {
             types: self.names.types,
             consts: self.names.consts,
             functions: self.names.functions,
-        };
+            bodies: &self.bodies,
+        })
+    }
+
+    /// The native form of a section.
+    fn native(&self, arguments: &[Argument], scope: &[(String, Type)], statements: &[Stmt]) -> Option<Steps> {
         let parameters = arguments.iter().map(|argument| {
             let named = scope.iter().rev().find(|(name, _)| *name == argument.name);
             let kind = match named {
@@ -794,7 +838,7 @@ impl<'a, 'p> Builder<'a, '_, 'p> {
             };
             (argument.name.clone(), kind)
         });
-        effects::native(known, parameters, statements)
+        effects::native(self.known()?, parameters, statements)
     }
 
     fn section(
