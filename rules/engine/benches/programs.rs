@@ -1,6 +1,6 @@
 //! Rule programs by the engine alone: `cargo bench -p celesta-engine --bench programs -- manners 128`.
 //!
-//! Programs are `manners N`, `hanoi N`, `video N`, `idle N` (runs of 20 rules and 20 facts at rest) and `again N` (such
+//! Programs are `manners N`, `hanoi N`, `video N`, `FILE.rules FACTS.json`, `idle N` (runs of 20 rules and 20 facts at rest) and `again N` (such
 //! runs restored, ten firings each). Facts are loaded while nothing fires, then the firing is timed.
 
 #![expect(
@@ -237,14 +237,27 @@ fn again(size: usize) {
     println!("again {size}: {wall:.3} s for {size} runs restored and ten firings each");
 }
 
+/// Anybody's program: rules, and facts as `celesta bench rules` reads them.
+fn file(path: &str, facts: &str) {
+    let rules = rules(&std::fs::read_to_string(path).expect("a file of rules"));
+    let facts = std::fs::read(facts).expect("a file of facts");
+    let events = read_facts(&rules, &facts).expect("the facts fit");
+    program(path, events.len(), &rules, events);
+}
+
 fn main() {
     let mut arguments = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with("--"));
     let (Some(name), Some(size)) = (arguments.next(), arguments.next()) else {
-        println!("programs: manners, hanoi, video, idle or again, and a size");
+        println!(
+            "programs: manners, hanoi, video, idle or again, and a size; or a file of rules and one of facts"
+        );
         return;
     };
+    if name.ends_with(".rules") {
+        return file(&name, &size);
+    }
     let size: usize = size.parse().expect("a size is a number");
     match name.as_str() {
         "manners" => manners(size),

@@ -5,14 +5,17 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt;
 use std::sync::Arc;
 
 use rhai::Dynamic;
 use smallvec::SmallVec;
 
+use crate::memory::effects::{self, Cell, Cells};
 use crate::memory::store::{Fact, Store};
 use crate::ruleset::RuleSet;
 use crate::scripts::Script;
+use crate::steps::Function;
 use crate::value::{Text, to_float};
 use crate::{FactType, Value};
 
@@ -145,6 +148,37 @@ pub(crate) enum Expr {
     Map(Vec<(Text, Self)>),
     Joined(Vec<Self>),
     Script(Arc<Script>),
+    /// A function of the file, of values.
+    Own(Arc<Own>, Vec<Self>),
+}
+
+/// A function of the file that has no effects, in native form.
+pub(crate) struct Own {
+    pub name: String,
+    /// The function, and those it calls.
+    pub functions: Box<[Function]>,
+    /// The same for the script engine, which has the last word on what does not go well.
+    pub script: Script,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Tells it from the other functions of its file.
+        write!(f, "{:?}", self.name)
+    }
+}
+
+impl Own {
+    fn value(&self, rules: &RuleSet, arguments: Cells) -> Result<Value, Failed> {
+        if let Ok(value) = effects::apply(&self.functions, rules, arguments.clone()) {
+            return Ok(value);
+        }
+        let arguments = arguments.into_iter().map(|cell| match cell {
+            Cell::Value(value) => value.to_dynamic(),
+            Cell::Fact(_) | Cell::Facts(_) => Dynamic::UNIT,
+        });
+        rules.scripts.evaluate(&self.script, arguments.collect())
+    }
 }
 
 impl Expr {
@@ -197,7 +231,7 @@ impl Expr {
     }
 
     /// The value where it lies, when the expression is no more than a place or a literal.
-    fn place<'a>(&'a self, frame: &impl Look<'a>) -> Option<&'a Value> {
+    pub(crate) fn place<'a>(&'a self, frame: &impl Look<'a>) -> Option<&'a Value> {
         match self {
             Self::Const(value) => Some(value),
             Self::Slot(level, slot) => frame.fact(*level).map(|fact| &fact.slots[*slot]),
@@ -273,6 +307,13 @@ impl Expr {
                     .map(|argument| argument_value(frame, argument.level, argument.reads))
                     .collect();
                 frame.rules().scripts.evaluate(script, arguments).map(Cow::Owned)
+            }
+            Self::Own(own, arguments) => {
+                let mut cells = Cells::new();
+                for argument in arguments {
+                    cells.push(Cell::Value(argument.value(frame)?.into_owned()));
+                }
+                own.value(frame.rules(), cells).map(Cow::Owned)
             }
         }
     }
@@ -477,6 +518,7 @@ impl Expr {
             | Self::Coalesce(parts)
             | Self::Builtin(_, parts)
             | Self::List(parts)
+            | Self::Own(_, parts)
             | Self::Joined(parts) => parts.iter().for_each(|part| part.levels(levels)),
             Self::Map(entries) => entries.iter().for_each(|(_, part)| part.levels(levels)),
             Self::Script(script) => levels.extend(script.arguments.iter().map(|argument| argument.level)),
@@ -505,6 +547,7 @@ impl Expr {
             Self::Builtin(builtin, parts) => Self::Builtin(*builtin, all(parts)),
             Self::List(parts) => Self::List(all(parts)),
             Self::Joined(parts) => Self::Joined(all(parts)),
+            Self::Own(own, parts) => Self::Own(Arc::clone(own), all(parts)),
             Self::Map(entries) => Self::Map(
                 entries
                     .iter()
@@ -537,6 +580,7 @@ impl Expr {
             | Self::Coalesce(parts)
             | Self::Builtin(_, parts)
             | Self::List(parts)
+            | Self::Own(_, parts)
             | Self::Joined(parts) => parts.iter().fold(0, |all, part| all | part.reads(level)),
             Self::Map(entries) => entries.iter().fold(0, |all, (_, part)| all | part.reads(level)),
             Self::Script(script) => (script.arguments.iter())

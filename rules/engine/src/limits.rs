@@ -25,6 +25,10 @@ pub struct Limits {
     pub effects: usize,
     /// Bytes of one effect's JSON: a list of some 40,000 artifacts; a host stores what is too long for a message.
     pub effect_bytes: usize,
+    /// Bytes of all effects of one turn, their texts: 100,000 calls of a kilobyte each, and a third more.
+    pub turn_bytes: usize,
+    /// Bytes of the long values of all facts of a run: 200,000 facts of a kilobyte each, and a third more.
+    pub run_bytes: usize,
     /// Times the calls of one firing may be made again by its `error` section.
     pub retries: u32,
     /// Milliseconds of one section, when the host gives a clock.
@@ -53,6 +57,8 @@ impl Default for Limits {
             fact_bytes: 32 << 10,
             effects: 110_000,
             effect_bytes: 4 << 20,
+            turn_bytes: 128 << 20,
+            run_bytes: 256 << 20,
             retries: 100,
             section_ms: 1_000,
             rest_facts: 64,

@@ -342,7 +342,7 @@ impl WorkingMemory {
     pub fn outcome(&mut self, rejected: Vec<(usize, String)>, fault: Option<Fault>) -> Outcome {
         self.warn_of_failed_conditions();
         let delta = self.delta();
-        let effects = std::mem::take(&mut self.context_mut().effects);
+        let effects = self.context_mut().take_effects();
         let next_wake_ms = self.network.next_wake_ms();
         let quiescent = fault.is_none() && self.network.waiting() == 0;
         self.rest();
@@ -589,10 +589,8 @@ impl WorkingMemory {
         let store = &context.store;
         self.network.withdraw(World { rules, store }, &mut self.batch);
         for update in updates.drain(..) {
-            let fact = context.store.get_mut(update.place);
             for (slot, value) in update.slots {
-                fact.slots[slot] = value;
-                fact.mark(slot, update.stamp);
+                context.store.set(update.place, slot, value, update.stamp);
             }
         }
         for (id, place) in self.retracted.drain(..) {

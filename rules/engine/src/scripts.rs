@@ -3,6 +3,9 @@
 //! This module owns rhai's engine and the registration of what sections may call; what those calls do is in
 //! [`crate::memory::section`].
 
+mod bounded;
+mod guard;
+
 use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,6 +130,8 @@ const TOO_MANY: &str = "the script takes too many operations";
 pub(crate) struct Scripts {
     pub engine: Engine,
     clock: Option<fn() -> u64>,
+    /// The values that functions may hold.
+    parts_max: usize,
 }
 
 type Scripted<T> = Result<T, Box<EvalAltResult>>;
@@ -160,14 +165,19 @@ impl Scripts {
             other => other,
         });
         register(&mut engine, fields);
-        Self {
+        bounded::register(&mut engine, limits.string_bytes, limits.list_length);
+        let mut scripts = Self {
             engine,
             clock: limits.clock,
-        }
+            parts_max: limits.list_length,
+        };
+        scripts.set_constants(&FxHashMap::default());
+        scripts
     }
 
     /// A script begins on this thread.
     fn begin(&self) {
+        guard::begin();
         USED.set(Used {
             operations: 0,
             began_ms: self.clock.map_or(0, |clock| clock()),
@@ -182,18 +192,28 @@ impl Scripts {
         Value::from_dynamic(&value.map_err(|error| error.to_string())?)
     }
 
-    /// Makes the file's constants visible in every script.
+    /// Makes the file's constants visible in every script, and looks at what variables hold.
     pub(crate) fn set_constants(&mut self, constants: &FxHashMap<String, Value>) {
-        if constants.is_empty() {
-            return;
-        }
         let constants: FxHashMap<String, Dynamic> = constants
             .iter()
             .map(|(name, value)| (name.clone(), value.to_dynamic()))
             .collect();
+        let parts_max = self.parts_max;
         #[expect(deprecated, reason = "rhai marks it as volatile, not as leaving")]
-        self.engine
-            .on_var(move |name, _, _| Ok(constants.get(name).cloned()));
+        self.engine.on_var(move |name, from_end, context| {
+            if let Some(constant) = constants.get(name) {
+                return Ok(Some(constant.clone()));
+            }
+            let scope = context.scope();
+            let held = match scope.len().checked_sub(from_end) {
+                Some(at) if from_end > 0 => scope.iter_raw().nth(at).map(|(.., value)| value),
+                _ => scope.get(name),
+            };
+            match held.and_then(|held| guard::refusal(held, parts_max, USED.get().operations)) {
+                Some(why) => Err(EvalAltResult::ErrorRuntime(why.into(), rhai::Position::NONE).into()),
+                None => Ok(None),
+            }
+        });
     }
 
     /// The value of a condition's script.

@@ -17,6 +17,28 @@ pub(crate) type Register = u16;
 pub(crate) struct Steps {
     pub body: Block,
     pub registers: usize,
+    /// The file's own functions that it calls, by number.
+    pub functions: Box<[Function]>,
+}
+
+/// One of the file's own functions, for arguments of certain kinds.
+#[derive(Debug, Default)]
+pub(crate) struct Function {
+    pub body: Block,
+    pub registers: usize,
+}
+
+/// A call of one of the file's own functions.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub function: usize,
+    pub arguments: Box<[Argument]>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Argument {
+    Value(Expr),
+    Fact(Register),
 }
 
 pub(crate) type Block = Box<[Step]>;
@@ -50,6 +72,8 @@ pub(crate) enum Act {
     Break,
     Continue,
     Return,
+    /// What a function gives back.
+    Give(Source),
     /// What the script alone can do: throw.
     Leave,
 }
@@ -112,6 +136,8 @@ pub(crate) enum Effect {
     Random,
     Uid,
     Halt,
+    /// A function of the file that may have effects.
+    Own(Own),
 }
 
 #[derive(Debug)]
@@ -180,4 +206,6 @@ pub(crate) enum Expr {
     List(Box<[Self]>),
     Map(Box<[(Text, Self)]>),
     Joined(Box<[Self]>),
+    /// A function of the file that has none.
+    Own(Box<Own>),
 }

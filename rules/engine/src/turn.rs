@@ -183,6 +183,23 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// The bytes of its texts.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Call { input_json: text, .. }
+            | Self::Request { input_json: text, .. }
+            | Self::Emit { data_json: text, .. }
+            | Self::Complete { result_json: text } => text.len(),
+            Self::Fail { message, data_json } => {
+                message.len() + data_json.as_ref().map_or(0, |text| text.len())
+            }
+            Self::Progress { text, .. } | Self::Log { text, .. } => text.len(),
+            Self::Timer { .. } | Self::CancelCalls { .. } => 0,
+        }
+    }
+}
+
 /// How a call or request is to be made; `None` leaves it to the function's manifest or the run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallOptions {

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 /// How deep lists and maps may nest: a JSON text of brackets must not overflow the stack.
 pub const VALUE_DEPTH_MAX: usize = 64;
 
+/// Longer strings count where long values are counted.
+const LONG: usize = 64;
+
 /// A shared, immutable string; the scripts see the same memory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text(ImmutableString);
@@ -245,6 +248,15 @@ impl Value {
                 .iter()
                 .map(|(key, value)| 16 + key.len() + value.weight())
                 .sum(),
+            _ => 0,
+        }
+    }
+
+    /// The bytes it takes when it is long; nothing for the short values that most are.
+    pub(crate) fn long(&self) -> usize {
+        match self {
+            Self::Str(text) if text.len() <= LONG => 0,
+            Self::Str(_) | Self::List(_) | Self::Map(_) => self.weight(),
             _ => 0,
         }
     }

@@ -304,6 +304,91 @@ fn a_ledger_is_right_to_the_last_bit() {
 }
 
 #[test]
+fn the_zebra_is_in_the_fifth_house() {
+    let attributes = [
+        ("nationality", "englishman spaniard ukrainian norwegian japanese"),
+        ("color", "red green ivory yellow blue"),
+        ("pet", "dog snails fox horse zebra"),
+        ("drinks", "water coffee tea milk orange-juice"),
+        ("smokes", "oldgolds kools chesterfields lucky-strikes parliaments"),
+    ];
+    let facts = attributes.iter().flat_map(|(attribute, values)| {
+        values.split(' ').flat_map(move |value| {
+            (1..=5).map(move |house| ("Fits", format!(r#""a":"{attribute}","v":"{value}","h":{house}"#)))
+        })
+    });
+    let ran = run(include_str!("../benches/programs/zebra.rules"), &list(facts));
+    assert_eq!(ran.firings, 1);
+    let answer = ran.of("Answer").next().expect("there is one");
+    assert_eq!((number(answer, "water"), number(answer, "zebra")), (1, 5));
+}
+
+#[test]
+fn no_point_goes_before_one_that_exceeds_it() {
+    let points: Vec<(i64, i64)> = (0..200_i64)
+        .map(|at| (at * 7_919 % 509, at * 104_729 % 521))
+        .collect();
+    let facts =
+        (points.iter().enumerate()).map(|(id, (x, y))| ("Point", format!(r#""id":{id},"x":{x},"y":{y}"#)));
+    let ran = run(include_str!("../benches/programs/layers.rules"), &list(facts));
+    assert_eq!(ran.firings, points.len());
+    let gone: Vec<(i64, i64)> = ran
+        .of("Layer")
+        .map(|layer| points[usize::try_from(number(layer, "id")).expect("small")])
+        .collect();
+    for (at, early) in gone.iter().enumerate() {
+        assert!(
+            gone[at..]
+                .iter()
+                .all(|late| late.0 <= early.0 || late.1 <= early.1),
+            "{early:?}"
+        );
+    }
+}
+
+#[test]
+fn friends_of_friends_are_suggested_once() {
+    const PEOPLE: i64 = 60;
+    let age = |id: i64| 18 + id * 37 % 60;
+    let likes = |id: i64| [id * 7 % 11, id * 5 % 13];
+    let knows: BTreeSet<(i64, i64)> = (0..PEOPLE)
+        .flat_map(|id| [id * 3 + 1, id * 7 + 5].map(|other| (id, other % PEOPLE)))
+        .filter(|(a, b)| a != b)
+        .flat_map(|(a, b)| [(a, b), (b, a)])
+        .collect();
+    let facts = (0..PEOPLE)
+        .map(|id| ("Person", format!(r#""id":{id},"age":{}"#, age(id))))
+        .chain(
+            knows
+                .iter()
+                .map(|(a, b)| ("Knows", format!(r#""a":{a},"b":{b}"#))),
+        )
+        .chain((0..PEOPLE).flat_map(|id| {
+            let liked: BTreeSet<i64> = likes(id).into();
+            liked
+                .into_iter()
+                .map(move |what| ("Likes", format!(r#""person":{id},"what":{what}"#)))
+        }));
+    let ran = run(include_str!("../benches/programs/friends.rules"), &list(facts));
+    let suggested: Vec<(i64, i64)> = ran
+        .of("Suggest")
+        .map(|one| (number(one, "a"), number(one, "b")))
+        .collect();
+    let mut expected = BTreeSet::new();
+    for (a, between) in &knows {
+        for (_, b) in knows.iter().filter(|(from, to)| from == between && to != a) {
+            let alike = likes(*a).iter().any(|what| likes(*b).contains(what));
+            if (age(*a) - age(*b)).abs() < 20 && alike && !knows.contains(&(*a, *b)) {
+                expected.insert((*a, *b));
+            }
+        }
+    }
+    assert!(expected.len() > 20);
+    assert_eq!(suggested.len(), expected.len());
+    assert_eq!(suggested.into_iter().collect::<BTreeSet<_>>(), expected);
+}
+
+#[test]
 fn a_rule_does_not_fire_again_for_a_slot_that_only_a_rule_beside_it_reads() {
     let program = r#"workflow w;
         fact A { x: int, y: int }

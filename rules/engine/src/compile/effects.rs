@@ -4,6 +4,7 @@
 //! [`crate::memory::effects`]; every construct here has been run against the script engine with random sections.
 
 mod expression;
+mod functions;
 
 use rhai::{ASTFlags, Expr as Tree, FnCallExpr, Stmt};
 use rustc_hash::FxHashMap;
@@ -16,6 +17,8 @@ use crate::steps::{
     Step, Steps,
 };
 use crate::{FactType, Value};
+use functions::Owns;
+pub(crate) use functions::{OwnBody, function};
 
 /// The most registers of a section: far more than anybody writes, far fewer than the script engine's variables.
 const REGISTERS_MAX: usize = 200;
@@ -40,6 +43,7 @@ pub(crate) struct Known<'a> {
     pub consts: &'a FxHashMap<String, Value>,
     /// The file's own functions, which go before the built-in ones.
     pub functions: &'a [(String, usize)],
+    pub bodies: &'a [OwnBody],
 }
 
 /// Whether the bounds are such that no slot of a fact can exceed what a script may hold.
@@ -55,19 +59,17 @@ pub(crate) fn native(
     parameters: impl IntoIterator<Item = (String, Kind)>,
     statements: &[Stmt],
 ) -> Option<Steps> {
-    let mut writer = Writer {
-        known,
-        names: Vec::new(),
-        registers: 0,
-        cost: 0,
-    };
+    let mut owns = Owns::default();
+    let mut writer = Writer::new(known, &mut owns);
     for (name, kind) in parameters {
         writer.declare(&name, kind, false)?;
     }
     let body = writer.block(statements)?;
+    let registers = writer.registers;
     Some(Steps {
         body,
-        registers: writer.registers,
+        registers,
+        functions: owns.finish(),
     })
 }
 
@@ -85,15 +87,32 @@ struct Name {
     constant: bool,
 }
 
-struct Writer<'a> {
+struct Writer<'a, 'o> {
     known: Known<'a>,
+    owns: &'o mut Owns,
     names: Vec<Name>,
     registers: usize,
     /// What the statement under way costs.
     cost: u64,
+    /// It is the body of a function, which may give something back.
+    gives: bool,
+    /// Something has an effect.
+    acts: bool,
 }
 
-impl Writer<'_> {
+impl<'a, 'o> Writer<'a, 'o> {
+    fn new(known: Known<'a>, owns: &'o mut Owns) -> Self {
+        Self {
+            known,
+            owns,
+            names: Vec::new(),
+            registers: 0,
+            cost: 0,
+            gives: false,
+            acts: false,
+        }
+    }
+
     fn declare(&mut self, name: &str, kind: Kind, constant: bool) -> Option<Register> {
         // The file's constants are found before any variable.
         if self.registers >= REGISTERS_MAX || self.known.consts.contains_key(name) {
@@ -194,6 +213,9 @@ impl Writer<'_> {
             Stmt::BreakLoop(None, flags, _) if flags.contains(ASTFlags::BREAK) => Act::Break,
             Stmt::BreakLoop(None, ..) => Act::Continue,
             Stmt::Return(None, flags, _) if !flags.contains(ASTFlags::BREAK) => Act::Return,
+            Stmt::Return(Some(value), flags, _) if self.gives && !flags.contains(ASTFlags::BREAK) => {
+                Act::Give(self.source(value)?.0)
+            }
             Stmt::Return(_, flags, _) if flags.contains(ASTFlags::BREAK) => Act::Leave,
             _ => return None,
         })
@@ -275,6 +297,7 @@ impl Writer<'_> {
                 let (fact, kind) = self.fact(&parts.lhs)?;
                 let slot = self.known.types[kind].slot(&property.2)?;
                 let place = Place { fact, slot };
+                self.acts = true;
                 Some(match operator {
                     None => Act::Write(place, value),
                     Some(operator) => Act::Alter(place, operator, value),
@@ -334,6 +357,8 @@ impl Writer<'_> {
         }
         match self.effect(call)? {
             Found::Effect(effect) => Some(Act::Do(effect)),
+            // What a function of the file throws counts, whatever it gives back.
+            Found::Pure if self.is_own(&call.name) => Some(Act::Do(Effect::Own(self.own(call)?.0))),
             Found::Pure => None,
         }
     }
@@ -349,10 +374,16 @@ impl Writer<'_> {
             return Some(Found::Pure);
         }
         if self.is_own(name) {
-            return None;
+            let (own, acts) = self.own(call)?;
+            self.acts |= acts;
+            return Some(if acts {
+                Found::Effect(Effect::Own(own))
+            } else {
+                Found::Pure
+            });
         }
         self.cost += COST;
-        Some(Found::Effect(match (name, &call.args[..]) {
+        let effect = match (name, &call.args[..]) {
             ("insert", [Tree::StringConstant(fact_type, _), Tree::Map(parts, _)]) => {
                 self.cost += 2 * COST;
                 self.insert(fact_type, &parts.0)?
@@ -385,7 +416,9 @@ impl Writer<'_> {
             ("uid", []) => Effect::Uid,
             ("halt", []) => Effect::Halt,
             _ => return Some(Found::Pure),
-        }))
+        };
+        self.acts = true;
+        Some(Found::Effect(effect))
     }
 
     fn insert(&mut self, fact_type: &str, entries: &[(rhai::Ident, Tree)]) -> Option<Effect> {

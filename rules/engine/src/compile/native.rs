@@ -1,9 +1,11 @@
 //! From rhai's syntax tree to native conditions, as far as they reach.
 
+use std::sync::Arc;
+
 use rhai::{ASTFlags, Expr as Tree};
 use rustc_hash::FxHashMap;
 
-use crate::expression::{Binary, Builtin, Expr};
+use crate::expression::{Binary, Builtin, Expr, Own};
 use crate::value::Text;
 use crate::{FactType, Value};
 
@@ -22,6 +24,10 @@ pub(crate) struct Converter<'a> {
     pub types: &'a [FactType],
     pub consts: &'a FxHashMap<String, Value>,
     pub meanings: &'a [(String, Meaning)],
+    /// The file's own functions, which go before the built-in ones.
+    pub functions: &'a [(String, usize)],
+    /// The native form of one of them, by its arity.
+    pub own: &'a dyn Fn(&str, usize) -> Option<Arc<Own>>,
 }
 
 /// What has been converted so far in a chain of dots.
@@ -66,7 +72,7 @@ impl Converter<'_> {
                     .map(|part| self.convert(part))
                     .collect::<Option<_>>()?,
             ),
-            Tree::Array(parts, _) => Expr::List(
+            Tree::Array(parts, _) => list(
                 parts
                     .iter()
                     .map(|part| self.convert(part))
@@ -91,11 +97,22 @@ impl Converter<'_> {
                     .iter()
                     .map(|part| self.convert(part))
                     .collect::<Option<_>>()?;
+                if self.is_own(&call.name) {
+                    if call.capture_parent_scope {
+                        return None;
+                    }
+                    let own = (self.own)(&call.name, arguments.len())?;
+                    return Some(Expr::Own(own, arguments));
+                }
                 Self::call(call.name.as_str(), arguments)?
             }
             Tree::Variable(..) | Tree::Dot(..) | Tree::Index(..) => Self::finish(self.link(tree)?)?,
             _ => return None,
         })
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        self.functions.iter().any(|(own, _)| own == name)
     }
 
     fn finish(link: Link) -> Option<Expr> {
@@ -138,6 +155,9 @@ impl Converter<'_> {
             },
             Tree::MethodCall(call, _) => {
                 let name = call.name.as_str();
+                if self.is_own(name) {
+                    return None;
+                }
                 if let Link::Collected(level) = base {
                     return match (name, call.args.len()) {
                         ("len", 0) => Some(Link::Value(Expr::Level(level))),
@@ -212,5 +232,17 @@ impl Converter<'_> {
             (Binary::Subtract, Some(only), None) => Some(Expr::Negate(Box::new(only))),
             _ => None,
         }
+    }
+}
+
+/// A list, made once when its elements are known.
+fn list(parts: Vec<Expr>) -> Expr {
+    let known = |part: &Expr| match part {
+        Expr::Const(value) => Some(value.clone()),
+        _ => None,
+    };
+    match parts.iter().map(known).collect::<Option<Vec<_>>>() {
+        Some(values) => Expr::Const(Value::list(values)),
+        None => Expr::List(parts),
     }
 }

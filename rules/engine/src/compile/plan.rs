@@ -188,7 +188,11 @@ impl Planner<'_> {
             self.plan.roots.push(at);
         }
         if join.index != NONE {
-            self.plan.indexes[join.index as usize].joins.push(at);
+            let index = &mut self.plan.indexes[join.index as usize];
+            index.joins.push(at);
+            if join.kind != NodeKind::Bind {
+                index.counts.push(at);
+            }
         }
         self.plan.joins.push(join);
         at
@@ -222,8 +226,9 @@ impl Planner<'_> {
             let kind = node.fact_type.map(|kind| self.types[kind].fields[slot].kind);
             matches!(kind, Some(FieldKind::Int | FieldKind::Float | FieldKind::Time))
         };
-        let (range, exact) = lookup::range(&tests, depth, &numeric);
-        let blocks = exact && matches!(node.kind, NodeKind::No | NodeKind::Any);
+        let range = lookup::range(&tests, depth, &numeric);
+        let blocks = matches!(node.kind, NodeKind::No | NodeKind::Any)
+            && !tests.iter().any(|test| is_scripted(&test.expr));
         let index = node.fact_type.map_or(NONE, |kind| {
             let alpha = self.alpha(kind, node, level);
             let parts = keys.iter().map(|(_, part)| part.clone()).collect();
@@ -334,6 +339,7 @@ impl Planner<'_> {
             until,
             mask,
             joins: Vec::new(),
+            counts: Vec::new(),
         });
         self.plan.alphas[alpha as usize].indexes.push(at);
         self.indexes.insert(name, at);
@@ -446,6 +452,7 @@ fn cost(expr: &Expr) -> u8 {
     match expr {
         _ if literal(expr).is_some() => 0,
         Expr::Script(_) => 9,
+        Expr::Own(..) => 5,
         Expr::Binary(..) | Expr::Slot(..) | Expr::Not(_) => 1,
         _ => 2,
     }

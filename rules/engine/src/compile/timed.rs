@@ -3,11 +3,12 @@
 use celesta_types::duration_ms;
 use rhai::Dynamic;
 
+use super::Builder;
 use super::analysis::Type;
 use super::native::Meaning;
-use super::{Builder, Span};
 use crate::Value;
 use crate::ruleset::{FieldKind, Timed};
+use crate::syntax::Span;
 use crate::syntax::lexer::{Kind, tokens};
 use crate::syntax::place::Reporter;
 

@@ -7,11 +7,17 @@
 
 mod value;
 
+use std::cell::Cell as Counter;
+
 use smallvec::SmallVec;
 
 use super::section::Context;
 use crate::Value;
-use crate::steps::{Act, Block, Call, Effect, Expr, For, Insert, Loop, Over, Source, Step, Steps};
+use crate::limits::Limits;
+use crate::ruleset::RuleSet;
+use crate::steps::{
+    Act, Argument, Block, Call, Effect, Expr, For, Function, Insert, Loop, Over, Own, Source, Step, Steps,
+};
 pub(crate) use value::binary;
 
 /// A native form cannot say what happens here; the script can.
@@ -61,49 +67,190 @@ const CLOCK_EVERY: u64 = 1_024;
 
 pub(crate) type Cells = SmallVec<[Cell; 6]>;
 
+/// How much deeper than native functions the script engine takes calls to nest: the section and a closure around them.
+const DEPTH_SPARE: usize = 2;
+
+/// What a section, or a function within an expression, may touch.
+enum Access<'a> {
+    All(&'a mut Context),
+    Read(&'a Context),
+    /// A function of a condition: its arguments only.
+    Nothing(&'a RuleSet),
+}
+
+impl Access<'_> {
+    fn rules(&self) -> &RuleSet {
+        match self {
+            Self::All(context) => &context.rules,
+            Self::Read(context) => &context.rules,
+            Self::Nothing(rules) => rules,
+        }
+    }
+
+    fn read(&self) -> Result<&Context, Unsure> {
+        match self {
+            Self::All(context) => Ok(context),
+            Self::Read(context) => Ok(context),
+            Self::Nothing(_) => Err(Unsure),
+        }
+    }
+
+    fn all(&mut self) -> Result<&mut Context, Unsure> {
+        match self {
+            Self::All(context) => Ok(context),
+            Self::Read(_) | Self::Nothing(_) => Err(Unsure),
+        }
+    }
+
+    /// The same without effects.
+    fn narrowed(&self) -> Access<'_> {
+        match self {
+            Self::All(context) => Access::Read(context),
+            Self::Read(context) => Access::Read(context),
+            Self::Nothing(rules) => Access::Nothing(rules),
+        }
+    }
+}
+
 struct Runner<'a> {
-    context: &'a mut Context,
+    access: Access<'a>,
+    functions: &'a [Function],
     cells: Cells,
     /// For registers that are pushed to: what the lists hold, as far as it is known.
     grown: SmallVec<[usize; 2]>,
-    spent: u64,
-    look_at: u64,
+    spent: Counter<u64>,
+    look_at: Counter<u64>,
     began: u64,
+    slow: Counter<bool>,
+    /// How many functions are under way.
+    depth: usize,
+    /// What the function that has ended gives back.
+    given: Cell,
+}
+
+impl<'a> Runner<'a> {
+    fn new(access: Access<'a>, functions: &'a [Function], cells: Cells) -> Self {
+        let clock = access.rules().limits.clock;
+        Self {
+            access,
+            functions,
+            cells,
+            grown: SmallVec::new(),
+            spent: Counter::new(0),
+            look_at: Counter::new(if clock.is_some() { CLOCK_EVERY } else { u64::MAX }),
+            began: clock.map_or(0, |clock| clock()),
+            slow: Counter::new(false),
+            depth: 0,
+            given: Cell::Value(Value::Null),
+        }
+    }
 }
 
 /// Runs the steps; `cells` are the arguments.
 pub(crate) fn run(steps: &Steps, context: &mut Context, mut cells: Cells) -> Result<(), Stop> {
     cells.resize(steps.registers, Cell::Value(Value::Null));
-    let clock = context.rules.limits.clock;
-    let mut runner = Runner {
-        context,
-        cells,
-        grown: SmallVec::new(),
-        spent: 0,
-        look_at: if clock.is_some() { CLOCK_EVERY } else { u64::MAX },
-        began: clock.map_or(0, |clock| clock()),
-    };
-    runner.block(&steps.body)?;
-    Ok(())
+    let mut runner = Runner::new(Access::All(context), &steps.functions, cells);
+    match runner.block(&steps.body) {
+        Ok(_) => Ok(()),
+        Err(_) if runner.slow.get() => Err(Stop::Slow),
+        Err(stop) => Err(stop),
+    }
+}
+
+/// What a function of the file, the first of these steps, makes of values alone.
+pub(crate) fn apply(functions: &[Function], rules: &RuleSet, arguments: Cells) -> Result<Value, Unsure> {
+    let function = functions.first().ok_or(Unsure)?;
+    let mut cells = arguments;
+    cells.resize(function.registers, Cell::Value(Value::Null));
+    let mut runner = Runner::new(Access::Nothing(rules), functions, cells);
+    runner.block(&function.body).map_err(|_| Unsure)?;
+    match runner.given {
+        Cell::Value(value) => Ok(value),
+        Cell::Fact(_) | Cell::Facts(_) => Err(Unsure),
+    }
 }
 
 impl Runner<'_> {
-    fn spend(&mut self, cost: u64) -> Result<(), Stop> {
-        self.spent += cost;
-        let bound = self.context.rules.limits.operations;
-        if self.spent > bound && bound > 0 {
+    fn limits(&self) -> &Limits {
+        &self.access.rules().limits
+    }
+
+    fn spend(&self, cost: u64) -> Result<(), Stop> {
+        let spent = self.spent.get() + cost;
+        self.spent.set(spent);
+        let bound = self.limits().operations;
+        if spent > bound && bound > 0 {
             return Err(Stop::Unsure);
         }
-        if self.spent >= self.look_at {
-            self.look_at = self.spent + CLOCK_EVERY;
-            let limits = &self.context.rules.limits;
+        if spent >= self.look_at.get() {
+            self.look_at.set(spent + CLOCK_EVERY);
+            let limits = self.limits();
             if let Some(clock) = limits.clock
                 && clock().saturating_sub(self.began) > limits.section_ms
             {
+                self.slow.set(true);
                 return Err(Stop::Slow);
             }
         }
         Ok(())
+    }
+
+    /// The registers that a function of the file begins with.
+    fn frame(&self, own: &Own) -> Result<Cells, Unsure> {
+        // The script engine has the last word on what nests too deep.
+        if self.depth + DEPTH_SPARE >= self.limits().call_depth {
+            return Err(Unsure);
+        }
+        let mut cells = Cells::new();
+        for argument in &own.arguments {
+            cells.push(match argument {
+                Argument::Value(expr) => Cell::Value(self.value(expr)?.into_owned()),
+                Argument::Fact(register) => self.cells[usize::from(*register)].clone(),
+            });
+        }
+        cells.resize(self.functions[own.function].registers, Cell::Value(Value::Null));
+        Ok(cells)
+    }
+
+    /// Calls a function of the file for its value; it has no effects.
+    fn pure(&self, own: &Own) -> Result<Value, Unsure> {
+        let cells = self.frame(own)?;
+        let mut inner = Runner {
+            access: self.access.narrowed(),
+            functions: self.functions,
+            cells,
+            grown: SmallVec::new(),
+            spent: self.spent.clone(),
+            look_at: self.look_at.clone(),
+            began: self.began,
+            slow: Counter::new(false),
+            depth: self.depth + 1,
+            given: Cell::Value(Value::Null),
+        };
+        let ran = inner.block(&self.functions[own.function].body);
+        self.spent.set(inner.spent.get());
+        self.look_at.set(inner.look_at.get());
+        self.slow.set(inner.slow.get());
+        match (ran, inner.given) {
+            (Ok(_), Cell::Value(value)) => Ok(value),
+            _ => Err(Unsure),
+        }
+    }
+
+    /// Calls a function of the file that may have effects.
+    fn own(&mut self, own: &Own) -> Result<Cell, Stop> {
+        let cells = self.frame(own)?;
+        let functions = self.functions;
+        let outer = std::mem::replace(&mut self.cells, cells);
+        let grown = std::mem::take(&mut self.grown);
+        self.given = Cell::Value(Value::Null);
+        self.depth += 1;
+        let ran = self.block(&functions[own.function].body);
+        self.depth -= 1;
+        self.cells = outer;
+        self.grown = grown;
+        ran?;
+        Ok(std::mem::replace(&mut self.given, Cell::Value(Value::Null)))
     }
 
     fn block(&mut self, block: &Block) -> Result<Flow, Stop> {
@@ -121,11 +268,7 @@ impl Runner<'_> {
         match &step.act {
             Act::Nothing => {}
             Act::Set(register, source) => {
-                let cell = match source {
-                    Source::Value(expr) => Cell::Value(self.value(expr)?.into_owned()),
-                    Source::Fact(other) => self.cells[usize::from(*other)].clone(),
-                    Source::Effect(effect) => self.effect(effect)?,
-                };
+                let cell = self.source(source)?;
                 self.set(*register, cell);
             }
             Act::Change(register, operator, expr) => self.change(*register, *operator, expr)?,
@@ -133,15 +276,17 @@ impl Runner<'_> {
             Act::Write(place, expr) => {
                 let value = self.value(expr)?.into_owned();
                 let fact = self.fact(place.fact)?;
-                self.context.write_slot(fact, place.slot, value).ok_or(Unsure)?;
+                let context = self.access.all()?;
+                context.write_slot(fact, place.slot, value).ok_or(Unsure)?;
             }
             Act::Alter(place, operator, expr) => {
                 let right = self.value(expr)?.into_owned();
                 let fact = self.fact(place.fact)?;
-                let left = self.context.slot_value(fact, place.slot).ok_or(Unsure)?;
+                let left = self.access.read()?.slot_value(fact, place.slot).ok_or(Unsure)?;
                 let value = binary(*operator, left, &right)?;
                 self.short(&value)?;
-                self.context.write_slot(fact, place.slot, value).ok_or(Unsure)?;
+                let context = self.access.all()?;
+                context.write_slot(fact, place.slot, value).ok_or(Unsure)?;
             }
             Act::Do(effect) => {
                 self.effect(effect)?;
@@ -155,9 +300,21 @@ impl Runner<'_> {
             Act::Break => return Ok(Flow::Break),
             Act::Continue => return Ok(Flow::Continue),
             Act::Return => return Ok(Flow::Return),
+            Act::Give(source) => {
+                self.given = self.source(source)?;
+                return Ok(Flow::Return);
+            }
             Act::Leave => return Err(Stop::Unsure),
         }
         Ok(Flow::Next)
+    }
+
+    fn source(&mut self, source: &Source) -> Result<Cell, Stop> {
+        Ok(match source {
+            Source::Value(expr) => Cell::Value(self.value(expr)?.into_owned()),
+            Source::Fact(other) => self.cells[usize::from(*other)].clone(),
+            Source::Effect(effect) => self.effect(effect)?,
+        })
     }
 
     fn set(&mut self, register: u16, cell: Cell) {
@@ -206,9 +363,10 @@ impl Runner<'_> {
                 let Cell::Facts(facts) = self.cells[usize::from(*register)].clone() else {
                     return Err(Stop::Unsure);
                 };
+                let context = self.access.read()?;
                 let store = facts
                     .iter()
-                    .map(|id| (*id, self.context.store.find(*id)))
+                    .map(|id| (*id, context.store.find(*id)))
                     .collect::<Vec<_>>();
                 let cells = store
                     .into_iter()
@@ -237,9 +395,10 @@ impl Runner<'_> {
     fn effect(&mut self, effect: &Effect) -> Result<Cell, Stop> {
         let done = match effect {
             Effect::Insert(insert) => return self.insert(insert),
+            Effect::Own(own) => return self.own(own),
             Effect::Retract(register) => {
                 let fact = self.fact(*register)?;
-                self.context.retract(fact.id)
+                self.access.all()?.retract(fact.id)
             }
             Effect::Call(call) => {
                 let index = self.call(call)?;
@@ -249,25 +408,23 @@ impl Runner<'_> {
                 let target = self.text(&call.target)?;
                 let (input, _) = self.json(&call.input)?;
                 let options = self.value(&call.options)?.into_owned();
-                let index = self
-                    .context
-                    .request_json(&target, input, &options)
-                    .map_err(|_| Unsure)?;
+                let index =
+                    (self.access.all()?.request_json(&target, input, &options)).map_err(|_| Unsure)?;
                 return Ok(Cell::Value(Value::Int(index)));
             }
             Effect::Timer(when) => {
                 let when = self.value(when)?.into_owned();
-                let index = self.context.timer(&when).map_err(|_| Unsure)?;
+                let index = self.access.all()?.timer(&when).map_err(|_| Unsure)?;
                 return Ok(Cell::Value(Value::Int(index)));
             }
             Effect::Emit(event_type, content) => {
                 let event_type = self.text(event_type)?;
                 let (json, _) = self.json(content)?;
-                self.context.emit_json(&event_type, json)
+                self.access.all()?.emit_json(&event_type, json)
             }
             Effect::Complete(result) => {
                 let (json, _) = self.json(result)?;
-                self.context.complete_json(json)
+                self.access.all()?.complete_json(json)
             }
             Effect::Fail(message, content) => {
                 let message = self.text(message)?;
@@ -275,31 +432,31 @@ impl Runner<'_> {
                     Some(content) => Some(self.json(content)?.0),
                     None => None,
                 };
-                self.context.fail_json(&message, content)
+                self.access.all()?.fail_json(&message, content)
             }
             Effect::Retry(options) => {
                 let options = self.value(options)?.into_owned();
-                self.context.retry(&options)
+                self.access.all()?.retry(&options)
             }
             Effect::Progress(fraction, text) => {
                 let fraction = self.value(fraction)?.into_owned();
                 let text = self.text(text)?;
-                self.context.progress(&fraction, &text)
+                self.access.all()?.progress(&fraction, &text)
             }
             Effect::Log(line) => {
                 let line = value::text_of(&*self.value(line)?);
-                self.context.log("info", &line)
+                self.access.all()?.log("info", &line)
             }
             Effect::Random => {
-                let number = self.context.random();
+                let number = self.access.all()?.random();
                 return Ok(Cell::Value(Value::Float(number)));
             }
             Effect::Uid => {
-                let text = self.context.uid();
+                let text = self.access.all()?.uid();
                 return Ok(Cell::Value(text.into()));
             }
             Effect::Halt => {
-                self.context.halting = true;
+                self.access.all()?.halting = true;
                 Ok(())
             }
         };
@@ -313,11 +470,10 @@ impl Runner<'_> {
         let mut slots = insert.slots.clone();
         for (slot, expr) in &insert.given {
             let value = self.value(expr)?.into_owned();
-            slots[*slot] = self.context.rules.types[insert.kind].fields[*slot]
-                .checked(value)
-                .map_err(|_| Unsure)?;
+            let field = &self.access.rules().types[insert.kind].fields[*slot];
+            slots[*slot] = field.checked(value).map_err(|_| Unsure)?;
         }
-        let id = self.context.add(insert.kind, slots).map_err(|_| Unsure)?;
+        let id = self.access.all()?.add(insert.kind, slots).map_err(|_| Unsure)?;
         Ok(Cell::Fact(Held { id, place: None }))
     }
 
@@ -328,10 +484,10 @@ impl Runner<'_> {
             None => self.text(&call.target)?.as_str().into(),
         };
         let index = match &call.options {
-            Expr::Const(Value::Null) => self.context.call_json(name, input, artifacts, &Value::Null),
+            Expr::Const(Value::Null) => (self.access.all()?).call_json(name, input, artifacts, &Value::Null),
             options => {
                 let options = self.value(options)?.into_owned();
-                self.context.call_json(name, input, artifacts, &options)
+                (self.access.all()?).call_json(name, input, artifacts, &options)
             }
         };
         index.map_err(|_| Stop::Unsure)

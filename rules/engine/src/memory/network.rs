@@ -97,6 +97,8 @@ pub(crate) struct Network {
     /// First tokens by join and key, and first entries by index and key.
     lefts: HashTable<u32>,
     rights: HashTable<u32>,
+    /// How many tokens wait for facts of each join; empty while none has.
+    lefts_by_join: Vec<u32>,
     /// The same for joins with a range and for ordered indexes.
     sorted_lefts: BTreeSet<Sorted>,
     sorted_rights: BTreeSet<Sorted>,
@@ -192,6 +194,7 @@ impl Network {
             of_fact: Vec::new(),
             lefts: HashTable::new(),
             rights: HashTable::new(),
+            lefts_by_join: Vec::new(),
             sorted_lefts: BTreeSet::new(),
             sorted_rights: BTreeSet::new(),
             widths: FxHashMap::default(),
@@ -552,7 +555,8 @@ impl Network {
     pub(crate) fn bytes(&self) -> usize {
         self.tokens.capacity() * size_of::<Token>()
             + self.entries.capacity() * size_of::<Entry>()
-            + (self.free.capacity() + self.free_entries.capacity() + self.of_fact.capacity()) * 4
+            + (self.free.capacity() + self.free_entries.capacity()) * 4
+            + (self.of_fact.capacity() + self.lefts_by_join.capacity()) * 4
             + (self.lefts.capacity() + self.rights.capacity()) * 6
             + (self.sorted_lefts.len() + self.sorted_rights.len()) * size_of::<Sorted>() * 3 / 2
             + (self.values.capacity() + self.sums.capacity()) * 48

@@ -130,8 +130,12 @@ pub(crate) struct Context {
     pub failed: bool,
     /// The section wants no more rules to fire in this turn.
     pub halting: bool,
-    /// The effects before this section.
-    pub mark: usize,
+    /// The effects before this section, and their bytes.
+    mark: (usize, usize),
+    /// The bytes of the turn's effects.
+    effect_bytes: usize,
+    /// The bytes of the long values that the section has written.
+    written_bytes: usize,
 }
 
 /// So many updated facts are looked through faster than they are looked up.
@@ -161,20 +165,29 @@ impl Context {
             retry: None,
             failed: false,
             halting: false,
-            mark: 0,
+            mark: (0, 0),
+            effect_bytes: 0,
+            written_bytes: 0,
         }
     }
 
     pub(crate) fn begin(&mut self, section: Section) {
         self.section = section;
-        self.mark = self.effects.len();
+        self.mark = (self.effects.len(), self.effect_bytes);
         self.clear();
     }
 
     /// Forgets everything the section has done.
     pub(crate) fn roll_back(&mut self) {
-        self.effects.truncate(self.mark);
+        self.effects.truncate(self.mark.0);
+        self.effect_bytes = self.mark.1;
         self.clear();
+    }
+
+    /// The turn's effects; the next turn begins with none.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        self.effect_bytes = 0;
+        std::mem::take(&mut self.effects)
     }
 
     fn clear(&mut self) {
@@ -188,6 +201,21 @@ impl Context {
         self.retry = None;
         self.failed = false;
         self.halting = false;
+        self.written_bytes = 0;
+    }
+
+    /// Counts a long value that the section writes, and no longer the one that it takes the place of.
+    fn long(&mut self, bytes: usize, instead_of: usize) -> Done<()> {
+        self.written_bytes = self.written_bytes.saturating_sub(instead_of);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.written_bytes += bytes;
+        let bound = self.rules.limits.run_bytes;
+        if self.store.long() + self.written_bytes > bound {
+            return Err(format!("more than {bound} bytes of facts in one run"));
+        }
+        Ok(())
     }
 
     fn inserted_at(&self, id: u64) -> Option<usize> {
@@ -258,6 +286,11 @@ impl Context {
         if *self.pending(id, slot).unwrap_or(&slots[slot]) == value {
             return Ok(());
         }
+        let instead_of = match self.inserted_at(id) {
+            Some(at) => self.inserted[at].slots[slot].long(),
+            None => self.pending(id, slot).map_or(0, Value::long),
+        };
+        self.long(value.long(), instead_of)?;
         if let Some(at) = self.inserted_at(id) {
             let weight = value.weight();
             self.inserted[at].slots[slot] = value;
@@ -325,6 +358,12 @@ impl Context {
         if self.is_retracted(fact.id) {
             return None;
         }
+        let instead_of = if self.updated.is_empty() {
+            0
+        } else {
+            self.pending(fact.id, slot).map_or(0, Value::long)
+        };
+        self.long(value.long(), instead_of).ok()?;
         let weight = value.weight();
         self.note(fact.id, place, slot, value);
         self.bounded(fact.id, weight).ok()
@@ -367,6 +406,7 @@ impl Context {
         if self.store.len() + self.inserted.len() >= self.rules.limits.facts {
             return Err(format!("more than {} facts in one run", self.rules.limits.facts));
         }
+        self.long(slots.iter().map(Value::long).sum(), 0)?;
         let id = self.store.next_id + u64::try_from(self.inserted.len()).unwrap_or(u64::MAX);
         self.writes.push(Write::Insert(self.inserted.len()));
         self.inserted.push(Inserted {
@@ -426,6 +466,12 @@ impl Context {
                 self.rules.limits.effects
             ));
         }
+        let bytes = self.effect_bytes.saturating_add(effect.text_bytes());
+        let bound = self.rules.limits.turn_bytes;
+        if bytes > bound {
+            return Err(format!("more than {bound} bytes of effects in one turn"));
+        }
+        self.effect_bytes = bytes;
         self.effects.push(effect);
         Ok(())
     }

@@ -61,6 +61,8 @@ pub(crate) struct Store {
     ids: FxHashMap<u64, u32>,
     /// The run's own.
     count: usize,
+    /// The bytes of their long values.
+    long: usize,
     pub next_id: u64,
     pub clock: u64,
 }
@@ -69,6 +71,21 @@ impl Store {
     /// How many facts the run has; shared ones are not its.
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+
+    /// The bytes of the long values of all facts.
+    pub(crate) const fn long(&self) -> usize {
+        self.long
+    }
+
+    /// Writes a slot.
+    pub(crate) fn set(&mut self, at: u32, slot: usize, value: Value, stamp: u64) {
+        let fact = &mut self.facts[at as usize];
+        if fact.id < SHARED_FIRST {
+            self.long = (self.long + value.long()).saturating_sub(fact.slots[slot].long());
+        }
+        fact.slots[slot] = value;
+        fact.mark(slot, stamp);
     }
 
     pub(crate) fn get(&self, at: u32) -> &Fact {
@@ -101,7 +118,10 @@ impl Store {
         if own_place(id) != Some(at) {
             self.ids.insert(id, at);
         }
-        self.count += usize::from(id < SHARED_FIRST);
+        if id < SHARED_FIRST {
+            self.count += 1;
+            self.long += long(&self.facts[at as usize].slots);
+        }
         at
     }
 
@@ -124,7 +144,10 @@ impl Store {
         if own_place(removed.id) != Some(at) {
             self.ids.remove(&removed.id);
         }
-        self.count -= usize::from(removed.id < SHARED_FIRST);
+        if removed.id < SHARED_FIRST {
+            self.count -= 1;
+            self.long = self.long.saturating_sub(long(&removed.slots));
+        }
         self.free.push(at);
         removed
     }
@@ -148,7 +171,8 @@ impl Store {
         let mut own: Vec<Fact> = std::mem::take(&mut self.facts);
         own.retain(|fact| fact.live && fact.id < SHARED_FIRST);
         own.sort_unstable_by_key(|fact| fact.id);
-        (self.free, self.ids, self.count) = (Vec::new(), FxHashMap::default(), 0);
+        (self.free, self.ids) = (Vec::new(), FxHashMap::default());
+        (self.count, self.long) = (0, 0);
         for fact in own {
             self.add(fact);
         }
@@ -170,6 +194,10 @@ impl Store {
             .sum();
         self.facts.capacity() * size_of::<Fact>() + self.ids.capacity() * 17 + slots
     }
+}
+
+fn long(slots: &[Value]) -> usize {
+    slots.iter().map(Value::long).sum()
 }
 
 /// Up to this many facts memory is given back to the last byte after a turn: small runs are many.

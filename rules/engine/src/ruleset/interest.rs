@@ -79,7 +79,8 @@ impl Hasher for Stable {
 /// Whether an expression needs the script engine.
 pub(crate) fn is_scripted(expr: &Expr) -> bool {
     match expr {
-        Expr::Script(_) => true,
+        // Keys of interests are stable between versions; a function may change.
+        Expr::Script(_) | Expr::Own(..) => true,
         Expr::Const(_) | Expr::Slot(..) | Expr::Level(_) => false,
         Expr::Get(inner, _) | Expr::Not(inner) | Expr::Negate(inner) => is_scripted(inner),
         Expr::Index(sides) | Expr::Binary(_, sides) => is_scripted(&sides.0) || is_scripted(&sides.1),

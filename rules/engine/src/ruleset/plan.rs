@@ -65,6 +65,8 @@ pub(crate) struct Index {
     /// All slots that decide where a fact stands.
     pub mask: u64,
     pub joins: Vec<u32>,
+    /// Those of them that count their facts.
+    pub counts: Vec<u32>,
 }
 
 /// What a fact is found by.
@@ -109,7 +111,7 @@ pub(crate) struct Join {
     pub keys: Vec<(Expr, Part)>,
     pub tests: Vec<Test>,
     pub range: Option<Range>,
-    /// A `no` or `any` for which every fact counts that keys and range allow: one is enough to decide it.
+    /// A `no` or `any` without scripts: one fact is enough to decide it.
     pub blocks: bool,
     pub measure: Option<Expr>,
     pub order: Option<Expr>,

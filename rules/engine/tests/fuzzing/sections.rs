@@ -15,6 +15,18 @@ const LIMIT = 3;
 const WORD = \"word\";
 fact A { n: int = 0, s: string = \"\", f: float = 0.5, b: bool = false, l: list = [], m: map = #{}, x: any, o: int?, done: bool = false }
 fact B { n: int = 0, s: string = \"\" }
+fn twice(x) { x + x }
+fn larger(x, y) { if x > y { return x; } y }
+fn times(n) { if n <= 1 { 1 } else { n * times(n - 1) } }
+fn even(n) { n == 0 || odd(n - 1) }
+fn odd(n) { n != 0 && even(n - 1) }
+fn label(x, s) { let t = `${s}:${x}`; for i in 0..2 { t += \".\"; } t }
+fn total(l) { let t = 0; for x in l { if x == LIMIT { continue; } t += x; } t }
+fn first(l) { for x in l { return x; } }
+fn bump(x) { x.n += 1; x.n }
+fn make(n) { if n > 6 { throw \"too many\"; } insert(\"B\", #{ n: n, s: \"made\" }); n }
+fn nothing() { }
+fn turn(x) { let i = 0; while i < 3 { i += 1; if x == i { break; } } #{ i: i, x: x } }
 ";
 
 /// What became of the random sections.
@@ -66,7 +78,17 @@ impl Text<'_, '_> {
                 _ => "b.n".into(),
             };
         }
-        match self.choices.below(9) {
+        match self.choices.below(12) {
+            9 => {
+                let name = self.choices.one(&["twice", "times", "twice"]);
+                format!("{name}({})", self.int(depth - 1))
+            }
+            10 => format!("larger({}, {})", self.int(depth - 1), self.int(depth - 1)),
+            11 => match self.choices.below(3) {
+                0 => format!("total({})", self.list(0)),
+                1 => format!("turn({}).i", self.int(depth - 1)),
+                _ => format!("bump({})", self.fact()),
+            },
             0..=3 => {
                 let operator = self
                     .choices
@@ -120,7 +142,8 @@ impl Text<'_, '_> {
                 _ => "b.s".into(),
             };
         }
-        match self.choices.below(6) {
+        match self.choices.below(7) {
+            6 => format!("label({}, {})", self.any(depth - 1), self.text(depth - 1)),
             0 => format!("({} + {})", self.text(depth - 1), self.any(depth - 1)),
             1 => format!("`<${{{}}}|${{{}}}>`", self.any(depth - 1), self.text(depth - 1)),
             2 => format!("{}.to_upper()", self.text(depth - 1)),
@@ -200,7 +223,12 @@ impl Text<'_, '_> {
             9 => format!("{}[{}]", self.list(0), self.choices.one(&["0", "-1", "5", "1"])),
             10 => format!("({} ?? {})", self.value(), self.int(0)),
             11 => "a.o".into(),
-            12 => format!("{}.k", self.value()),
+            12 => match self.choices.below(4) {
+                0 => format!("first({})", self.list(0)),
+                1 => "nothing()".into(),
+                2 => format!("even({})", self.int(0)),
+                _ => format!("{}.k", self.value()),
+            },
             13..20 => self.int(depth),
             20..27 => self.text(depth),
             27..30 => self.truth(depth.min(1)),
@@ -224,7 +252,17 @@ impl Text<'_, '_> {
     }
 
     fn statement(&mut self, depth: usize) {
-        match self.choices.below(28) {
+        match self.choices.below(30) {
+            28 => {
+                let text = format!("make({});\n", self.int(1));
+                self.say(&text);
+            }
+            29 => {
+                let (name, fact) = (self.name('v'), self.fact());
+                let text = format!("let {name} = bump({fact});\n");
+                self.say(&text);
+                self.values.push(name);
+            }
             0 => {
                 let text = format!("a.n = {};\n", self.int(2));
                 self.say(&text);

@@ -10,13 +10,13 @@ use crate::steps::{Expr, Place, Register};
 use crate::value::Text;
 
 /// What has been converted so far of a chain of dots.
-enum Link {
+pub(super) enum Link {
     Fact(Register, usize),
     Facts(Register),
     Value(Expr),
 }
 
-impl Writer<'_> {
+impl Writer<'_, '_> {
     /// The native form of an expression that has a value and no effect.
     pub(super) fn expression(&mut self, tree: &Tree) -> Option<Expr> {
         match self.link(tree)? {
@@ -29,7 +29,7 @@ impl Writer<'_> {
         trees.iter().map(|tree| self.expression(tree)).collect()
     }
 
-    fn link(&mut self, tree: &Tree) -> Option<Link> {
+    pub(super) fn link(&mut self, tree: &Tree) -> Option<Link> {
         self.cost += COST;
         Some(Link::Value(match tree {
             Tree::BoolConstant(value, _) => Expr::Const((*value).into()),
@@ -43,7 +43,7 @@ impl Writer<'_> {
             Tree::Array(parts, _) => Expr::List(self.all(parts)?),
             Tree::Map(parts, _) => self.map(&parts.0)?,
             Tree::InterpolatedString(parts, _) => Expr::Joined(self.all(parts)?),
-            Tree::FnCall(call, _) => self.function(call)?,
+            Tree::FnCall(call, _) => self.operation(call)?,
             Tree::Stmt(block) => self.choice(block.statements())?,
             Tree::Variable(variable, ..) => {
                 let Some(name) = self.find(&variable.1) else {
@@ -73,7 +73,7 @@ impl Writer<'_> {
         self.cost += COST;
         match statements {
             [Stmt::Expr(tree)] => self.expression(tree),
-            [Stmt::FnCall(call, _)] => self.function(call),
+            [Stmt::FnCall(call, _)] => self.operation(call),
             [Stmt::If(flow, _)] => {
                 let condition = self.expression(&flow.expr)?;
                 let first = self.choice(flow.body.statements())?;
@@ -172,10 +172,12 @@ impl Writer<'_> {
         }
     }
 
-    fn function(&mut self, call: &FnCallExpr) -> Option<Expr> {
+    /// The native form of a function or an operator.
+    pub(super) fn operation(&mut self, call: &FnCallExpr) -> Option<Expr> {
         let name = call.name.as_str();
         if self.is_own(name) {
-            return None;
+            let (own, acts) = self.own(call)?;
+            return (!acts).then(|| Expr::Own(Box::new(own)));
         }
         self.cost += COST;
         match (name, &call.args[..]) {

@@ -28,35 +28,29 @@ pub(super) fn key(expr: &Expr, own: usize) -> Option<(Expr, Part)> {
     Some((other.clone(), part))
 }
 
-/// The range that some tests allow, and whether they say no more than it.
-pub(super) fn range(tests: &[Test], depth: usize, numeric: &impl Fn(usize) -> bool) -> (Option<Range>, bool) {
+/// The range that some tests allow.
+pub(super) fn range(tests: &[Test], depth: usize, numeric: &impl Fn(usize) -> bool) -> Option<Range> {
     let mut ranges: Vec<Range> = Vec::new();
-    let mut exact = true;
     for test in tests {
         let Some(found) = bounds(&test.expr, depth, numeric) else {
-            exact = false;
             continue;
         };
-        exact &= !found.low.iter().chain(&found.high).any(|edge| edge.turned);
         match ranges.iter_mut().find(|range| range.slot == found.slot) {
             Some(known) => {
-                exact &= known.low.is_none() || found.low.is_none();
-                exact &= known.high.is_none() || found.high.is_none();
                 known.low = known.low.take().or(found.low);
                 known.high = known.high.take().or(found.high);
             }
             None => ranges.push(found),
         }
     }
-    exact &= ranges.len() <= 1;
     if let Some(spanned) = spanned(&ranges) {
-        return (Some(spanned), false);
+        return Some(spanned);
     }
     let closed = ranges
         .iter()
         .position(|range| range.low.is_some() && range.high.is_some());
     let best = closed.or_else(|| (!ranges.is_empty()).then_some(0));
-    (best.map(|at| ranges.swap_remove(at)), exact)
+    best.map(|at| ranges.swap_remove(at))
 }
 
 /// The range of facts that reach from one slot to another and hold what the left says between them.

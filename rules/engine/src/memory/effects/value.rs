@@ -23,10 +23,10 @@ impl Runner<'_> {
             },
             Expr::Slot(place) => {
                 let fact = self.fact(place.fact)?;
-                Cow::Borrowed(self.context.slot_value(fact, place.slot).ok_or(Unsure)?)
+                Cow::Borrowed(self.access.read()?.slot_value(fact, place.slot).ok_or(Unsure)?)
             }
-            Expr::Now => Cow::Owned(Value::Int(self.context.now_ms)),
-            Expr::Exists(fact) => Cow::Owned(self.context.exists(self.fact(*fact)?.id).into()),
+            Expr::Now => Cow::Owned(Value::Int(self.access.read()?.now_ms)),
+            Expr::Exists(fact) => Cow::Owned(self.access.read()?.exists(self.fact(*fact)?.id).into()),
             Expr::SameFact(one, other) => Cow::Owned((self.fact(*one)?.id == self.fact(*other)?.id).into()),
             Expr::Count(list) => match &self.cells[usize::from(*list)] {
                 Cell::Facts(facts) => Cow::Owned(Value::Int(i64::try_from(facts.len()).map_err(|_| Unsure)?)),
@@ -91,12 +91,13 @@ impl Runner<'_> {
                 let mut text = String::new();
                 for part in parts {
                     write_text(&mut text, &*self.value(part)?)?;
-                    if text.len() > self.context.rules.limits.string_bytes {
+                    if text.len() > self.limits().string_bytes {
                         return Err(Unsure);
                     }
                 }
                 Cow::Owned(text.into())
             }
+            Expr::Own(own) => Cow::Owned(self.pure(own)?),
         })
     }
 
@@ -137,7 +138,7 @@ impl Runner<'_> {
     /// Whether a new value may be too long for a script.
     pub(super) fn short(&self, value: &Value) -> Result<(), Unsure> {
         match value {
-            Value::Str(text) if text.len() > self.context.rules.limits.string_bytes => Err(Unsure),
+            Value::Str(text) if text.len() > self.limits().string_bytes => Err(Unsure),
             Value::List(_) | Value::Map(_) => self.fits(value),
             _ => Ok(()),
         }
@@ -146,20 +147,21 @@ impl Runner<'_> {
     fn fits(&self, value: &Value) -> Result<(), Unsure> {
         let mut sizes = Sizes::default();
         measure(value, 0, &mut sizes)?;
-        within(sizes, &self.context.rules.limits)
+        within(sizes, self.limits())
     }
 
     /// `x += …` on a register; a string grows where it is.
     pub(super) fn change(&mut self, register: Register, operator: Binary, expr: &Expr) -> Result<(), Unsure> {
         let right = self.value(expr)?.into_owned();
         let at = usize::from(register);
+        let bound = self.limits().string_bytes;
         let Cell::Value(left) = &mut self.cells[at] else {
             return Err(Unsure);
         };
         if let (Binary::Add, Value::Str(text)) = (operator, &mut *left) {
             let mut more = String::new();
             write_text(&mut more, &right)?;
-            if text.len() + more.len() > self.context.rules.limits.string_bytes {
+            if text.len() + more.len() > bound {
                 return Err(Unsure);
             }
             text.push_str(&more);
@@ -177,7 +179,7 @@ impl Runner<'_> {
         if self.grown.len() <= at {
             self.grown.resize(at + 1, 0);
         }
-        let limits = &self.context.rules.limits;
+        let limits = &self.access.rules().limits;
         let Cell::Value(list) = &mut self.cells[at] else {
             return Err(Unsure);
         };
@@ -205,7 +207,7 @@ impl Runner<'_> {
         if let [Piece::Text(text)] = &*json.pieces {
             return Ok((Arc::from(&**text), false));
         }
-        let limits = &self.context.rules.limits;
+        let limits = self.limits();
         let mut text = Vec::with_capacity(128);
         let mut sizes = json.sizes;
         let mut artifacts = false;

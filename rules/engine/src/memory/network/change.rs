@@ -112,8 +112,8 @@ impl Network {
         let mut entry = self.first_entry(fact);
         while entry != NONE {
             let index = &world.rules.plan.indexes[self.entries[entry as usize].index as usize];
+            batch.out.extend(index.counts.iter().map(|join| (*join, entry)));
             batch.gone.push(entry);
-            batch.out.extend(index.joins.iter().map(|join| (*join, entry)));
             entry = self.entries[entry as usize].next_of_fact;
         }
     }
@@ -167,6 +167,16 @@ impl Network {
 
     /// Takes apart what no longer holds.
     pub(crate) fn withdraw(&mut self, world: World<'_>, batch: &mut Batch) {
+        // No match stays of what goes or moves.
+        for entry in batch.gone.iter().chain(&batch.moved) {
+            loop {
+                let token = self.entries[*entry as usize].tokens;
+                if token == NONE {
+                    break;
+                }
+                self.delete(world, token, true);
+            }
+        }
         batch.out.sort_unstable();
         // Tokens of entries that many joins look at, by join: they are gone through once.
         let mut sorted: FxHashMap<u32, Vec<(u32, u32)>> = FxHashMap::default();
@@ -268,7 +278,7 @@ impl Network {
                 self.count(world, at, entry, true);
             } else if join.depth == 0 {
                 self.extend(world, NONE, join, entry, None);
-            } else {
+            } else if self.has_lefts(at) {
                 let fact = self.entries[entry as usize].fact;
                 for left in self.lefts_of(world, at, entry) {
                     if self.joins(world, join, left, fact) {
@@ -368,18 +378,20 @@ impl Batch {
     /// What a change of these slots means for an entry.
     fn entry(&mut self, rules: &RuleSet, index: &Index, entry: u32, holds: bool, mask: u64) {
         if !holds {
+            self.out.extend(index.counts.iter().map(|join| (*join, entry)));
             self.gone.push(entry);
-            self.out.extend(index.joins.iter().map(|join| (*join, entry)));
             return;
         }
-        let moves = index.mask & mask != 0;
-        if moves {
+        if index.mask & mask != 0 {
+            self.out.extend(index.counts.iter().map(|join| (*join, entry)));
             self.moved.push(entry);
+            self.back.extend(index.joins.iter().map(|join| (*join, entry)));
+            return;
         }
         let mut read = false;
         for at in &index.joins {
             let join = &rules.plan.joins[*at as usize];
-            if moves || join.own & mask != 0 {
+            if join.own & mask != 0 {
                 self.out.push((*at, entry));
                 self.back.push((*at, entry));
             } else if join.kind == NodeKind::Bind {

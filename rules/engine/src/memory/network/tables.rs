@@ -110,6 +110,10 @@ impl Network {
             fact: NONE,
         };
         for (expr, _) in &join.keys {
+            if let Some(value) = expr.place(&pair) {
+                value.hash_into(&mut hasher);
+                continue;
+            }
             match expr.value(&pair) {
                 Ok(value) => value.hash_into(&mut hasher),
                 Err(why) => failed = Some(why),
@@ -177,12 +181,23 @@ impl Network {
 
     // ---- tokens ----
 
+    /// Whether any token waits for facts of a join.
+    pub(super) fn has_lefts(&self, join: u32) -> bool {
+        self.lefts_by_join
+            .get(join as usize)
+            .is_some_and(|count| *count > 0)
+    }
+
     pub(super) fn link_left(&mut self, world: World<'_>, at: u32, join: &Join) {
         let token = self.token_mut(at);
         // It may have stood elsewhere.
         token.next_left = NONE;
         token.previous_left = NONE;
         let (key, owner) = (token.key, token.next);
+        if self.lefts_by_join.len() <= owner as usize {
+            self.lefts_by_join.resize(world.rules.plan.joins.len(), 0);
+        }
+        self.lefts_by_join[owner as usize] += 1;
         if let Some((sorted, width)) = self.sorted_left(world, join, at) {
             self.sorted_lefts.insert(sorted);
             if join
@@ -216,6 +231,7 @@ impl Network {
         let token = self.token(at);
         let (key, owner) = (token.key, token.next);
         let (before, after) = (token.previous_left, token.next_left);
+        self.lefts_by_join[owner as usize] -= 1;
         if let Some((sorted, _)) = self.sorted_left(world, join, at) {
             self.sorted_lefts.remove(&sorted);
             return;
@@ -339,6 +355,10 @@ impl Network {
         };
         let slots = &world.store.get(fact).slots;
         let equal = |expr: &Expr, part: &Part| {
+            // The commonest key, without a detour.
+            if let (Some(value), Part::Slot(slot)) = (expr.place(&pair), part) {
+                return Ok(value.same(&slots[*slot]));
+            }
             let value = expr.value(&pair)?;
             Ok::<bool, String>(match part {
                 Part::Slot(slot) => value.same(&slots[*slot]),
@@ -438,9 +458,19 @@ impl Network {
     }
 
     /// The entry that decides a `no` or `any`, if there is one: of a range the nearest, so that few tokens have the same.
-    pub(super) fn blocker(&self, world: World<'_>, join: &Join, left: u32) -> Option<u32> {
+    pub(super) fn blocker(&mut self, world: World<'_>, join: &Join, left: u32) -> Option<u32> {
+        let mut failed = Vec::new();
+        let found = self.nearest(world, join, left, &mut failed);
+        for why in failed {
+            self.failures += 1;
+            self.failure = Some((join.rule, why));
+        }
+        found
+    }
+
+    fn nearest(&self, world: World<'_>, join: &Join, left: u32, failed: &mut Vec<String>) -> Option<u32> {
         let (owner, key) = (join.index, self.token(left).key);
-        let goes = |entry: &u32| {
+        let mut goes = |entry: &u32| {
             let fact = self.entries[*entry as usize].fact;
             let pair = Pair {
                 world,
@@ -449,12 +479,19 @@ impl Network {
                 depth: join.depth,
                 fact,
             };
-            let holds = |test: &Test| test.expr.holds(&pair).unwrap_or(false);
-            self.is_equal(world, join, left, fact) && join.tests.iter().all(holds)
+            let mut holds = |test: &Test| match test.expr.holds(&pair) {
+                Ok(holds) => holds,
+                Err(why) => {
+                    failed.push(format!("`{}`: {why}", test.text));
+                    false
+                }
+            };
+            (join.keys.is_empty() || self.is_equal(world, join, left, fact))
+                && join.tests.iter().all(&mut holds)
         };
         let (Some((from, to)), Some(range)) = (self.span(world, join, left), &join.range) else {
             let mut bucket = self.bucket(world, join, left, key);
-            return std::iter::from_fn(|| self.next_entry(&mut bucket)).find(goes);
+            return std::iter::from_fn(|| self.next_entry(&mut bucket)).find(&mut goes);
         };
         let shut = |edge: &Option<Edge>, place: &Place| {
             edge.as_ref().is_some_and(|edge| edge.strict) && place.is_exact()
