@@ -143,7 +143,7 @@ async fn nodes_answer_for_each_other_and_replace_each_other() {
 /// Events come to both nodes at once, some of them twice, and their orders are anywhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_reach_their_subscribers_once_whichever_node_is_asked() {
-    let Some((_cluster, first, second)) = nodes().await else {
+    let Some((cluster, first, second)) = nodes().await else {
         return;
     };
     first.push(&bundle("shop"));
@@ -218,6 +218,10 @@ async fn events_reach_their_subscribers_once_whichever_node_is_asked() {
     }
     let list = first.get("/v1/runs?service=shop&limit=100").await;
     assert_eq!(list.json["rows"].as_array().map(Vec::len), Some(7), "{list:?}");
+    let url = cluster.url();
+    let looked = first.celesta(&["doctor", "--json", "--store", &url]);
+    assert_eq!(looked.code, 0, "{looked:?}");
+    assert!(looked.json()["runs"].as_u64() >= Some(7), "{looked:?}");
 }
 
 /// Each node is stopped and started again under load, as an upgrade does. Clients do what a load balancer does: they ask a

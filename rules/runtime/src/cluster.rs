@@ -31,6 +31,7 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
 pub use self::member::Member;
+pub(crate) use self::member::schema as partition_schema;
 use self::ownership::Process;
 pub(crate) use self::readers::Readers;
 pub use self::schema::CLUSTER_MIGRATIONS;

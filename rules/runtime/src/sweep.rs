@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 pub(crate) use drive::drive;
 pub use machine::{IllegalSweepStep, SweepState, SweepStep};
-pub(crate) use rows::place;
+pub(crate) use rows::{COLUMNS as SWEEP_COLUMNS, Found as StoredSweep, place};
 
 use crate::runtime::{Inner, Runtime};
 use crate::state::RunState;

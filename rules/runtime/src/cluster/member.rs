@@ -37,7 +37,7 @@ pub struct Member {
 }
 
 /// The schema of a partition.
-pub(super) fn schema(partition: u32) -> String {
+pub(crate) fn schema(partition: u32) -> String {
     format!("celesta_p{partition}")
 }
 

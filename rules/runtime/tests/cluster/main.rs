@@ -1,6 +1,7 @@
 //! Nodes of one deployment in one process, on a real PostgreSQL, with a test in the place of the workers.
 
 mod bed;
+mod doctor;
 mod events;
 
 use std::time::Duration;
