@@ -13,6 +13,7 @@
 //! the key is leased no turn of the run is under way, so nothing of it can come after its removal.
 
 mod frame;
+mod list;
 mod sweep;
 
 use std::collections::BTreeMap;
