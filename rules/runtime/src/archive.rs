@@ -12,6 +12,7 @@
 //! A step done twice changes nothing: a segment nobody points to is garbage, a second message finds the run gone. Since
 //! the key is leased no turn of the run is under way, so nothing of it can come after its removal.
 
+pub(crate) mod compact;
 mod frame;
 mod list;
 mod sweep;
@@ -222,7 +223,9 @@ fn asks_for(key: &LeasedKey) -> Option<Place> {
 /// What archives or compacts the run of a key that is asked for nothing else, and settles the key; `None` for all other
 /// keys.
 pub(crate) async fn settle(inner: &Inner, key: &LeasedKey) -> Option<Unit> {
-    let place = asks_for(key)?;
+    let Some(place) = asks_for(key) else {
+        return compact::settle(inner, key).await;
+    };
     let run = RunId::from_bits(key.key.bits());
     let mut unit = Unit::new();
     match inner.removal(run, place, &mut unit).await {

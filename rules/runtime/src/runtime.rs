@@ -260,6 +260,8 @@ impl Runtime {
         if !config.reads_only {
             let sweep = archive::run(Arc::clone(&inner));
             inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+            let compaction = archive::compact::run(Arc::clone(&inner));
+            inner.tasks.spawn("runs.compact", Fate::Expendable, compaction);
         }
         if config.evaluators > 0 {
             let router = Arc::clone(&inner);
