@@ -47,6 +47,16 @@ pub(crate) fn migrations() -> Vec<Migration> {
     migrations_with(celesta_queue::MIGRATIONS)
 }
 
+/// The schema of what the nodes of a deployment share, and that of each partition.
+pub(crate) fn deployment_migrations() -> (Vec<Migration>, Vec<Migration>) {
+    let shared = [
+        celesta_queue::MIGRATIONS,
+        celesta_runs::MIGRATIONS,
+        celesta_runs::CLUSTER_MIGRATIONS,
+    ];
+    (shared.concat(), migrations_with(celesta_queue::OWNED_MIGRATIONS))
+}
+
 /// The schema of runs, with that of the queues they go through.
 fn migrations_with(queues: &[Migration]) -> Vec<Migration> {
     [queues, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat()

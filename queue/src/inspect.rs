@@ -106,6 +106,11 @@ pub async fn stored_later(
         let bytes = row.take_blob(1).unwrap_or_default();
         let payload = row.take_blob(2).unwrap_or_default();
         let message = read(seq, &bytes, payload).map_err(|reason| DamagedRow { seq, reason })?;
+        // It is found by its columns, and brought near by its head.
+        if row.int(4) != Some(message.queue) || row.blob(5) != Some(&message.id.to_bytes()) {
+            let reason = format!("it stands under another queue or id than its own, {}", message.id);
+            return Err(DamagedRow { seq, reason });
+        }
         Ok(StoredMessage {
             state: State::Invisible,
             at: Timestamp::from_millis(row.int(3).unwrap_or(0)),
@@ -116,7 +121,7 @@ pub async fn stored_later(
 }
 
 const SELECT_LATER: &str =
-    "SELECT seq, head, payload, at FROM queue_later WHERE seq > ? ORDER BY seq LIMIT ?";
+    "SELECT seq, head, payload, at, queue, id FROM queue_later WHERE seq > ? ORDER BY seq LIMIT ?";
 
 const SELECT_ROWS: &str =
     "SELECT seq, head, changes, payload FROM queue_rows WHERE seq > ? ORDER BY seq LIMIT ?";

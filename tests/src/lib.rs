@@ -110,6 +110,8 @@ pub fn celesta(folder: &Path, arguments: &[&str]) -> Said {
         "CELESTA_TOKEN",
         "CELESTA_DATA",
         "CELESTA_BROKER",
+        "CELESTA_STORE",
+        "CELESTA_ARTIFACTS",
         "NO_COLOR",
         "CLICOLOR_FORCE",
         "RUST_LOG",

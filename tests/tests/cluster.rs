@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn bundle() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/limits")
+fn bundle(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles").join(name)
 }
 
 /// A database and two nodes on it, the bundle pushed at the first; nothing where PostgreSQL is not installed.
@@ -26,7 +26,7 @@ async fn nodes() -> Option<(Cluster, Server, Server)> {
     let url = cluster.url();
     let arguments = ["--store", url.as_str(), "--partitions", "4", "--workers", "2"];
     let first = Server::start_with(&arguments);
-    first.push(&bundle());
+    first.push(&bundle("limits"));
     let second = Server::start_with(&arguments);
     for node in [&first, &second] {
         node.until("/v1/nodes", PATIENCE, |answer| owned(&answer.json) == [2, 2])
@@ -138,6 +138,90 @@ async fn nodes_answer_for_each_other_and_replace_each_other() {
             "each nap counts once: {calls:?}"
         );
     }
+}
+
+/// Events come to both nodes at once, some of them twice, and their orders are anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_reach_their_subscribers_once_whichever_node_is_asked() {
+    let Some((cluster, first, second)) = nodes().await else {
+        return;
+    };
+    first.push(&bundle("shop"));
+    second
+        .until("/v1/services", PATIENCE, |answer| answer.text.contains("shop"))
+        .await;
+    let mut orders = Vec::new();
+    for node in [&first, &second, &first, &second, &first, &second] {
+        let answer = node
+            .post("/v1/services/shop/await", &[], &json!({ "order": "7" }))
+            .await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        orders.push(answer.json["id"].as_str().expect("an id").to_owned());
+    }
+    let event = |id: usize, kind: &str, order: &str| {
+        json!({
+            "specversion": "1.0", "id": id.to_string(), "source": "/till", "type": kind,
+            "data": { "order": order, "amount": 1 << id },
+        })
+    };
+    let send = async |node: &Server, kind: &str, body: &Value| {
+        let request = node.request("POST", "/v1/events").header("Content-Type", kind);
+        node.send(request.body(body.to_string())).await
+    };
+    let (structured, batch) = (
+        "application/cloudevents+json",
+        "application/cloudevents-batch+json",
+    );
+    let one = event(0, "shop.paid", "7");
+    let (here, there) = tokio::join!(send(&first, structured, &one), send(&second, structured, &one));
+    let mut statuses = [here.status, there.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 202], "{here:?} {there:?}");
+    let rest = json!([
+        one,
+        event(1, "shop.paid", "7"),
+        event(2, "weather", ""),
+        event(3, "shop.paid", "7"),
+        event(4, "shop.placed", "8"),
+        event(5, "shop.paid", "nobody's"),
+    ]);
+    let answer = send(&second, batch, &rest).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let events = answer.json["events"].as_array().cloned().unwrap_or_default();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (
+                event["id"].as_str().unwrap_or_default(),
+                event["deliveries"].as_array().map_or(0, Vec::len),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [("0", 0), ("1", 6), ("2", 0), ("3", 6), ("4", 1), ("5", 1)],
+        "{answer:?}"
+    );
+    assert_eq!(events[0]["duplicate"], true);
+    let nobody = send(&second, structured, &event(5, "shop.paid", "nobody's")).await;
+    assert_eq!(
+        (nobody.status, nobody.code()),
+        (422, "unusable-event"),
+        "{nobody:?}"
+    );
+    for run in &orders {
+        let path = format!("/v1/runs/{run}");
+        let ended = first
+            .send(first.request("GET", &path).header("Prefer", "wait=30"))
+            .await;
+        assert_eq!(ended.json["result"], json!({ "paid": 11 }), "{ended:?}");
+    }
+    let list = first.get("/v1/runs?service=shop&limit=100").await;
+    assert_eq!(list.json["rows"].as_array().map(Vec::len), Some(7), "{list:?}");
+    let url = cluster.url();
+    let looked = first.celesta(&["doctor", "--json", "--store", &url]);
+    assert_eq!(looked.code, 0, "{looked:?}");
+    assert!(looked.json()["runs"].as_u64() >= Some(7), "{looked:?}");
 }
 
 /// Each node is stopped and started again under load, as an upgrade does. Clients do what a load balancer does: they ask a

@@ -83,6 +83,55 @@ async fn functions_die_with_a_killed_server() {
     );
 }
 
+/// Histories are compacted when a node starts: it is killed at another moment of that each time.
+#[tokio::test]
+async fn a_kill_amid_compaction_loses_no_turn() {
+    let mut server = Server::start();
+    server.push(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/ledger"));
+    let mut runs = Vec::new();
+    for _ in 0..30 {
+        let answer = server
+            .post("/v1/services/ledger/open", &[], &json!({ "name": "ann" }))
+            .await;
+        runs.push(answer.json["id"].as_str().expect("an id").to_owned());
+    }
+    let book = json!({ "writes": [{ "insert": "Entry", "fields": { "amount": 1 } }] });
+    let mut booked = 0;
+    for kill in 0..8 {
+        for run in &runs {
+            for _ in 0..2 {
+                let answer = server.post(&format!("/v1/runs/{run}/facts"), &[], &book).await;
+                assert!(answer.status < 300, "{answer:?}");
+            }
+        }
+        booked += 2;
+        for run in &runs {
+            let path = format!("/v1/runs/{run}/facts?type=Account");
+            let total = |answer: &celesta_tests::Answer| answer.json["rows"][0]["value"]["total"] == booked;
+            server.until(&path, PATIENCE, total).await;
+        }
+        // The second for which a history is kept.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        server.kill();
+        server.restart();
+        // From nothing done to nearly all.
+        tokio::time::sleep(Duration::from_millis(15 * kill)).await;
+        server.kill();
+        server.restart();
+    }
+    let first = |answer: &celesta_tests::Answer| answer.json["rows"][0]["seq"].as_u64() > Some(1);
+    server
+        .until(&format!("/v1/runs/{}/history", runs[0]), PATIENCE, first)
+        .await;
+    for run in &runs {
+        let facts = server.get(&format!("/v1/runs/{run}/facts?type=Account")).await;
+        assert_eq!(facts.json["rows"][0]["value"]["total"], booked, "{facts:?}");
+    }
+    server.kill();
+    let looked = server.celesta(&["doctor", "--json", "--data", "data"]);
+    assert_eq!(looked.code, 0, "{looked:?}");
+}
+
 /// How many processes sleep for exactly so many seconds.
 fn sleepers(marker: &str) -> usize {
     let entries = std::fs::read_dir("/proc").expect("Linux").flatten();

@@ -5,6 +5,8 @@
 //! kept, and a new request without a key goes to any partition, best to one that is here. A partition that is elsewhere is
 //! asked there; one that has no owner at this moment is waited for.
 
+mod events;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use tower_service::Service as _;
 use crate::body::{PATIENCE, whole};
 use crate::forward::{Broken, FORWARDED, Forwarder, NOT_OWNER, UNFINISHED};
 use crate::problem::{Answer, Problem};
+use crate::publish::BATCH_BODY_MAX;
 use crate::server::Shared;
 use crate::submit;
 
@@ -69,8 +72,8 @@ enum About {
     Any,
     /// Something of every partition: each is asked, or told.
     Each,
-    /// Something that several partitions cannot do.
-    Refused,
+    /// Events, each of which has a partition where its name is kept.
+    Events,
 }
 
 /// The body of a run, as far as it matters here.
@@ -261,25 +264,21 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
         About::Home => return call(front.home.clone(), Request::from_parts(parts, body)).await,
         About::Partition(partition) => partition,
         About::Any => front.any(),
-        About::Refused => {
-            let reason = "events are not taken in a deployment of several partitions yet: each of them would start what subscribes to them";
-            return Problem::new(
-                StatusCode::NOT_IMPLEMENTED,
-                "not-in-a-deployment",
-                "not in a deployment of several partitions",
-                reason,
-            )
-            .into_response();
+        About::Events => {
+            return match front.events(&parts, body).await {
+                Ok(response) => response,
+                Err(problem) => problem.into_response(),
+            };
         }
         About::Each => {
-            return match keep(&front, body).await {
+            return match keep(&front, &parts, body).await {
                 Ok(body) => front.each(&parts, &body).await,
                 Err(problem) => problem.into_response(),
             };
         }
     };
     let begun = front.shared.api.clock.monotonic();
-    let body = match keep(&front, body).await {
+    let body = match keep(&front, &parts, body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
@@ -293,16 +292,21 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
     response
 }
 
-async fn keep(front: &Front, body: Body) -> Answer<Bytes> {
+async fn keep(front: &Front, parts: &Parts, body: Body) -> Answer<Bytes> {
+    let max = if is_events(parts) {
+        BATCH_BODY_MAX
+    } else {
+        BODY_KEPT_MAX
+    };
     let too_large = || {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
             "the body is too large",
-            format!("the body has more than {BODY_KEPT_MAX} bytes; put large values into artifacts"),
+            format!("the body has more than {max} bytes; put large values into artifacts"),
         )
     };
-    let bytes = whole(&front.shared.api.clock, body, BODY_KEPT_MAX, PATIENCE, too_large).await?;
+    let bytes = whole(&front.shared.api.clock, body, max, PATIENCE, too_large).await?;
     Ok(bytes.into())
 }
 
@@ -349,7 +353,7 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
                 (None, None) => About::Any,
             }
         }
-        ("events", None, ..) if count > 1 => About::Refused,
+        ("events", None, ..) => said.map_or(About::Events, About::Partition),
         ("runs" | "nodes" | "queues" | "artifacts", ..) | ("services", _, None, _) => About::Home,
         // Whatever else there is belongs to a service as a whole.
         _ => said.map_or(About::Each, About::Partition),
@@ -405,7 +409,12 @@ const ANSWERS_MAX: usize = 16 << 20;
 
 /// Whether a request that may have been taken in can be sent again.
 fn repeatable(parts: &Parts) -> bool {
-    parts.method.is_safe() || parts.headers.contains_key("idempotency-key")
+    parts.method.is_safe() || parts.headers.contains_key("idempotency-key") || is_events(parts)
+}
+
+/// Events are known by their names: they may come again.
+fn is_events(parts: &Parts) -> bool {
+    parts.uri.path() == "/v1/events"
 }
 
 /// Nobody owns the partition, or not in time.
@@ -509,6 +518,9 @@ mod tests {
         let keyed = [("idempotency-key", "k"), ("celesta-partition", "3")];
         assert_eq!(of(Method::POST, submit, &keyed), kept, "a key has one place");
         assert_eq!(of(Method::PUT, "/v1/services/shop", &[]), About::Home);
+        assert_eq!(of(Method::POST, "/v1/events", &[]), About::Events);
+        let sent = [("celesta-partition", "3")];
+        assert_eq!(of(Method::POST, "/v1/events", &sent), About::Partition(3));
         for (method, path) in [
             (Method::POST, "/v1/services/shop/facts"),
             (Method::GET, "/v1/services/shop/facts/3"),

@@ -62,7 +62,6 @@ codes!(
     "no-such-service",
     "no-such-sweep",
     "no-such-workflow",
-    "not-in-a-deployment",
     "overloaded",
     "payload-too-large",
     "queue-blocked",

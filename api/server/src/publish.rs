@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use base64::Engine as _;
 use celesta_runs::{CloudEvent, EVENTS_MAX, PublishError, Published};
+use celesta_runtime::Clock;
 use serde_json::{Map, Value, json};
 
 use crate::body::{PATIENCE, whole};
@@ -15,9 +16,9 @@ use crate::submit::text;
 
 /// Bytes of one event's body, and of a batch.
 const EVENT_BODY_MAX: usize = 64 * 1024;
-const BATCH_BODY_MAX: usize = 8 << 20;
+pub(crate) const BATCH_BODY_MAX: usize = 8 << 20;
 const STRUCTURED: &str = "application/cloudevents+json";
-const BATCH: &str = "application/cloudevents-batch+json";
+pub(crate) const BATCH: &str = "application/cloudevents-batch+json";
 
 /// Publish events: each starts runs and becomes facts of runs, as services subscribe to it.
 #[utoipa::path(post, path = "/v1/events", operation_id = "publish_events", tag = "events",
@@ -28,7 +29,26 @@ const BATCH: &str = "application/cloudevents-batch+json";
         (status = 400, description = "That is no event.", body = crate::openapi::ProblemBody),
         (status = 422, description = "No subscriber can use the event; nothing is kept of it.", body = crate::openapi::ProblemBody)))]
 pub(crate) async fn publish(shared: State, headers: HeaderMap, body: Body) -> Answer {
-    let content_type = text(&headers, "content-type")?.unwrap_or_default().to_owned();
+    let (events, batch) = events_of(&shared.api.clock, &headers, body).await?;
+    let published = shared
+        .api
+        .runtime
+        .publish(&events)
+        .await
+        .map_err(|error| match error {
+            PublishError::TooMany { .. } => invalid(&error.to_string()),
+            PublishError::Unavailable { .. } => Problem::failure(error.kind(), &error),
+        })?;
+    told(published, batch)
+}
+
+/// The events of a request, and whether they are a batch.
+pub(crate) async fn events_of(
+    clock: &Clock,
+    headers: &HeaderMap,
+    body: Body,
+) -> Answer<(Vec<CloudEvent>, bool)> {
+    let content_type = text(headers, "content-type")?.unwrap_or_default().to_owned();
     let media_type = content_type
         .split(';')
         .next()
@@ -46,13 +66,13 @@ pub(crate) async fn publish(shared: State, headers: HeaderMap, body: Body) -> An
             detail,
         )
     };
-    let bytes = whole(&shared.api.clock, body, max, PATIENCE, too_large).await?;
+    let bytes = whole(clock, body, max, PATIENCE, too_large).await?;
     let values = if batch {
         read::<Vec<Value>>(&bytes)?
     } else if media_type == STRUCTURED {
         vec![read(&bytes)?]
     } else {
-        vec![binary(&headers, &media_type, &bytes)?]
+        vec![binary(headers, &media_type, &bytes)?]
     };
     if values.len() > EVENTS_MAX {
         let detail = format!("there are {} events; expected at most {EVENTS_MAX}", values.len());
@@ -62,16 +82,11 @@ pub(crate) async fn publish(shared: State, headers: HeaderMap, body: Body) -> An
         CloudEvent::read(value)
             .map_err(|why| invalid(&if batch { format!("event {at}: {why}") } else { why }))
     });
-    let events = events.collect::<Answer<Vec<CloudEvent>>>()?;
-    let mut published = shared
-        .api
-        .runtime
-        .publish(&events)
-        .await
-        .map_err(|error| match error {
-            PublishError::TooMany { .. } => invalid(&error.to_string()),
-            PublishError::Unavailable { .. } => Problem::failure(error.kind(), &error),
-        })?;
+    Ok((events.collect::<Answer<Vec<CloudEvent>>>()?, batch))
+}
+
+/// What is answered when the events were taken.
+pub(crate) fn told(mut published: Vec<Published>, batch: bool) -> Answer {
     if !published.is_empty() && published.iter().all(Published::is_refused) {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -31,6 +31,7 @@ pub(crate) struct ListQuery {
     label: Option<String>,
     created_after: Option<String>,
     created_before: Option<String>,
+    archived: Option<bool>,
     cursor: Option<String>,
     limit: Option<usize>,
 }
@@ -120,6 +121,7 @@ pub(crate) fn unreadable(error: &LoadError) -> Problem {
         ("label" = Option<String>, Query, description = "Only with this label, `key=value`."),
         ("created_after" = Option<String>, Query, description = "RFC 3339 or milliseconds since the epoch."),
         ("created_before" = Option<String>, Query, description = "RFC 3339 or milliseconds since the epoch."),
+        ("archived" = Option<bool>, Query, description = "`true`: archived runs, and only those. A page looks at 2,000 of them at most, so it may be short or empty and still have a `next`."),
         ("cursor" = Option<String>, Query, description = "The `next` of the page before."),
         ("limit" = Option<usize>, Query, description = "1 to 500, 100 unless given.")),
     responses(
@@ -147,11 +149,12 @@ pub(crate) async fn list(shared: State, given: MaybeQuery<ListQuery>) -> Answer<
         operation: given.operation,
     };
     let cursor = given.cursor.as_deref().map(run_id).transpose()?;
-    let page = shared
-        .api
-        .runtime
-        .list(&filter, cursor, limit(given.limit)?)
-        .await;
+    let (runtime, limit) = (&shared.api.runtime, limit(given.limit)?);
+    let page = if given.archived.unwrap_or(false) {
+        runtime.list_archived(&filter, cursor, limit).await
+    } else {
+        runtime.list(&filter, cursor, limit).await
+    };
     page.map(Json)
         .map_err(|error| Problem::failure(error.kind(), &error))
 }

@@ -1,7 +1,9 @@
 //! `celesta doctor`: checks every invariant of a node's data and says what is wrong, where, and what to do.
 
+use std::path::PathBuf;
+
 use celesta_artifacts::Artifacts;
-use celesta_runs::invariants::{self, Blobs, Invariant};
+use celesta_runs::invariants::{self, Blobs, Findings, Invariant, Tables};
 use celesta_store::Snapshot;
 use clap::Args;
 use serde_json::json;
@@ -20,10 +22,48 @@ pub(crate) struct DoctorArgs {
     /// Do not read artifacts whole: only look whether they are there
     #[arg(long)]
     quick: bool,
+    /// Check the deployment in this PostgreSQL database instead of a folder
+    #[arg(long, env = "CELESTA_STORE", hide_env_values = true, value_name = "URL")]
+    store: Option<String>,
+    /// The folder of artifacts; in the data folder unless given. Those of a deployment are not looked at without it
+    #[arg(long, env = "CELESTA_ARTIFACTS", value_name = "DIR")]
+    artifacts: Option<PathBuf>,
 }
 
-/// Checks the data of a folder; a node may run on it meanwhile.
+/// Checks the data of a folder, or a database; nodes may run on it meanwhile.
 pub(crate) async fn run(context: &Context, args: DoctorArgs) -> Outcome {
+    let findings = match &args.store {
+        Some(url) => look_at_database(url, &args).await?,
+        None => look_at_folder(&args).await?,
+    };
+    told(context, &findings)
+}
+
+/// What stands in a database that nodes share.
+async fn look_at_database(url: &str, args: &DoctorArgs) -> Result<Findings, Failure> {
+    let mut snapshot = Snapshot::of_database(url).await.map_err(|error| {
+        Failure::new(Exit::Unreachable, error.to_string())
+            .hint("name a PostgreSQL database that is there, as postgres://user@host:port/database")
+    })?;
+    let artifacts = args.artifacts.as_ref().map(Artifacts::reading);
+    let blobs = artifacts.as_ref().map(|artifacts| Blobs {
+        artifacts,
+        hash: !args.quick,
+    });
+    let (shared, partition) = node::deployment_migrations();
+    let tables = Tables {
+        shared: &shared,
+        partition: &partition,
+    };
+    let checked = invariants::check_deployment(&mut snapshot, tables, blobs).await;
+    checked.map_err(|error| {
+        Failure::new(Exit::Failed, error.to_string())
+            .hint("the database must hold a deployment that a node of this release has opened")
+    })
+}
+
+/// What stands in a node's data folder.
+async fn look_at_folder(args: &DoctorArgs) -> Result<Findings, Failure> {
     let folder = &args.data.folder;
     let path = folder.join(node::STORE_FILE);
     if !path.is_file() {
@@ -34,14 +74,19 @@ pub(crate) async fn run(context: &Context, args: DoctorArgs) -> Outcome {
     let mut snapshot = Snapshot::open(&path, &node::migrations())
         .await
         .map_err(|error| unreadable(&error))?;
-    let artifacts = Artifacts::reading(folder.join(node::ARTIFACTS_FOLDER));
+    let artifacts = args.artifacts.clone();
+    let artifacts = Artifacts::reading(artifacts.unwrap_or_else(|| folder.join(node::ARTIFACTS_FOLDER)));
     let blobs = Blobs {
         artifacts: &artifacts,
         hash: !args.quick,
     };
-    let findings = invariants::check(&mut snapshot, blobs)
+    invariants::check(&mut snapshot, blobs)
         .await
-        .map_err(|error| unreadable(&error).hint("the file is damaged beyond reading: restore a backup"))?;
+        .map_err(|error| unreadable(&error).hint("the file is damaged beyond reading: restore a backup"))
+}
+
+/// Says what was found.
+fn told(context: &Context, findings: &Findings) -> Outcome {
     context.out.json(&json!({
         "sound": findings.is_sound(),
         "runs": findings.runs,

@@ -150,9 +150,8 @@ pub(crate) async fn all_pages(
             .and_then(serde_json::Value::as_str)
             .map(str::to_owned);
         let more: Vec<serde_json::Value> = client::read(super::service::rows(page))?;
-        let empty = more.is_empty();
         rows.extend(more);
-        if rows.len() >= most || empty || next.is_none() {
+        if rows.len() >= most || next.is_none() {
             rows.truncate(most);
             return Ok(rows);
         }

@@ -8,14 +8,13 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_queue::{AnyQueues, Options, Queues};
 use celesta_runs::{
-    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, MAIN_SCHEMA, Member, Partitions, Parts, Runtime,
-    RuntimeConfig,
+    ClusterConfig, ClusterParts, MAIN_SCHEMA, Member, Partitions, Parts, Runtime, RuntimeConfig,
 };
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{Store, StoreOptions};
 use celesta_worker::{Handle, PartedFeed, QueueFeed};
 
-use super::{NodeOptions, STORE_FILE, migrations_with};
+use super::{NodeOptions, STORE_FILE};
 use crate::exit::{Exit, Failure};
 
 /// Functions that run in a partition which is given up may end within this time; longer ones are run again.
@@ -101,12 +100,7 @@ pub(super) async fn shared(
         Failure::new(Exit::Unreachable, format!("cannot open the store: {error}"))
             .hint("name a PostgreSQL database that is there, as postgres://user@host:port/database")
     };
-    let main = [
-        celesta_queue::MIGRATIONS,
-        celesta_runs::MIGRATIONS,
-        CLUSTER_MIGRATIONS,
-    ]
-    .concat();
+    let (main, partition) = super::deployment_migrations();
     let place = StoreOptions::postgres(url).in_schema(MAIN_SCHEMA);
     let store = Store::open(&place, &main, clock, keepers)
         .await
@@ -130,7 +124,7 @@ pub(super) async fn shared(
     let parts = ClusterParts {
         store: store.clone(),
         url: url.to_owned(),
-        migrations: migrations_with(celesta_queue::OWNED_MIGRATIONS),
+        migrations: partition,
         queues: Options::default(),
         artifacts: artifacts.clone(),
         clock: clock.clone(),

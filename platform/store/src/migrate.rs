@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _, SqliteConnection};
 
 use crate::error::OpenError;
 use crate::postgres::{FATES_TABLE, Fault, Postgres, Work};
+use crate::unit::Row;
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version INTEGER NOT NULL, \
      fingerprint INTEGER NOT NULL, PRIMARY KEY (subsystem, version))";
@@ -63,6 +64,16 @@ pub(crate) async fn unapplied<'a>(
         reason: format!("it is no store: {error}"),
     })?;
     missing(&applied, migrations, |step| step.sql)
+}
+
+/// The steps that a PostgreSQL schema lacks, of which these rows (subsystem, version, fingerprint) are applied.
+pub(crate) fn unapplied_of<'a>(
+    rows: &[Row],
+    migrations: &'a [Migration],
+) -> Result<Vec<&'a Migration>, OpenError> {
+    let read = |row: &Row| Some(((row.text(0)?.to_owned(), row.int(1)?), row.int(2)?));
+    let applied = rows.iter().filter_map(read).collect();
+    missing(&applied, migrations, |step| step.postgres)
 }
 
 /// The steps that are not applied yet.

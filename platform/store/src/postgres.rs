@@ -336,6 +336,43 @@ impl Postgres {
     }
 }
 
+/// A connection whose transaction reads one instant and writes nothing.
+pub(crate) async fn instant(url: &str) -> Result<PgConnection, QueryError> {
+    let database = Postgres::at(url, None, Some(1)).map_err(|error| QueryError {
+        reason: error.to_string(),
+    })?;
+    let mut connection = database.connect().await?;
+    control(
+        &mut connection,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+    )
+    .await?;
+    Ok(connection)
+}
+
+/// Has the transaction of [`instant`] read the tables of `schema`.
+pub(crate) async fn enter(connection: &mut PgConnection, schema: &str) -> Result<(), QueryError> {
+    let sql = format!("SET LOCAL search_path TO {schema}");
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(connection)
+        .await
+        .map_err(|error| Fault::of("enter", &error))?;
+    Ok(())
+}
+
+/// Reads on a connection of its own, as [`Postgres::fetch`].
+pub(crate) async fn fetch_on(
+    connection: &mut PgConnection,
+    sql: &str,
+    cells: &[Cell],
+) -> Result<Vec<Row>, QueryError> {
+    let mut arguments = PgArguments::default();
+    for cell in cells {
+        bind_cell(&mut arguments, cell);
+    }
+    Ok(query(connection, "fetch", translate::numbered(sql), arguments).await?)
+}
+
 struct Calls<'a>(&'a [Call]);
 
 impl Work for Calls<'_> {

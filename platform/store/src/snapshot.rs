@@ -1,18 +1,19 @@
 //! One consistent look at a store while others write it: for checks and for copies.
 //!
 //! On SQLite a snapshot is a read transaction on a connection of its own: every read sees the same instant, nobody waits
-//! for it, and the write-ahead log grows as long as it is held. On PostgreSQL each read stands for itself. Nothing is
-//! migrated and nothing can be written through it.
+//! for it, and the write-ahead log grows as long as it is held. On PostgreSQL each read of a store's snapshot stands for
+//! itself; one that is opened by itself ([`Snapshot::of_database`]) is a transaction that sees one instant of all
+//! schemas. Nothing is migrated and nothing can be written through it.
 
 use std::path::Path;
 
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, SqliteConnection};
 
 use crate::commit::Store;
 use crate::driven::Record;
 use crate::error::{OpenError, QueryError};
-use crate::migrate::{Migration, unapplied};
-use crate::postgres::Postgres;
+use crate::migrate::{Migration, unapplied, unapplied_of};
+use crate::postgres::{self, Postgres};
 use crate::sqlite::{self, connect_options};
 use crate::unit::{Cell, Row};
 
@@ -29,6 +30,7 @@ pub struct Snapshot {
 enum Source {
     Sqlite(Box<SqliteConnection>),
     Postgres(Postgres),
+    Instant(Box<PgConnection>),
     Driven(Record),
 }
 
@@ -77,14 +79,59 @@ impl Snapshot {
         let mut connection = begin(path).await.map_err(|error| connect(error.reason))?;
         let missing = unapplied(&mut connection, migrations).await?;
         if let Some(step) = missing.first() {
-            return Err(connect(format!(
-                "it was written by an earlier release (step {} {} is missing); start a node on it once",
-                step.subsystem, step.version
-            )));
+            return Err(connect(earlier(step)));
         }
         Ok(Self {
             source: Source::Sqlite(Box::new(connection)),
         })
+    }
+
+    /// A look at the PostgreSQL database at `url`, whoever writes it meanwhile: all schemas at one instant. Before it is
+    /// read, [`Snapshot::enter`] one of them.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn of_database(url: &str) -> Result<Self, OpenError> {
+        let connection = postgres::instant(url).await.map_err(|error| OpenError::Connect {
+            path: "PostgreSQL".to_owned(),
+            reason: error.reason,
+        })?;
+        Ok(Self {
+            source: Source::Instant(Box::new(connection)),
+        })
+    }
+
+    /// Has every later read be of the tables in `schema`, a name made of constants.
+    ///
+    /// # Errors
+    /// When there is no such schema, or its tables are not those of `migrations`, as for [`Snapshot::open`]; or this is
+    /// no look at a whole database.
+    pub async fn enter(&mut self, schema: &str, migrations: &[Migration]) -> Result<(), OpenError> {
+        let connect = |reason: String| OpenError::Connect {
+            path: format!("schema {schema}"),
+            reason,
+        };
+        let Source::Instant(connection) = &mut self.source else {
+            return Err(connect("this is no look at a whole database".to_owned()));
+        };
+        postgres::enter(connection, schema)
+            .await
+            .map_err(|error| connect(error.reason))?;
+        let sql =
+            "SELECT 1 FROM pg_tables WHERE schemaname::text = ? AND tablename::text = 'schema_migrations'";
+        let known = self.fetch(sql, &[schema.into()]).await;
+        if known.map_err(|error| connect(error.reason))?.is_empty() {
+            return Err(connect("it is not there".to_owned()));
+        }
+        let sql = "SELECT subsystem, version, fingerprint FROM schema_migrations";
+        let rows = self
+            .fetch(sql, &[])
+            .await
+            .map_err(|error| connect(error.reason))?;
+        match unapplied_of(&rows, migrations)?.first() {
+            Some(step) => Err(connect(earlier(step))),
+            None => Ok(()),
+        }
     }
 
     /// Reads rows as [`Store::fetch`].
@@ -95,6 +142,7 @@ impl Snapshot {
         match &mut self.source {
             Source::Sqlite(connection) => Ok(sqlite::fetch(connection, sql, cells).await?),
             Source::Postgres(database) => database.fetch(sql, cells).await,
+            Source::Instant(connection) => postgres::fetch_on(connection, sql, cells).await,
             Source::Driven(record) => record.fetch(sql, cells),
         }
     }
@@ -124,6 +172,13 @@ impl Snapshot {
             Err(error) => Err(error),
         }
     }
+}
+
+fn earlier(step: &Migration) -> String {
+    format!(
+        "it was written by an earlier release (step {} {} is missing); start a node on it once",
+        step.subsystem, step.version
+    )
 }
 
 /// Writes a consistent copy of the SQLite file `from`, which may be written meanwhile, to the new file `to`.

@@ -1,4 +1,4 @@
-//! `[retention.WORKFLOW]` of `service.toml`: how long finished runs stay as they are.
+//! `[retention.WORKFLOW]` of `service.toml`: how long finished runs stay as they are, and the histories of resting ones.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,14 +7,16 @@ use celesta_functions::names::is_name;
 
 use crate::toml_text::{Fields, Text, did_you_mean, type_name};
 
-/// The shortest time a finished run is kept: below it a client that waits for the end might find it moved.
-const FINISHED_MS_MIN: i64 = 1_000;
+/// The shortest time anything is kept: below it a client that waits for the end might find it moved.
+const KEPT_MS_MIN: i64 = 1_000;
 
 /// How long the runs of a workflow are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
     /// For how long after its end a run stays among the others; then it is archived. For ever when none.
     pub finished_ms: Option<i64>,
+    /// For how long after it came to rest a run keeps the turns before its last one. For ever when none.
+    pub history_ms: Option<i64>,
 }
 
 /// Reads the table; whether its workflows exist is for [`check`].
@@ -38,15 +40,22 @@ pub(crate) fn read(
         };
         let mut fields = Fields::new(of_workflow, key.clone(), format!("retention.{name}"), text);
         let finished_ms = fields.duration("finished");
-        if finished_ms.is_some_and(|finished| finished < FINISHED_MS_MIN) {
-            text.report_with(
-                &value.span(),
-                "`finished` is less than a second",
-                "for example `finished = \"30d\"`".to_owned(),
-            );
+        let history_ms = fields.duration("history");
+        for (word, given) in [("finished", finished_ms), ("history", history_ms)] {
+            if given.is_some_and(|given| given < KEPT_MS_MIN) {
+                text.report_with(
+                    &value.span(),
+                    format!("`{word}` is less than a second"),
+                    format!("for example `{word} = \"30d\"`"),
+                );
+            }
         }
         fields.finish();
-        read.insert(name.to_owned(), (Retention { finished_ms }, key));
+        let retention = Retention {
+            finished_ms,
+            history_ms,
+        };
+        read.insert(name.to_owned(), (retention, key));
     }
     read
 }

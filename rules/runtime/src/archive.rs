@@ -12,10 +12,14 @@
 //! A step done twice changes nothing: a segment nobody points to is garbage, a second message finds the run gone. Since
 //! the key is leased no turn of the run is under way, so nothing of it can come after its removal.
 
+pub(crate) mod compact;
 mod frame;
+mod list;
 mod sweep;
 
-use celesta_artifacts::Error as BlobError;
+use std::collections::BTreeMap;
+
+use celesta_artifacts::{Artifacts, Error as BlobError};
 use celesta_queue::LeasedKey;
 use celesta_store::{Cell, CommitError, Expect, Migration, Statement, Unit};
 use celesta_types::wire::{Damaged, Reader, Writer};
@@ -88,6 +92,27 @@ static DELETE_SNAPSHOT: Statement = Statement {
     expect: Expect::Any,
 };
 
+/// Events do not find the run any more.
+static DELETE_CORRELATION: Statement = Statement {
+    name: "correlations.delete",
+    rank: 30,
+    head: "DELETE FROM correlations WHERE (service, label, value, run) IN (VALUES ",
+    row: "(?, ?, ?, ?)",
+    tail: ")",
+    cells: 4,
+    expect: Expect::Any,
+};
+
+static DELETE_UPGRADES: Statement = Statement {
+    name: "upgrades.delete",
+    rank: 30,
+    head: "DELETE FROM upgrades WHERE run IN (VALUES ",
+    row: "(?)",
+    tail: ")",
+    cells: 1,
+    expect: Expect::Any,
+};
+
 /// The key a run was requested with, and those of facts written to it.
 static DELETE_KEY: Statement = Statement {
     name: "idempotency.delete",
@@ -149,28 +174,37 @@ impl Inner {
             return Err(damaged("its place in the archive cannot be read".to_owned()));
         };
         let digest = Digest::from_bytes(artifact);
-        let read = async {
-            let range = (at, (at + bytes).saturating_sub(1));
-            let reader = self.artifacts.open_reader(&digest, Some(range)).await?;
-            let mut reader = reader.ok_or(BlobError::NotFound { digest })?;
-            let mut frame = Vec::new();
-            let read = reader.read_to_end(&mut frame).await;
-            read.map_err(|source| BlobError::Io {
-                what: "read the archive",
-                source,
-            })?;
-            Ok::<_, BlobError>(frame)
-        };
-        let bytes = read.await.map_err(|error| damaged(error.to_string()))?;
-        let frame = Frame::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
-        if frame.row.id == run {
-            Ok(Some(frame))
-        } else {
-            Err(damaged(format!(
-                "its place in the archive holds {}",
-                frame.row.id
-            )))
-        }
+        let frame = read_frame(&self.artifacts, run, &digest, at, bytes).await;
+        frame.map(Some).map_err(damaged)
+    }
+}
+
+/// Reads the frame of `run` from its place; says what is wrong there.
+pub(crate) async fn read_frame(
+    artifacts: &Artifacts,
+    run: RunId,
+    digest: &Digest,
+    at: u64,
+    bytes: u64,
+) -> Result<Frame, String> {
+    let read = async {
+        let range = (at, (at + bytes).saturating_sub(1));
+        let reader = artifacts.open_reader(digest, Some(range)).await?;
+        let mut reader = reader.ok_or(BlobError::NotFound { digest: *digest })?;
+        let mut frame = Vec::new();
+        let read = reader.read_to_end(&mut frame).await;
+        read.map_err(|source| BlobError::Io {
+            what: "read the archive",
+            source,
+        })?;
+        Ok::<_, BlobError>(frame)
+    };
+    let bytes = read.await.map_err(|error| error.to_string())?;
+    let frame = Frame::decode(&bytes).map_err(|error| error.to_string())?;
+    if frame.row.id == run {
+        Ok(frame)
+    } else {
+        Err(format!("its place in the archive holds {}", frame.row.id))
     }
 }
 
@@ -186,9 +220,12 @@ fn asks_for(key: &LeasedKey) -> Option<Place> {
     place
 }
 
-/// What archives the run of a key that is asked for nothing else, and settles the key; `None` for all other keys.
+/// What archives or compacts the run of a key that is asked for nothing else, and settles the key; `None` for all other
+/// keys.
 pub(crate) async fn settle(inner: &Inner, key: &LeasedKey) -> Option<Unit> {
-    let place = asks_for(key)?;
+    let Some(place) = asks_for(key) else {
+        return compact::settle(inner, key).await;
+    };
     let run = RunId::from_bits(key.key.bits());
     let mut unit = Unit::new();
     match inner.removal(run, place, &mut unit).await {
@@ -215,8 +252,8 @@ pub(crate) async fn settle(inner: &Inner, key: &LeasedKey) -> Option<Unit> {
 impl Inner {
     /// Adds what removes the run to the unit when it stands as it did in the turn of `place`.
     async fn removal(&self, run: RunId, place: Place, unit: &mut Unit) -> Result<bool, LoadError> {
-        let sql = "SELECT state, service, idempotency_key, (SELECT max(seq) FROM journal WHERE run = runs.id) \
-                   FROM runs WHERE id = ?";
+        let sql = "SELECT state, service, idempotency_key, (SELECT max(seq) FROM journal WHERE run = runs.id), \
+                   labels FROM runs WHERE id = ?";
         let id = || Cell::Id(run.to_bytes());
         let rows = self.store.fetch(sql, &[id()]).await?;
         let Some(row) = rows.first() else { return Ok(false) };
@@ -231,6 +268,13 @@ impl Inner {
         unit.add(&DELETE_RUN, [id()]);
         unit.add(&DELETE_JOURNAL, [id()]);
         unit.add(&DELETE_SNAPSHOT, [id()]);
+        unit.add(&DELETE_UPGRADES, [id()]);
+        let labels = row.text(4).and_then(|labels| serde_json::from_str(labels).ok());
+        let labels: BTreeMap<String, String> = labels.unwrap_or_default();
+        for (label, value) in labels {
+            let service = row.text(1).unwrap_or_default().into();
+            unit.add(&DELETE_CORRELATION, [service, label.into(), value.into(), id()]);
+        }
         if let (Some(service), Some(key)) = (row.text(1), row.text(2)) {
             unit.add(&DELETE_KEY, [service.into(), key.into()]);
         }

@@ -9,8 +9,10 @@
 //! is here and where the others are.
 
 mod keeper;
+mod mail;
 mod member;
 mod ownership;
+mod readers;
 mod schema;
 mod table;
 
@@ -29,7 +31,9 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
 pub use self::member::Member;
+pub(crate) use self::member::schema as partition_schema;
 use self::ownership::Process;
+pub(crate) use self::readers::Readers;
 pub use self::schema::CLUSTER_MIGRATIONS;
 pub(crate) use self::schema::{BUNDLE, BUNDLE_INSERT};
 pub use self::table::NodeSeen;
@@ -78,6 +82,7 @@ impl ClusterParts {
         store: Store,
         config: RuntimeConfig,
         registry: Arc<Registry>,
+        readers: Readers,
     ) -> Result<Runtime, OpenError> {
         let queues = Queues::in_memory(&self.clock, &self.keepers, self.queues.clone());
         let config = RuntimeConfig {
@@ -94,7 +99,7 @@ impl ClusterParts {
             random: self.random.clone(),
             tasks: self.tasks.clone(),
         };
-        Runtime::open_with(config, parts, registry)
+        Runtime::open_with(config, parts, registry, readers)
             .await
             .map_err(OpenError::failed)
     }
@@ -199,9 +204,13 @@ struct Cluster {
     config: ClusterConfig,
     parts: ClusterParts,
     registry: Arc<Registry>,
+    /// All partitions, for reading.
+    readers: Readers,
     notices: bool,
     /// Has the keeper look at once.
     wake: Arc<Notify>,
+    /// Has mail looked for at once.
+    mail: Arc<Notify>,
     leaving: Shutdown,
     left: Shutdown,
 }
@@ -268,8 +277,9 @@ impl Partitions {
         );
         let registry = Arc::new(registry.await.map_err(OpenError::failed)?);
         let usual = config.usual();
+        let readers = Readers::default();
         let home = parts
-            .bystander(parts.store.clone(), usual, Arc::clone(&registry))
+            .bystander(parts.store.clone(), usual, Arc::clone(&registry), readers.clone())
             .await?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -283,8 +293,10 @@ impl Partitions {
                     config,
                     parts,
                     registry,
+                    readers,
                     notices: means.notices,
                     wake: Arc::default(),
+                    mail: Arc::default(),
                     leaving: Shutdown::new(),
                     left: Shutdown::new(),
                 }),
@@ -322,6 +334,11 @@ impl Partitions {
                 .tasks
                 .spawn("cluster.hearing", Fate::Expendable, hearing);
         }
+        let delivering = mail::deliver(self.clone());
+        cluster
+            .parts
+            .tasks
+            .spawn("cluster.mail", Fate::Essential, delivering);
         let keeping = keeper::run(self.clone(), table);
         cluster
             .parts
@@ -345,7 +362,7 @@ impl Partitions {
             let registry = Arc::clone(&cluster.registry);
             readers.push(Member::reader(partition, usual.clone(), &cluster.parts, registry).await?);
         }
-        self.shared.home.read_through(readers);
+        cluster.readers.set(readers);
         Ok(())
     }
 

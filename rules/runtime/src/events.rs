@@ -3,6 +3,10 @@
 //! An event and everything it brings about (new runs, facts for runs) become durable in one unit with the event's name,
 //! (source, id): it counts once as long as names are kept. What rules emit takes the same way: the turn sends it to a
 //! queue of its own, and whoever takes it from there routes it in the unit that completes its message.
+//!
+//! In a deployment of several partitions one of them routes an event: the one where its name is kept, or that of the run
+//! which emitted it. What it starts is started there; runs of other partitions get a letter (`cluster/mail.rs`) in the
+//! same unit.
 
 mod cloud;
 mod emitted;
@@ -16,8 +20,9 @@ use celesta_bundle::{Correlation, Delivery, Mapping, Subscription};
 use celesta_functions::INLINE_JSON_MAX;
 use celesta_queue::NewMessage;
 use celesta_store::{Cell, CommitError, QueryError, Unit};
-use celesta_types::{ErrorKind, Priority, RunId};
-use serde::Serialize;
+use celesta_types::{ErrorKind, Partition, Priority, RunId};
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use self::cloud::CloudEvent;
@@ -42,21 +47,21 @@ const FORGET_EVERY: usize = 256;
 const TRIES: usize = 4;
 
 /// What became of an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// Its id.
     pub id: String,
     /// Its source.
     pub source: String,
     /// Whether it came before and counted then.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duplicate: bool,
     /// What it brought about; empty when nobody subscribes to it.
     pub deliveries: Vec<DeliveryView>,
 }
 
 /// What an event brought about for one subscription.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryView {
     /// The service.
     pub service: String,
@@ -132,6 +137,8 @@ impl Events {
 #[derive(Debug, Default)]
 struct Routed {
     outgoing: Vec<NewMessage>,
+    /// Whether there are letters to other partitions in the unit.
+    mail: bool,
     #[expect(
         clippy::vec_box,
         reason = "they go to the cache as they are, which keeps boxes"
@@ -213,6 +220,9 @@ impl Inner {
         match self.store.commit(unit).await {
             Ok(()) => {
                 routed.begun.into_iter().for_each(|live| self.cache.put(live));
+                if routed.mail {
+                    self.tell_of_mail().await;
+                }
                 Ok(Ok(all))
             }
             Err(conflict @ CommitError::Conflict { .. }) => Ok(Err(conflict)),
@@ -246,7 +256,8 @@ impl Inner {
                         vec![self.start(&version, operation, mapped, event, origin, unit, routed)]
                     }
                     Delivery::Fact { fact, fields, to } => {
-                        self.deliver(&version, (fact, fields), to, event, routed).await?
+                        self.deliver(&version, (fact, fields), to, event, unit, routed)
+                            .await?
                     }
                 };
                 deliveries.extend(
@@ -343,6 +354,7 @@ impl Inner {
         (fact, fields): (&str, &Mapping),
         to: &Correlation,
         event: &CloudEvent,
+        unit: &mut Unit,
         routed: &mut Routed,
     ) -> Result<Vec<Result<RunId, String>>, QueryError> {
         let runs = match self.runs_for(version, to, event).await? {
@@ -362,7 +374,12 @@ impl Inner {
                 writes: writes.clone(),
                 by: by.clone(),
             };
-            routed.outgoing.push(self.message_to(*run, &message));
+            if self.has(*run) {
+                routed.outgoing.push(self.message_to(*run, &message));
+            } else {
+                self.write_letter(unit, *run, &message);
+                routed.mail = true;
+            }
         }
         Ok(runs.into_iter().map(Ok).collect())
     }
@@ -382,7 +399,18 @@ impl Inner {
                     Ok(run) => run,
                     Err(error) => return Ok(Err(format!("{pointer}: {error}"))),
                 };
-                Ok(match self.head(run).await? {
+                let head = if self.has(run) {
+                    self.head(run).await?
+                } else {
+                    let place = Partition::of_run(run, self.partition.count).index;
+                    let readers = self.readers.opened(&self.clock).await?;
+                    let reader = usize::try_from(place).ok().and_then(|at| readers.get(at));
+                    match reader {
+                        Some(reader) => reader.inner.head(run).await?,
+                        None => None,
+                    }
+                };
+                Ok(match head {
                     Some(head) if head.service == version.service && head.state != RunState::Canceled => {
                         Ok(vec![run])
                     }
@@ -394,20 +422,18 @@ impl Inner {
                 let Some(text) = value.text(&event.value) else {
                     return Ok(Err(format!("there is nothing at {value}")));
                 };
-                let sql =
-                    "SELECT run FROM correlations WHERE service = ? AND label = ? AND value = ? LIMIT ?";
-                let limit = i64::try_from(REACHED_MAX + 1).unwrap_or(i64::MAX);
-                let cells = [
-                    Cell::Text(Arc::clone(&version.service)),
-                    name.as_str().into(),
-                    text.as_str().into(),
-                    limit.into(),
-                ];
-                let rows = self.store.fetch(sql, &cells).await?;
-                let runs: Vec<RunId> = rows
-                    .iter()
-                    .filter_map(|row| RunId::from_bytes(row.blob(0)?))
-                    .collect();
+                let mut runs = Vec::new();
+                if self.partition.count == 1 {
+                    runs = self.labeled(&version.service, name, &text).await?;
+                } else {
+                    let readers = self.readers.opened(&self.clock).await?;
+                    let found = readers
+                        .iter()
+                        .map(|reader| reader.inner.labeled(&version.service, name, &text));
+                    for found in join_all(found).await {
+                        runs.extend(found?);
+                    }
+                }
                 Ok(if runs.is_empty() {
                     Err(format!("no run has the label {name}={text}"))
                 } else if runs.len() > REACHED_MAX {
@@ -419,6 +445,28 @@ impl Inner {
                 })
             }
         }
+    }
+}
+
+impl Inner {
+    /// Whether the run is of this partition.
+    fn has(&self, run: RunId) -> bool {
+        Partition::of_run(run, self.partition.count) == self.partition
+    }
+
+    /// The runs of this partition with the label, one more than an event may reach at most.
+    async fn labeled(&self, service: &Arc<str>, label: &str, value: &str) -> Result<Vec<RunId>, QueryError> {
+        let sql = "SELECT run FROM correlations WHERE service = ? AND label = ? AND value = ? LIMIT ?";
+        let limit = i64::try_from(REACHED_MAX + 1).unwrap_or(i64::MAX);
+        let cells = [
+            Cell::Text(Arc::clone(service)),
+            label.into(),
+            value.into(),
+            limit.into(),
+        ];
+        let rows = self.store.fetch(sql, &cells).await?;
+        let runs = rows.iter().filter_map(|row| RunId::from_bytes(row.blob(0)?));
+        Ok(runs.collect())
     }
 }
 

@@ -1,13 +1,20 @@
 //! What holds of every store at every instant, in one place: `celesta doctor` checks it of a file, the simulation of its
 //! world, and debug builds of each turn before it is handed to the committer.
 //!
-//! [`check`] looks at a [`Snapshot`] and at the artifacts and says every breach with its place. It changes nothing and
-//! needs no node. What a record does to a run's state is said once more here, apart from `turn.rs`, so that one of the two
+//! [`check`] looks at a [`Snapshot`] and at the artifacts and says every breach with its place, [`check_deployment`] at
+//! what many nodes share in a database. They change nothing and need no node. What a record does to a run's state is said once more here, apart from `turn.rs`, so that one of the two
 //! being wrong is found.
 
+mod archive;
 mod artifacts;
+mod deployment;
+mod events;
+mod gates;
 mod messages;
+mod releases;
 mod runs;
+mod shared;
+mod versions;
 
 use std::fmt;
 
@@ -15,6 +22,7 @@ use celesta_artifacts::Artifacts;
 use celesta_store::{QueryError, Snapshot};
 use serde::Serialize;
 
+pub use self::deployment::{Tables, check_deployment};
 use crate::record::{Cause, Note, Record, Recorded};
 use crate::state::{RunState, RunStep};
 
@@ -53,6 +61,29 @@ pub enum Invariant {
     VersionMissing,
     /// The files of a version can be read and compile.
     VersionUnreadable,
+    /// The releases of a service are numbered without a gap and lead to its current version; they, its canary, and what its
+    /// runs have left are versions that exist.
+    Release,
+    /// The kept versions of each shared fact can be read and follow each other.
+    SharedFact,
+    /// A run stands in the index of interests under each of its keys, and only runs that exist do.
+    Interest,
+    /// Each sweep can be read, is counted right, and has an end exactly when it has ended.
+    Sweep,
+    /// Each place at a gate can be read and is of a run; no more have passed than may.
+    Gate,
+    /// Each order and bulk operation can be read, and an operation has an end exactly when it has ended.
+    Order,
+    /// Each kept event has a name, and the labels by which events find runs are those of the runs.
+    Event,
+    /// A message that becomes visible much later can be read, is found by its own columns, and stands nowhere else.
+    FarTimer,
+    /// Each archived run reads from its place in the archive.
+    Archive,
+    /// Partitions are those that were settled, each with its tables, and what stands in one belongs there.
+    Partition,
+    /// Each letter can be read and is of a run of the partition it goes to.
+    Mail,
     /// An artifact that is named anywhere exists.
     ArtifactMissing,
     /// An artifact is what its digest says.
@@ -61,11 +92,14 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them, in the order they are checked.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 27] = [
         Self::File,
+        Self::Partition,
         Self::MessageRow,
+        Self::FarTimer,
         Self::VersionMissing,
         Self::VersionUnreadable,
+        Self::Release,
         Self::RunRow,
         Self::JournalGap,
         Self::Record,
@@ -76,6 +110,14 @@ impl Invariant {
         Self::MessageOrphan,
         Self::ChildOrphan,
         Self::IdempotencyOrphan,
+        Self::Archive,
+        Self::SharedFact,
+        Self::Interest,
+        Self::Sweep,
+        Self::Gate,
+        Self::Order,
+        Self::Event,
+        Self::Mail,
         Self::ArtifactMissing,
         Self::ArtifactDigest,
     ];
@@ -98,6 +140,17 @@ impl Invariant {
             Self::IdempotencyOrphan => "idempotency-orphan",
             Self::VersionMissing => "version-missing",
             Self::VersionUnreadable => "version-unreadable",
+            Self::Release => "release",
+            Self::SharedFact => "shared-fact",
+            Self::Interest => "interest",
+            Self::Sweep => "sweep",
+            Self::Gate => "gate",
+            Self::Order => "order",
+            Self::Event => "event",
+            Self::FarTimer => "far-timer",
+            Self::Archive => "archive",
+            Self::Partition => "partition",
+            Self::Mail => "mail",
             Self::ArtifactMissing => "artifact-missing",
             Self::ArtifactDigest => "artifact-digest",
         }
@@ -128,6 +181,29 @@ impl Invariant {
             Self::VersionMissing | Self::VersionUnreadable => {
                 "push the same files again: the version comes back under the same digest"
             }
+            Self::Release => {
+                "push the service again: that is a release, and takes its canary back; runs go on as they are"
+            }
+            Self::SharedFact => {
+                "write the fact once more; runs that saw the damaged version may need a write of a fact"
+            }
+            Self::Interest => {
+                "write a fact to the run, or change the shared fact again: its turn mends the index"
+            }
+            Self::Sweep => "abort the sweep, and change the shared fact again",
+            Self::Gate => {
+                "cancel the run that stands there and ask again; a gate is read anew when a node starts"
+            }
+            Self::Order => "give the order again, or take it back; begin the operation again",
+            Self::Event => {
+                "events that are sent again may count twice, or miss the run: write the fact to the run"
+            }
+            Self::FarTimer => {
+                "the node does not bring it near: restore a backup, or cancel the run that waits for it"
+            }
+            Self::Archive => "the run is lost to readers: copy the artifact of its segment from a backup",
+            Self::Partition => "stop all nodes and restore a backup: what is elsewhere is never found",
+            Self::Mail => "it stays where it is: write the fact to the run, and remove the row",
             Self::ArtifactMissing => "put the content again: it comes back under the same digest",
             Self::ArtifactDigest => "remove the file and put the content again, or copy it from a backup",
         }
@@ -232,15 +308,43 @@ async fn check_rows(
     blobs: Blobs<'_>,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
-    let waiting = messages::check(snapshot, findings).await?;
     let mut named = artifacts::Named::default();
-    let mut versions = runs::Versions::read(snapshot, blobs.artifacts, &mut named, findings).await?;
-    runs::check(snapshot, &waiting, &mut versions, &mut named, findings).await?;
-    runs::check_archived(snapshot, &mut named, findings).await?;
-    runs::check_orphans(snapshot, findings).await?;
-    messages::check_orphans(snapshot, &waiting, findings).await?;
+    let mut versions =
+        versions::Versions::read(snapshot, Some(blobs.artifacts), &mut named, findings).await?;
+    releases::check(snapshot, &versions, findings).await?;
+    let messages_known = snapshot.is_file();
+    check_store(
+        snapshot,
+        Some(blobs),
+        messages_known,
+        &mut versions,
+        &mut named,
+        findings,
+    )
+    .await?;
     artifacts::check(named, blobs, findings).await;
     Ok(())
+}
+
+/// Everything of one store but its versions and what these are made of. `messages_known`: its queues are rows that one
+/// process owns.
+async fn check_store(
+    snapshot: &mut Snapshot,
+    blobs: Option<Blobs<'_>>,
+    messages_known: bool,
+    versions: &mut versions::Versions,
+    named: &mut artifacts::Named,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
+    let waiting = messages::check(snapshot, messages_known, findings).await?;
+    runs::check(snapshot, &waiting, versions, named, findings).await?;
+    archive::check(snapshot, blobs, named, findings).await?;
+    runs::check_orphans(snapshot, findings).await?;
+    messages::check_orphans(snapshot, &waiting, findings).await?;
+    releases::check_upgrades(snapshot, versions, findings).await?;
+    shared::check(snapshot, findings).await?;
+    gates::check(snapshot, &waiting, findings).await?;
+    events::check(snapshot, findings).await
 }
 
 /// The state of a run after `record`, when it was in `before`. Running also stands for idle: a record does not say whether

@@ -344,7 +344,12 @@ impl Inner {
 
     /// A message to the run on behalf of a person.
     pub(crate) fn message_to(&self, run: RunId, message: &HostMessage) -> NewMessage {
+        self.message_of(run, message.encode())
+    }
+
+    /// The same of a message in its stored form.
+    pub(crate) fn message_of(&self, run: RunId, payload: Vec<u8>) -> NewMessage {
         let id = asked_id(run, self.clock.now(), self.random.next_u128());
-        NewMessage::new(id, self.runs_queue.clone(), message.encode()).with_key(run)
+        NewMessage::new(id, self.runs_queue.clone(), payload).with_key(run)
     }
 }

@@ -52,7 +52,39 @@ impl LoadError {
     }
 }
 
+/// How often a run is read that changes meanwhile: it is compacted once in a long while.
+const LOOKS: usize = 4;
+
 impl Inner {
+    /// The run's snapshot with its turn, 0 without, and the records of all turns after it.
+    async fn stored_state(&self, run: RunId) -> Result<(i64, Option<Vec<u8>>, Vec<Row>), LoadError> {
+        let id = || Cell::Id(run.to_bytes());
+        let mut gap = (0, 0);
+        for _ in 0..LOOKS {
+            let mut snapshots = self
+                .store
+                .fetch("SELECT seq, state FROM snapshots WHERE run = ?", &[id()])
+                .await?;
+            let (from, snapshot) = match snapshots.first_mut() {
+                Some(row) => (row.int(0).unwrap_or(0), row.take_blob(1)),
+                None => (0, None),
+            };
+            let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq";
+            let rows = self.store.fetch(sql, &[id(), from.into()]).await?;
+            match rows.first().and_then(|row| row.int(0)) {
+                // Between the two reads the records went into a later snapshot.
+                Some(first) if first != from + 1 => gap = (from, first),
+                _ => return Ok((from, snapshot, rows)),
+            }
+        }
+        let (from, first) = gap;
+        Err(LoadError::Damaged {
+            run,
+            seq: u64::try_from(first).unwrap_or(0),
+            reason: format!("it follows turn {from}"),
+        })
+    }
+
     /// The run as of its last durable turn; `None` when there is no such run.
     pub(crate) async fn load(&self, run: RunId) -> Result<Option<Box<Live>>, LoadError> {
         let id = || Cell::Id(run.to_bytes());
@@ -78,16 +110,7 @@ impl Inner {
                 version: head.version,
                 reason: format!("it has no workflow `{}`", head.workflow),
             })?;
-        let mut snapshots = self
-            .store
-            .fetch("SELECT seq, state FROM snapshots WHERE run = ?", &[id()])
-            .await?;
-        let (from, snapshot) = match snapshots.first_mut() {
-            Some(row) => (row.int(0).unwrap_or(0), row.take_blob(1)),
-            None => (0, None),
-        };
-        let sql = "SELECT seq, record FROM journal WHERE run = ? AND seq > ? ORDER BY seq";
-        let rows = self.store.fetch(sql, &[id(), from.into()]).await?;
+        let (from, snapshot, rows) = self.stored_state(run).await?;
         let mut seq = u64::try_from(from).unwrap_or(0);
         let mut deltas = Vec::with_capacity(rows.len());
         for row in &rows {

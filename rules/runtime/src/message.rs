@@ -9,6 +9,8 @@ use crate::archive::Place;
 use crate::gate::{Left, Passage};
 use crate::sweep::Order;
 
+/// The tag of [`HostMessage::Compact`].
+const COMPACT: u8 = 42;
 /// The tag of [`HostMessage::Archive`].
 const ARCHIVE: u8 = 40;
 /// The tag of [`HostMessage::Swept`].
@@ -46,6 +48,8 @@ pub(crate) enum HostMessage {
     Swept { sweep: SweepId, order: Order },
     /// The run stands in the archive as it was in that turn: it may go.
     Archive(Place),
+    /// The turns before the last one are not to be kept any more, if it still rests.
+    Compact,
     /// The run becomes more or less urgent; a lift only makes it more urgent.
     Prioritize {
         priority: Priority,
@@ -151,6 +155,7 @@ impl HostMessage {
                 }
                 SWEPT
             }
+            Self::Compact => COMPACT,
             Self::Archive(place) => {
                 place.write(&mut out);
                 ARCHIVE
@@ -276,6 +281,7 @@ impl HostMessage {
                 },
             },
             ARCHIVE => Self::Archive(Place::read(&mut input)?),
+            COMPACT => Self::Compact,
             20 => {
                 let rank = input.uint32()?;
                 let deadline = input.flag()?;
@@ -370,6 +376,7 @@ mod tests {
                 sweep: SweepId::from_bits(7),
                 order: Order::Look,
             },
+            HostMessage::Compact,
             HostMessage::Archive(Place {
                 seq: 300,
                 artifact: celesta_types::Digest::from_bytes([7; 32]),

@@ -34,7 +34,7 @@ pub const OPERATION_RATE_MAX: u32 = 100_000;
 const OPEN_MAX: usize = 100;
 /// After a page that could not be stored the operation rests for so long.
 const REST: Duration = Duration::from_secs(1);
-const OPERATION_COLUMNS: &str = "id, state, action, filter, reason, actor, rate, bookmark, seen, done, refused, created_at, \
+pub(crate) const OPERATION_COLUMNS: &str = "id, state, action, filter, reason, actor, rate, bookmark, seen, done, refused, created_at, \
      updated_at, ended_at";
 
 /// What is asked for.
@@ -155,7 +155,7 @@ impl Operations {
         let sql = format!("SELECT {OPERATION_COLUMNS} FROM operations WHERE ended_at IS NULL");
         let operations = Self::default();
         let rows = store.fetch(&sql, &[]).await?;
-        let views = rows.iter().filter_map(view);
+        let views = rows.iter().filter_map(stored);
         operations.open.lock().extend(views.map(|view| (view.id, view)));
         Ok(operations)
     }
@@ -239,7 +239,7 @@ impl Runtime {
         }
         let sql = format!("SELECT {OPERATION_COLUMNS} FROM operations WHERE id = ?");
         let rows = self.inner.store.fetch(&sql, &[Cell::Id(id.to_bytes())]).await?;
-        Ok(rows.first().and_then(view))
+        Ok(rows.first().and_then(stored))
     }
 
     /// A page of operations, the newest first.
@@ -257,7 +257,7 @@ impl Runtime {
         );
         let before = cursor.map_or([0xff; 16], OperationId::to_bytes);
         let rows = self.inner.store.fetch(&sql, &[Cell::Id(before)]).await?;
-        let mut rows: Vec<OperationView> = rows.iter().filter_map(view).collect();
+        let mut rows: Vec<OperationView> = rows.iter().filter_map(stored).collect();
         let more = rows.len() > limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|last| last.id.to_string());
@@ -433,7 +433,8 @@ impl Inner {
     }
 }
 
-fn view(row: &Row) -> Option<OperationView> {
+/// An operation as it is stored.
+pub(crate) fn stored(row: &Row) -> Option<OperationView> {
     let instant = |at: usize| row.int(at).map(Timestamp::from_millis);
     let count = |at: usize| row.int(at).and_then(|count| u64::try_from(count).ok());
     Some(OperationView {

@@ -26,6 +26,8 @@ use crate::view::{RunFilter, StoppedBy, StoppedView};
 const ORDERS_MAX: usize = 10_000;
 const PAUSE: &str = "pause";
 const BREAKPOINT: &str = "breakpoint";
+/// What orders there are, as they are stored; the second is about a rule.
+pub(crate) const KINDS: [&str; 2] = [PAUSE, BREAKPOINT];
 
 /// What an order is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -129,6 +129,8 @@ pub(crate) struct Registry {
     pub(crate) clock: Clock,
     current: RwLock<BTreeMap<Arc<str>, Arc<Version>>>,
     canaries: RwLock<BTreeMap<Arc<str>, Canary>>,
+    /// Held while releases are changed or read again: what was read before a change must not be taken for news after it.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     versions: Versions,
     /// Counts changes, so that workers notice new functions.
     changes: tokio::sync::watch::Sender<u64>,
@@ -152,17 +154,26 @@ impl Registry {
             clock,
             current: RwLock::default(),
             canaries: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
             versions,
             changes: tokio::sync::watch::Sender::new(0),
             followers: Mutex::default(),
         };
         registry.refresh().await?;
-        registry.load_canaries().await?;
         Ok(registry)
     }
 
-    /// Takes over what was pushed elsewhere; says whether anything was.
+    /// Takes over what was changed at other nodes, where there may be any.
+    pub(crate) async fn refresh_shared(&self) -> Result<(), PushError> {
+        if self.store.database().is_some() {
+            self.refresh().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes over versions and canaries that were pushed elsewhere; says whether a service follows another version.
     pub(crate) async fn refresh(&self) -> Result<bool, PushError> {
+        let _changing = self.changing.lock().await;
         let rows = self
             .store
             .fetch("SELECT name, digest FROM services ORDER BY name", &[])
@@ -182,6 +193,7 @@ impl Registry {
             self.set_current(&version);
             changed = true;
         }
+        self.load_canaries().await?;
         Ok(changed)
     }
 
@@ -197,7 +209,7 @@ impl Registry {
     }
 
     /// Whoever waits for the version's functions finds their queues, in every partition that is here.
-    fn open_queues(&self, version: &Version) -> Result<(), PushError> {
+    pub(crate) fn open_queues(&self, version: &Version) -> Result<(), PushError> {
         for follower in self.following() {
             follower.open_queues(version)?;
         }
@@ -222,6 +234,11 @@ impl Registry {
     /// The version of `service` that some new runs follow.
     pub(crate) fn canary(&self, service: &str) -> Option<Canary> {
         self.canaries.read().get(service).cloned()
+    }
+
+    /// The services that have one.
+    pub(crate) fn canaries(&self) -> Vec<Arc<str>> {
+        self.canaries.read().keys().cloned().collect()
     }
 
     pub(crate) fn set_canary(&self, service: &str, canary: Option<Canary>) {
@@ -342,6 +359,8 @@ impl Registry {
                 found: bundle.name,
             });
         }
+        self.refresh_shared().await?;
+        let _changing = self.changing.lock().await;
         let before = self.current(service);
         if let Some(before) = &before {
             self.check_breaks(before, &bundle).await?;

@@ -199,10 +199,15 @@ impl Registry {
             .or_else(|| self.current(service))
     }
 
-    /// Reads the canaries.
+    /// Reads the canaries: those that were set or taken back elsewhere are known here from now on.
     pub(crate) async fn load_canaries(&self) -> Result<(), PushError> {
         let sql = "SELECT service, digest, percent, label, value FROM canaries WHERE percent > 0 OR label IS NOT NULL";
         let rows = self.store.fetch(sql, &[]).await.map_err(PushError::unavailable)?;
+        for service in self.canaries() {
+            if !rows.iter().any(|row| row.text(0) == Some(&*service)) {
+                self.set_canary(&service, None);
+            }
+        }
         for row in rows {
             let (Some(service), Some(digest)) = (row.text(0), row.blob(1).and_then(digest_of)) else {
                 continue;
@@ -215,7 +220,12 @@ impl Registry {
                         .unwrap_or(0),
                 ),
             };
+            let known = self.canary(service);
+            if known.is_some_and(|known| known.version.digest == digest && known.share == share) {
+                continue;
+            }
             let version = self.version(digest).await?;
+            self.open_queues(&version)?;
             self.set_canary(service, Some(Canary { version, share }));
         }
         Ok(())
@@ -306,6 +316,8 @@ impl Registry {
     }
 
     async fn roll_back(&self, service: &str) -> Result<TakenBack, ReleaseError> {
+        self.refresh_shared().await?;
+        let _changing = self.changing.lock().await;
         let not_found = || ReleaseError::NotFound {
             service: service.to_owned(),
         };
@@ -362,6 +374,8 @@ impl Runtime {
             let service = service.to_owned();
             return Err(ReleaseError::NotFound { service });
         }
+        registry.refresh_shared().await?;
+        let _changing = registry.changing.lock().await;
         let canary = registry.canary(service).ok_or_else(|| ReleaseError::NoCanary {
             service: service.to_owned(),
         })?;

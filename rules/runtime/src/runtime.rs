@@ -14,6 +14,7 @@ use celesta_types::{MessageId, Partition, RunId, Timestamp};
 
 use crate::archive;
 use crate::cache::Cache;
+use crate::cluster::Readers;
 use crate::evaluate::{Meters, evaluate};
 use crate::events::Events;
 use crate::facts::Writers;
@@ -110,8 +111,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Arc<Registry>,
     pub(crate) partition: Partition,
     pub(crate) reads_only: bool,
-    /// The runtimes that lists go through, where they go through more than one.
-    pub(crate) readers: OnceLock<Vec<Runtime>>,
+    /// All partitions of the deployment, where there are several.
+    pub(crate) readers: Readers,
     pub(crate) cache: Cache,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) runs_queue: QueueName,
@@ -174,7 +175,7 @@ impl Runtime {
             config.versions.clone(),
         );
         let registry = Arc::new(registry.await?);
-        Self::open_with(config, parts, registry).await
+        Self::open_with(config, parts, registry, Readers::default()).await
     }
 
     /// As [`Runtime::open`] with the services of the whole node.
@@ -182,6 +183,7 @@ impl Runtime {
         config: RuntimeConfig,
         parts: Parts,
         registry: Arc<Registry>,
+        readers: Readers,
     ) -> Result<Self, RuntimeError> {
         let Parts {
             store,
@@ -221,7 +223,7 @@ impl Runtime {
             registry,
             partition: config.partition,
             reads_only: config.reads_only,
-            readers: OnceLock::new(),
+            readers,
             cache: Cache::new(config.cache_bytes),
             watchers: Arc::default(),
             runs_queue,
@@ -258,6 +260,8 @@ impl Runtime {
         if !config.reads_only {
             let sweep = archive::run(Arc::clone(&inner));
             inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
+            let compaction = archive::compact::run(Arc::clone(&inner));
+            inner.tasks.spawn("runs.compact", Fate::Expendable, compaction);
         }
         if config.evaluators > 0 {
             let router = Arc::clone(&inner);
@@ -422,11 +426,6 @@ impl Runtime {
             .map(|reader| reader.inner.list(filter, cursor, limit));
         let newest = |a: &RunView, b: &RunView| b.id.cmp(&a.id);
         crate::cluster::merged(pages, limit, newest, |last| last.id.to_string()).await
-    }
-
-    /// Has lists go through all of these.
-    pub(crate) fn read_through(&self, readers: Vec<Self>) {
-        self.inner.readers.set(readers).ok();
     }
 
     /// A page of the run's facts with ids above `after`; `None` when there is no such run.

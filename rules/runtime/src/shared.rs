@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 
 pub(crate) use catalogue::Catalogue;
-pub(crate) use interest::{Interests, forget};
+pub(crate) use interest::{Interests, forget, keys};
 pub(crate) use turns::Seeing;
 pub use write::{SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError};
 

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 pub(crate) use drive::drive;
 pub use machine::{IllegalSweepStep, SweepState, SweepStep};
-pub(crate) use rows::place;
+pub(crate) use rows::{COLUMNS as SWEEP_COLUMNS, Found as StoredSweep, place};
 
 use crate::runtime::{Inner, Runtime};
 use crate::state::RunState;
@@ -374,6 +374,23 @@ impl Runtime {
 }
 
 impl Inner {
+    /// Makes the sweep, unless there is no run for it, or one that is about the same runs has not ended.
+    pub(crate) async fn sweep_unless_open(&self, new: &NewSweep) -> Result<(), SweepError> {
+        let open = self.open_sweeps(Some(&new.service)).await?;
+        let is_open = open
+            .iter()
+            .any(|found| found.plan.selection == new.selection && found.plan.order == new.order);
+        if is_open || self.count_selected(new).await? == 0 {
+            return Ok(());
+        }
+        self.may_sweep(new).await?;
+        let mut unit = Unit::new();
+        place(&mut unit, self.sweep_id(), new, self.clock.now());
+        self.store.commit(unit).await.map_err(SweepError::unavailable)?;
+        self.sweeps.bell.notify_one();
+        Ok(())
+    }
+
     pub(crate) fn sweep_id(&self) -> SweepId {
         SweepId::new(self.clock.now(), self.random.next_u128())
     }

@@ -383,7 +383,7 @@ impl Asked {
                 }
             }
             // The run moves in this very turn, so it is not what the archive holds.
-            HostMessage::Archive(_) => {}
+            HostMessage::Archive(_) | HostMessage::Compact => {}
             HostMessage::Resume { reason, by, how } => {
                 if how != Onward::Scope || (live.is_stopped_by_order() && !self.ordered) {
                     self.causes.push(Cause::Resumed { reason, by });

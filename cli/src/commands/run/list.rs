@@ -27,6 +27,9 @@ pub(crate) struct ListArgs {
     /// Only with this label
     #[arg(long, value_name = "KEY=VALUE")]
     label: Option<String>,
+    /// Archived runs instead of those that stand in the store
+    #[arg(long)]
+    archived: bool,
     /// How many at most
     #[arg(short = 'n', long, default_value_t = 20)]
     limit: usize,
@@ -41,10 +44,13 @@ pub(crate) async fn run(context: &Context, client: &Client, args: &ListArgs) -> 
         ("state", &args.state),
         ("label", &args.label),
     ];
-    let query: Vec<(&str, &str)> = filters
+    let mut query: Vec<(&str, &str)> = filters
         .iter()
         .filter_map(|(name, value)| value.as_deref().map(|value| (*name, value)))
         .collect();
+    if args.archived {
+        query.push(("archived", "true"));
+    }
     let runs = all_pages(client, &["v1", "runs"], &query, args.limit).await?;
     context.out.json(&runs)?;
     let mut rows = Vec::with_capacity(runs.len());

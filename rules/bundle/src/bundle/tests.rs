@@ -303,9 +303,12 @@ fn a_shared_fact_is_the_same_in_every_rules_file() {
 #[test]
 fn retention_is_of_workflows_there_are_and_reads_durations() {
     let service = |retention: &str| with("service.toml", &format!("{SERVICE}\n{retention}"));
-    let bundle = Bundle::compile(&service("[retention.copy]\nfinished = \"30d\"\n"));
+    let bundle = Bundle::compile(&service(
+        "[retention.copy]\nfinished = \"30d\"\nhistory = \"7d\"\n",
+    ));
     let kept = bundle.expect("a right bundle").retention;
     assert_eq!(kept["copy"].finished_ms, Some(30 * 24 * 3_600_000));
+    assert_eq!(kept["copy"].history_ms, Some(7 * 24 * 3_600_000));
     for (wrong, words) in [
         (
             "[retention.copied]\nfinished = \"30d\"\n",
@@ -313,6 +316,10 @@ fn retention_is_of_workflows_there_are_and_reads_durations() {
         ),
         ("[retention.copy]\nfinished = \"soon\"\n", "soon"),
         ("[retention.copy]\nfinished = \"5ms\"\n", "less than a second"),
+        (
+            "[retention.copy]\nhistory = \"0s\"\n",
+            "`history` is less than a second",
+        ),
         ("[retention.copy]\nfinishd = \"5d\"\n", "finishd"),
         ("[retention]\ncopy = 3\n", "expected a table"),
     ] {

@@ -59,8 +59,10 @@ pub(super) async fn hear(partitions: Partitions, mut listener: Listener) {
             heard = listener.heard() => heard,
             () = shutdown.requested() => return,
         };
-        if heard != Heard::Gap {
-            cluster.wake.notify_one();
+        match heard {
+            Heard::Said(news) if news == super::mail::NEWS => cluster.mail.notify_one(),
+            Heard::Said(_) => cluster.wake.notify_one(),
+            Heard::Gap => {}
         }
     }
 }
@@ -180,6 +182,7 @@ impl Keeper {
             ..usual
         };
         let (parts, registry) = (cluster.parts.clone(), Arc::clone(&cluster.registry));
+        let readers = cluster.readers.clone();
         let events = self.events.clone();
         cluster
             .parts
@@ -189,7 +192,7 @@ impl Keeper {
                     index: partition,
                     count,
                 };
-                let outcome = Member::open(place, epoch, config, &parts, registry).await;
+                let outcome = Member::open(place, epoch, config, &parts, registry, readers).await;
                 let outcome = outcome.map(Arc::new);
                 // When the keeper has ended, so does the process.
                 events
@@ -244,6 +247,7 @@ impl Keeper {
         let here = Arc::clone(&member);
         self.partitions.shared.here.write().insert(partition, here);
         self.partitions.changed();
+        cluster.mail.notify_one();
         let (events, table) = (self.events.clone(), Arc::clone(&self.table));
         let shutdown = cluster.parts.tasks.shutdown().clone();
         cluster

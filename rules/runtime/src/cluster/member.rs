@@ -7,7 +7,7 @@ use celesta_runtime::{Shutdown, TaskSet};
 use celesta_store::{Migration, Store, StoreOptions, Unit};
 use celesta_types::Partition;
 
-use super::{ClusterParts, OpenError};
+use super::{ClusterParts, OpenError, Readers};
 use crate::registry::Registry;
 use crate::runtime::{Parts, Runtime, RuntimeConfig};
 
@@ -37,7 +37,7 @@ pub struct Member {
 }
 
 /// The schema of a partition.
-pub(super) fn schema(partition: u32) -> String {
+pub(crate) fn schema(partition: u32) -> String {
     format!("celesta_p{partition}")
 }
 
@@ -64,6 +64,7 @@ impl Member {
         config: RuntimeConfig,
         parts: &ClusterParts,
         registry: std::sync::Arc<Registry>,
+        readers: Readers,
     ) -> Result<Self, OpenError> {
         let set = || TaskSet::new(Shutdown::new());
         let (tasks, keepers, committer) = (set(), set(), set());
@@ -89,6 +90,7 @@ impl Member {
                 tasks: tasks.clone(),
             },
             registry,
+            readers,
         )
         .await;
         Ok(Self {
@@ -119,7 +121,12 @@ impl Member {
             .await
             .map_err(OpenError::failed)?;
         parts
-            .bystander(store, RuntimeConfig { partition, ..config }, registry)
+            .bystander(
+                store,
+                RuntimeConfig { partition, ..config },
+                registry,
+                Readers::default(),
+            )
             .await
     }
 

@@ -5,11 +5,12 @@
 use celesta_store::{Expect, Migration, Statement};
 
 /// The steps of the schema shared by all nodes. On PostgreSQL only: a store in a file has one owner.
-pub const CLUSTER_MIGRATIONS: &[Migration] = &[Migration {
-    subsystem: "cluster",
-    version: 1,
-    sql: "",
-    postgres: "
+pub const CLUSTER_MIGRATIONS: &[Migration] = &[
+    Migration {
+        subsystem: "cluster",
+        version: 1,
+        sql: "",
+        postgres: "
 CREATE TABLE cluster_settings (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL);
 CREATE TABLE cluster_nodes (
     name TEXT NOT NULL PRIMARY KEY,
@@ -29,7 +30,9 @@ CREATE TABLE cluster_partitions (
 CREATE TABLE cluster_bundles (artifact BYTEA NOT NULL PRIMARY KEY, packed BYTEA NOT NULL);
 ALTER TABLE cluster_bundles ALTER COLUMN packed SET STORAGE EXTERNAL;
 ",
-}];
+    },
+    super::mail::MIGRATION,
+];
 
 /// A packed bundle, so that a node needs nothing but the database to know every service.
 pub(crate) static BUNDLE_INSERT: Statement = Statement {

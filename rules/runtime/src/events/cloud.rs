@@ -61,6 +61,12 @@ impl CloudEvent {
         &self.id
     }
 
+    /// All of it, in its structured form.
+    #[must_use]
+    pub const fn value(&self) -> &Value {
+        &self.value
+    }
+
     /// Its source.
     #[must_use]
     pub fn source(&self) -> &str {

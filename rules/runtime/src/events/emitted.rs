@@ -117,6 +117,11 @@ impl Inner {
                 begun.into_iter().for_each(|live| keeper.cache.put(live));
             }
         });
+        if routed.mail {
+            self.store.commit(unit).await.map_err(PublishError::unavailable)?;
+            self.tell_of_mail().await;
+            return Ok(());
+        }
         // Nobody waits: whatever fails comes again.
         self.store.submit(unit).await;
         Ok(())

@@ -27,6 +27,8 @@ pub(super) struct Waiting {
     told: HashSet<RunId>,
     /// Runs whose messages or calls there are, and one of their rows.
     runs: HashMap<RunId, i64>,
+    /// Keys, of runs and of gates, that have messages.
+    keys: HashSet<u128>,
     /// Runs that stand at a gate.
     at_gates: HashSet<RunId>,
     /// Whether the queue was read at all.
@@ -44,16 +46,25 @@ impl Waiting {
         !self.is_known || self.at_gates.contains(&run)
     }
 
+    /// Whether the key has messages; `true` when nobody can tell.
+    pub(super) fn has_key(&self, key: u128) -> bool {
+        !self.is_known || self.keys.contains(&key)
+    }
+
     /// Whether anything is on its way to the run; `true` when nobody can tell.
     pub(super) fn tells(&self, run: RunId) -> bool {
         !self.is_known || self.told.contains(&run)
     }
 }
 
-/// Reads all rows of the queue.
-pub(super) async fn check(snapshot: &mut Snapshot, findings: &mut Findings) -> Result<Waiting, QueryError> {
+/// Reads all rows of the queue, if they are known.
+pub(super) async fn check(
+    snapshot: &mut Snapshot,
+    is_known: bool,
+    findings: &mut Findings,
+) -> Result<Waiting, QueryError> {
     let mut waiting = Waiting {
-        is_known: snapshot.is_file(),
+        is_known,
         ..Waiting::default()
     };
     if !waiting.is_known {
@@ -70,7 +81,22 @@ pub(super) async fn check(snapshot: &mut Snapshot, findings: &mut Findings) -> R
             Err(reason) => findings.report(Invariant::MessageRow, format!("queue {number}"), reason),
         }
     }
+    let sql =
+        "SELECT seq FROM queue_later AS later WHERE EXISTS (SELECT 1 FROM queue_rows WHERE seq = later.seq)";
+    for row in snapshot.fetch(sql, &[]).await? {
+        let place = format!("message in row {}", row.int(0).unwrap_or(0));
+        findings.report(
+            Invariant::FarTimer,
+            place,
+            "it stands among those that are near, too",
+        );
+    }
     for is_later in [false, true] {
+        let kind = if is_later {
+            Invariant::FarTimer
+        } else {
+            Invariant::MessageRow
+        };
         let mut after = i64::MIN;
         loop {
             let messages = if is_later {
@@ -89,7 +115,7 @@ pub(super) async fn check(snapshot: &mut Snapshot, findings: &mut Findings) -> R
                     Ok(message) => take(&message, &queues, &mut waiting, findings),
                     Err(damaged) => {
                         let place = format!("message in row {}", damaged.seq);
-                        findings.report(Invariant::MessageRow, place, damaged.reason);
+                        findings.report(kind, place, damaged.reason);
                     }
                 }
             }
@@ -114,6 +140,7 @@ fn take(
         return;
     }
     waiting.ids.insert(message.id);
+    waiting.keys.extend(message.key.map(|key| key.bits()));
     if queue == RUNS_QUEUE {
         match message.key {
             // A gate has the key; the run inside is told when it has passed.

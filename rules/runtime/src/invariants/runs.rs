@@ -1,16 +1,12 @@
-//! Versions, runs and their journals.
+//! Runs and their journals.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use celesta_artifacts::Artifacts;
-use celesta_bundle::{Bundle, UnpackLimits};
-use celesta_engine::{Limits, RuleSet, WorkingMemory};
-use celesta_store::{Cell, QueryError, Row, Snapshot};
-use celesta_types::{Digest, MessageId, RunId};
+use celesta_engine::WorkingMemory;
+use celesta_store::{Cell, QueryError, Snapshot};
+use celesta_types::{MessageId, RunId};
 
 use super::artifacts::Named;
 use super::messages::Waiting;
+use super::versions::Versions;
 use super::{Findings, Invariant, alike, follow};
 use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
 use crate::record::Record;
@@ -18,108 +14,6 @@ use crate::state::RunState;
 
 /// Runs and records read at once.
 const ROWS: i64 = 500;
-
-/// The versions of all services, compiled when a run needs its rules.
-#[derive(Debug)]
-pub(super) struct Versions {
-    /// The artifact of each version.
-    packed: HashMap<Digest, Digest>,
-    compiled: HashMap<Digest, Option<Bundle>>,
-    artifacts: Artifacts,
-}
-
-impl Versions {
-    pub(super) async fn read(
-        snapshot: &mut Snapshot,
-        artifacts: &Artifacts,
-        named: &mut Named,
-        findings: &mut Findings,
-    ) -> Result<Self, QueryError> {
-        let mut versions = Self {
-            packed: HashMap::new(),
-            compiled: HashMap::new(),
-            artifacts: artifacts.clone(),
-        };
-        let rows = snapshot
-            .fetch("SELECT service, digest, artifact FROM versions", &[])
-            .await?;
-        for row in &rows {
-            let service = row.text(0).unwrap_or_default();
-            match (digest(row, 1), digest(row, 2)) {
-                (Some(version), Some(artifact)) => {
-                    named.add(artifact, || format!("version {version} of `{service}`"));
-                    versions.packed.insert(version, artifact);
-                }
-                _ => findings.report(
-                    Invariant::VersionUnreadable,
-                    format!("a version of `{service}`"),
-                    "its digests have not 32 bytes",
-                ),
-            }
-        }
-        let rows = snapshot.fetch("SELECT name, digest FROM services", &[]).await?;
-        for row in &rows {
-            let place = format!("service `{}`", row.text(0).unwrap_or_default());
-            match digest(row, 1) {
-                Some(version) if versions.packed.contains_key(&version) => {
-                    if let Err(found) = versions.bundle(version).await {
-                        findings.report(Invariant::VersionUnreadable, place, found);
-                    }
-                }
-                Some(version) => {
-                    let found = format!("its version {version} does not exist");
-                    findings.report(Invariant::VersionMissing, place, found);
-                }
-                None => findings.report(Invariant::VersionMissing, place, "it names no version"),
-            }
-        }
-        Ok(versions)
-    }
-
-    /// The rules of a run; `Err` says what is wrong, once for each version.
-    async fn rules(&mut self, version: Digest, workflow: &str) -> Result<Option<Arc<RuleSet>>, String> {
-        let Some(bundle) = self.bundle(version).await? else {
-            return Ok(None);
-        };
-        match bundle.workflows.get(workflow) {
-            Some(rules) => Ok(Some(Arc::clone(rules))),
-            None => Err(format!("version {version} has no workflow `{workflow}`")),
-        }
-    }
-
-    async fn bundle(&mut self, version: Digest) -> Result<Option<&Bundle>, String> {
-        if !self.compiled.contains_key(&version) {
-            self.compiled.insert(version, None);
-            let bundle = self.compile(version).await?;
-            self.compiled.insert(version, Some(bundle));
-        }
-        Ok(self.compiled.get(&version).and_then(Option::as_ref))
-    }
-
-    async fn compile(&self, version: Digest) -> Result<Bundle, String> {
-        let missing = || format!("version {version} cannot be read");
-        let artifact = self.packed.get(&version).ok_or_else(missing)?;
-        let path = self
-            .artifacts
-            .path(artifact)
-            .await
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| format!("the files of version {version} are gone"))?;
-        let compiled = tokio::task::spawn_blocking(move || {
-            let packed = std::fs::read(path).map_err(|error| error.to_string())?;
-            let files = celesta_bundle::unpack(packed.as_slice(), &UnpackLimits::default())
-                .map_err(|error| error.to_string())?;
-            Bundle::compile_with(&files, &Limits::default()).map_err(|error| error.to_string())
-        });
-        compiled.await.map_err(|error| error.to_string())?
-    }
-}
-
-fn digest(row: &Row, at: usize) -> Option<Digest> {
-    row.blob(at)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(Digest::from_bytes)
-}
 
 /// Walks through every run and its journal.
 pub(super) async fn check(
@@ -211,12 +105,12 @@ async fn check_run(
         let found = format!("its row says {}, its journal {state}", head.state);
         findings.report(Invariant::State, run, found);
     }
-    if !versions.packed.contains_key(&head.version) {
+    if !versions.has(&head.version) {
         let found = format!("its version {} does not exist", head.version);
         findings.report(Invariant::VersionMissing, run, found);
         return Ok(());
     }
-    let rules = match versions.rules(head.version, &head.workflow).await {
+    let rules = match versions.rules(snapshot, head.version, &head.workflow).await {
         Ok(Some(rules)) => rules,
         Ok(None) => return Ok(()),
         Err(found) => {
@@ -229,7 +123,13 @@ async fn check_run(
     }
     let deltas = walk.deltas.iter().map(Vec::as_slice);
     match WorkingMemory::restore(&rules, run, state.as_deref(), deltas) {
-        Ok(memory) => check_awaited(snapshot, head, &memory, walk.last, waiting, findings).await?,
+        Ok(memory) => {
+            check_awaited(snapshot, head, &memory, walk.last, waiting, findings).await?;
+            // What no turn of it was seen of has not written its interests yet.
+            if !walk.deltas.is_empty() {
+                super::shared::check_interests(snapshot, head, &memory, findings).await?;
+            }
+        }
         Err(error) => findings.report(Invariant::Snapshot, run, error),
     }
     Ok(())
@@ -349,37 +249,6 @@ async fn check_awaited(
             ),
         };
         findings.report(Invariant::Stuck, run, found);
-    }
-    Ok(())
-}
-
-/// The segments that archived runs stand in.
-pub(super) async fn check_archived(
-    snapshot: &mut Snapshot,
-    named: &mut Named,
-    findings: &mut Findings,
-) -> Result<(), QueryError> {
-    let sql = "SELECT artifact, count(*) FROM archived GROUP BY artifact";
-    for row in snapshot.fetch(sql, &[]).await? {
-        let runs = row.int(1).unwrap_or(0);
-        match digest(&row, 0) {
-            Some(artifact) => named.add(artifact, || format!("{runs} archived runs")),
-            None => findings.report(
-                Invariant::RunRow,
-                format!("{runs} archived runs"),
-                "the digest of their segment has not 32 bytes",
-            ),
-        }
-    }
-    let sql = "SELECT a.run FROM archived AS a WHERE EXISTS (SELECT 1 FROM runs WHERE id = a.run)";
-    for row in snapshot.fetch(sql, &[]).await? {
-        if let Some(run) = row.blob(0).and_then(RunId::from_bytes) {
-            findings.report(
-                Invariant::RunRow,
-                run,
-                "it stands both among the runs and in the archive",
-            );
-        }
     }
     Ok(())
 }

@@ -75,7 +75,8 @@ pub(super) fn key_of(service: &str, key: u64) -> i64 {
         .cast_signed()
 }
 
-fn keys(service: &str, memory: &WorkingMemory) -> Vec<i64> {
+/// The keys a run stands under, sorted.
+pub(crate) fn keys(service: &str, memory: &WorkingMemory) -> Vec<i64> {
     let mut keys: Vec<i64> = (memory.interests().into_iter())
         .map(|key| key_of(service, key))
         .collect();

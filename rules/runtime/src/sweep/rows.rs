@@ -88,24 +88,24 @@ static SWEEP_FORGET: Statement = Statement {
     expect: Expect::Any,
 };
 
-const COLUMNS: &str = "id, service, plan, state, hold, rate, place, runs, told, moved, still, missed, reason, created_at, \
+pub(crate) const COLUMNS: &str = "id, service, plan, state, hold, rate, place, runs, told, moved, still, missed, reason, created_at, \
      updated_at, ended_at";
 
 /// What a sweep is to do, as it is stored; new members need defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Plan {
-    pub(super) cause: String,
+pub(crate) struct Plan {
+    pub(crate) cause: String,
     #[serde(default)]
-    pub(super) rules: Vec<String>,
-    pub(super) selection: Selection,
-    pub(super) order: Order,
+    pub(crate) rules: Vec<String>,
+    pub(crate) selection: Selection,
+    pub(crate) order: Order,
 }
 
 /// Where a sweep is: the key of the index it looks under, and the last run it has told there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) key: usize,
-    pub(super) run: Option<RunId>,
+pub(crate) struct Place {
+    pub(crate) key: usize,
+    pub(crate) run: Option<RunId>,
 }
 
 impl Place {
@@ -127,14 +127,14 @@ impl Place {
 
 /// A sweep as it stands in the store.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
-    pub(super) view: SweepView,
-    pub(super) plan: Plan,
-    pub(super) place: Place,
+pub(crate) struct Found {
+    pub(crate) view: SweepView,
+    pub(crate) plan: Plan,
+    pub(crate) place: Place,
 }
 
 impl Found {
-    fn read(row: &Row) -> Option<Self> {
+    pub(crate) fn read(row: &Row) -> Option<Self> {
         let instant = |at| row.int(at).map(Timestamp::from_millis);
         let count = |at| row.int(at).and_then(|count| u64::try_from(count).ok());
         let plan: Plan = serde_json::from_str(row.text(2)?).ok()?;

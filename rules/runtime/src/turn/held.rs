@@ -23,6 +23,7 @@ pub(super) fn kept(held: &[Vec<u8>], messages: &[Leased]) -> Vec<Vec<u8>> {
                     | HostMessage::Breakpoints { .. }
                     // It sees all there is when it goes on.
                     | HostMessage::Swept { .. }
+                    | HostMessage::Compact
             )
         )
     };

@@ -1,6 +1,9 @@
 //! Nodes of one deployment in one process, on a real PostgreSQL, with a test in the place of the workers.
 
 mod bed;
+mod doctor;
+mod events;
+mod releases;
 
 use std::time::Duration;
 

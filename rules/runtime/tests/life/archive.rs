@@ -24,6 +24,58 @@ async fn told(node: &Node, run: RunId) -> Value {
     serde_json::json!({ "view": view, "history": history, "facts": facts, "calls": calls })
 }
 
+/// By filters, page by page, without their requests.
+async fn archived_runs_stand_in_lists_of_their_own(node: &Node, finished: &[RunId], failed: RunId) {
+    let list = async |filter: RunFilter, cursor: Option<RunId>, limit: usize| {
+        let page = node.runtime.list_archived(&filter, cursor, limit).await;
+        let page = page.expect("it reads");
+        assert!(page.rows.iter().all(|row| row.archived && row.input.is_none()));
+        let rows: Vec<RunId> = page.rows.iter().map(|row| row.id).collect();
+        (rows, page.next.map(|next| next.parse().expect("a run")))
+    };
+    let all = RunFilter::default;
+    // Made in one millisecond, they stand in the order of their ids.
+    let mut newest = finished.to_vec();
+    newest.sort_unstable_by(|a, b| b.cmp(a));
+    let mut every = [finished, &[failed]].concat();
+    every.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(list(all(), None, 10).await, (every.clone(), None));
+    let (first, next) = list(all(), None, 3).await;
+    assert_eq!((first.as_slice(), next), (&every[..3], Some(every[2])));
+    assert_eq!(list(all(), next, 3).await, (every[3..].to_vec(), None));
+    let of = RunFilter {
+        service: Some("bench".to_owned()),
+        workflow: Some("count".to_owned()),
+        state: Some(RunState::Completed),
+        ..all()
+    };
+    assert_eq!(list(of.clone(), None, 10).await.0, newest);
+    for nothing in [
+        RunFilter {
+            service: Some("other".to_owned()),
+            ..all()
+        },
+        RunFilter {
+            label: Some(("a".to_owned(), "b".to_owned())),
+            ..all()
+        },
+        RunFilter {
+            state: Some(RunState::Failed),
+            ..of
+        },
+        RunFilter {
+            created_before: Some(Timestamp::from_millis(1_700_000_000_000)),
+            ..all()
+        },
+        RunFilter {
+            created_after: Some(Timestamp::from_millis(1_800_000_000_000)),
+            ..all()
+        },
+    ] {
+        assert_eq!(list(nothing, None, 10).await, (Vec::new(), None));
+    }
+}
+
 async fn count(node: &Node, table: &str) -> i64 {
     let rows = node
         .store
@@ -89,6 +141,7 @@ async fn finished_runs_are_archived_and_answer_as_before() {
     assert_eq!(count(&node, "idempotency").await, 0);
     let page = node.runtime.list(&RunFilter::default(), None, 10).await;
     assert_eq!(page.expect("it reads").rows.len(), 2);
+    archived_runs_stand_in_lists_of_their_own(&node, &finished, failed).await;
 
     // Nothing moves in the archive; its request may be made again.
     let canceled = node.runtime.retry(failed, &Wish::anonymous("")).await;

@@ -60,7 +60,7 @@ async fn patient(folder: &Path) -> Patient {
     }
 }
 
-async fn look(folder: &Path) -> Findings {
+pub(crate) async fn look(folder: &Path) -> Findings {
     let mut snapshot = Snapshot::open(&folder.join("celesta.db"), &migrations())
         .await
         .expect("a store");
@@ -73,7 +73,7 @@ async fn look(folder: &Path) -> Findings {
 }
 
 /// Does `sql` to the file, once with `cell`.
-async fn damage(folder: &Path, head: &'static str, tail: &'static str, cell: Cell) {
+pub(crate) async fn damage(folder: &Path, head: &'static str, tail: &'static str, cell: Cell) {
     let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::at(folder.join("celesta.db"));
     let store = Store::open(&options, &migrations(), &Clock::system(), &tasks)
@@ -228,6 +228,85 @@ fn cases(patient: &Patient) -> Vec<Case> {
     ]
 }
 
+/// The same for what belongs to a service as a whole, and to what holds for many runs.
+#[rustfmt::skip]
+fn wider_cases(patient: &Patient) -> Vec<Case> {
+    let id = |run: RunId| Cell::Id(run.to_bytes());
+    let nobody = || id(RunId::from_bits(7));
+    let text = |text: &str| Cell::from(text);
+    vec![
+        ("INSERT INTO shared_facts SELECT 'bench', 1, 1, 1, 'T', v.column1, 5 FROM (VALUES ", ") AS v",
+            text("{"), Invariant::SharedFact, "cannot be read"),
+        ("INSERT INTO shared_facts SELECT 'bench', n.r, 1, n.v, 'T', v.column1, 5 FROM (SELECT 1 AS r, 1 AS v \
+          UNION SELECT 2, 3) AS n, (VALUES ", ") AS v",
+            text("{}"), Invariant::SharedFact, "version 2 is missing"),
+        ("INSERT INTO shared_facts SELECT 'bench', n.r, 1, n.v, 'T', v.column1, 5 FROM (SELECT 2 AS r, 1 AS v \
+          UNION SELECT 1, 2) AS n, (VALUES ", ") AS v",
+            text("{}"), Invariant::SharedFact, "not later than revision 2"),
+        ("INSERT INTO shared_facts SELECT 'bench', n.r, 1, n.r, 'T', CASE n.r WHEN 2 THEN v.column1 END, 5 FROM \
+          (SELECT 1 AS r UNION SELECT 2) AS n, (VALUES ", ") AS v",
+            text("{}"), Invariant::SharedFact, "retracted"),
+        ("INSERT INTO interests SELECT 5, v.column1 FROM (VALUES ", ") AS v",
+            nobody(), Invariant::Interest, "does not exist"),
+        ("INSERT INTO interest_shapes SELECT 'bench', v.column1 FROM (VALUES ", ") AS v",
+            text("[]"), Invariant::Interest, "no type"),
+        ("INSERT INTO sweeps (id, service, plan, state, hold, rate, created_at, updated_at) \
+          SELECT zeroblob(16), 'bench', v.column1, 2, 0, 9, 5, 5 FROM (VALUES ", ") AS v",
+            text("{}"), Invariant::Sweep, "no release writes"),
+        ("INSERT INTO sweeps (id, service, plan, state, hold, rate, told, created_at, updated_at) \
+          SELECT zeroblob(16), 'bench', v.column1, 2, 0, 9, 3, 5, 5 FROM (VALUES ", ") AS v",
+            text(PLAN), Invariant::Sweep, "has told 3 runs, of which 0 moved"),
+        ("INSERT INTO sweeps (id, service, plan, state, hold, rate, created_at, updated_at, ended_at) \
+          SELECT zeroblob(16), 'bench', v.column1, 2, 0, 9, 5, 5, 5 FROM (VALUES ", ") AS v",
+            text(PLAN), Invariant::Sweep, "do not agree"),
+        ("INSERT INTO sweeps (id, service, plan, state, hold, rate, place, created_at, updated_at) \
+          SELECT zeroblob(16), 'bench', v.column1, 2, 0, 9, CAST(x'0000000000000009' || zeroblob(16) AS BLOB), 5, 5 FROM (VALUES ", ") AS v",
+            text(PLAN), Invariant::Sweep, "key 9 of 1"),
+        ("INSERT INTO swept SELECT zeroblob(16), v.column1, 9 FROM (VALUES ", ") AS v",
+            id(patient.done), Invariant::Sweep, "what became of it in a sweep is 9"),
+        ("INSERT INTO places SELECT zeroblob(16), 0, 1, v.column1 FROM (VALUES ", ") AS v",
+            Cell::Blob(vec![1]), Invariant::Gate, "cannot be read"),
+        ("INSERT INTO orders SELECT 'bench', 'count', v.column1, '', '', '', 5 FROM (VALUES ", ") AS v",
+            text("stop"), Invariant::Order, "the order `stop`"),
+        ("INSERT INTO operations SELECT zeroblob(16), 0, v.column1, '{}', '', '', 1, NULL, 0, 0, 0, 5, 5, NULL FROM (VALUES ", ") AS v",
+            text("7"), Invariant::Order, "no release writes"),
+        ("INSERT INTO operations SELECT zeroblob(16), 2, v.column1, '{}', '', '', 1, NULL, 0, 0, 0, 5, 5, NULL FROM (VALUES ", ") AS v",
+            text("\"cancel\""), Invariant::Order, "do not agree"),
+        ("INSERT INTO operations SELECT zeroblob(16), 0, v.column1, '{}', '', '', 1, NULL, 3, 1, 1, 5, 5, NULL FROM (VALUES ", ") AS v",
+            text("\"cancel\""), Invariant::Order, "has seen 3 runs"),
+        ("UPDATE releases SET number = number + (VALUES ", ")",
+            Cell::Int(1), Invariant::Release, "release 1 is missing"),
+        ("UPDATE releases SET digest = zeroblob(v.column1) FROM (VALUES ", ") AS v",
+            Cell::Int(32), Invariant::Release, "new runs follow another version"),
+        ("INSERT INTO canaries SELECT 'nobody', zeroblob(32), v.column1, NULL, NULL, 5 FROM (VALUES ", ") AS v",
+            Cell::Int(1), Invariant::Release, "there is no such service"),
+        ("INSERT INTO canaries SELECT 'bench', digest, v.column1, NULL, NULL, 5 FROM versions, (VALUES ", ") AS v",
+            Cell::Int(101), Invariant::Release, "0 to 100 percent"),
+        ("INSERT INTO upgrades SELECT v.column1, 1, zeroblob(32) FROM (VALUES ", ") AS v",
+            id(patient.done), Invariant::Release, "does not exist"),
+        ("INSERT INTO upgrades SELECT v.column1, 1, digest FROM versions, (VALUES ", ") AS v",
+            nobody(), Invariant::Release, "the run does not exist"),
+        ("INSERT INTO events SELECT v.column1, 'x', 5 FROM (VALUES ", ") AS v",
+            text(""), Invariant::Event, "has no name"),
+        ("INSERT INTO correlations SELECT 'bench', 'order', '7', v.column1 FROM (VALUES ", ") AS v",
+            nobody(), Invariant::Event, "the run does not exist"),
+        ("INSERT INTO correlations SELECT 'bench', 'order', '7', v.column1 FROM (VALUES ", ") AS v",
+            id(patient.done), Invariant::Event, "no such label"),
+        ("INSERT INTO queue_later SELECT max(seq), 5, 77, zeroblob(v.column1), head, payload FROM queue_rows, (VALUES ", ") AS v",
+            Cell::Int(16), Invariant::FarTimer, "another queue or id"),
+        ("INSERT INTO queue_later SELECT max(seq), 5, 77, zeroblob(v.column1), head, payload FROM queue_rows, (VALUES ", ") AS v",
+            Cell::Int(16), Invariant::FarTimer, "among those that are near"),
+        ("INSERT INTO archived SELECT v.column1, zeroblob(32), 0, 9 FROM (VALUES ", ") AS v",
+            id(patient.done), Invariant::RunRow, "both among the runs and in the archive"),
+        ("INSERT INTO archived SELECT v.column1, artifact, 0, 9 FROM versions, (VALUES ", ") AS v",
+            nobody(), Invariant::Archive, "a frame"),
+    ]
+}
+
+/// A sweep's plan as it is stored.
+const PLAN: &str =
+    r#"{"cause":"c","rules":[],"selection":{"interests":{"keys":[1],"revision":1}},"order":"look"}"#;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_store_has_no_violation_and_every_damage_is_found() {
     let healthy = tempfile::tempdir().expect("a temporary folder");
@@ -239,7 +318,7 @@ async fn a_sound_store_has_no_violation_and_every_damage_is_found() {
         findings.records > 5 && findings.messages > 0 && findings.artifacts == 1,
         "{findings:?}"
     );
-    for (head, tail, cell, invariant, words) in cases(&patient) {
+    for (head, tail, cell, invariant, words) in cases(&patient).into_iter().chain(wider_cases(&patient)) {
         let sick = tempfile::tempdir().expect("a temporary folder");
         copy(healthy.path(), sick.path());
         damage(sick.path(), head, tail, cell).await;

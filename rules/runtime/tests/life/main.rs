@@ -3,6 +3,7 @@
 mod archive;
 mod bed;
 mod children;
+mod compaction;
 mod damage;
 mod driven;
 mod events;

@@ -384,3 +384,32 @@ async fn a_run_told_of_late_changes_counts_once_in_each_sweep_across_a_crash() {
     }
     second.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_lost_to_the_index_is_found_by_the_check() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let node = node(folder.path()).await;
+    node.runtime
+        .push("encoder", catalogue())
+        .await
+        .expect("a good bundle");
+    node.share(vec![insert("web", 20)]).await.expect("written");
+    let run = node.job("web").await;
+    node.stop().await;
+    let findings = crate::damage::look(folder.path()).await;
+    assert!(findings.is_sound(), "{findings:#?}");
+    let every = celesta_store::Cell::Int(0);
+    crate::damage::damage(
+        folder.path(),
+        "DELETE FROM interests WHERE key <> (VALUES ",
+        ")",
+        every,
+    )
+    .await;
+    let findings = crate::damage::look(folder.path()).await;
+    let [found] = findings.violations.as_slice() else {
+        panic!("one thing is wrong: {findings:#?}");
+    };
+    assert_eq!(found.invariant, celesta_runs::invariants::Invariant::Interest);
+    assert_eq!(found.place, run.to_string());
+}

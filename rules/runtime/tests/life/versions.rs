@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use celesta_bundle::{FileEntry, Files};
-use celesta_runs::{PushError, ReleaseError, RunState, Share, Submit};
+use celesta_runs::{PushError, ReleaseError, RunState, Share, Submit, SweepState, SweepsFilter};
 use celesta_types::{Digest, RunId};
 
 use crate::bed::{Node, node};
@@ -256,6 +256,34 @@ async fn resting_runs_are_moved_in_the_background_and_new_rules_fire_in_them() {
     for run in runs {
         assert_eq!(version_of(&node, run).await, pushed.version.digest);
     }
+    // A sweep has moved them, with its report.
+    let sweep = loop {
+        let sweeps = node.runtime.list_sweeps(&SweepsFilter::default(), None, 10).await;
+        let sweeps = sweeps.expect("the store answers").rows;
+        assert_eq!(sweeps.len(), 1);
+        if sweeps[0].state == SweepState::Done {
+            break sweeps[0].clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        (sweep.runs, sweep.told, sweep.moved, sweep.missed),
+        (Some(5), 5, 5, 0)
+    );
+    assert!(
+        sweep.cause.contains(&pushed.version.digest.to_string()),
+        "{sweep:?}"
+    );
+    // There is nothing left for another one.
+    let again = node
+        .runtime
+        .push("bench", service(&later, "policy = \"upgrade\""))
+        .await;
+    again.expect("a good bundle");
+    node.stop().await;
+    let node = crate::bed::node(folder.path()).await;
+    let sweeps = node.runtime.list_sweeps(&SweepsFilter::default(), None, 10).await;
+    assert_eq!(sweeps.expect("the store answers").rows.len(), 1);
     node.stop().await;
 }
 
