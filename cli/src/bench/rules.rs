@@ -212,6 +212,8 @@ fn compiled(source: &Source) -> Result<(Arc<RuleSet>, Duration), Failure> {
         firings: u32::MAX,
         facts: FACTS_MAX,
         effects: usize::MAX,
+        turn_bytes: usize::MAX,
+        run_bytes: usize::MAX,
         list_length: usize::try_from(u32::MAX).unwrap_or(usize::MAX),
         ..Limits::default()
     };

@@ -304,6 +304,28 @@ fn kept(value: &Dynamic) -> Result<Value, String> {
     Value::from_dynamic(value)
 }
 
+/// `print` and `debug` of a value of that type write a line into the run's log.
+fn lines_of<T: Clone + Send + Sync + 'static>(engine: &mut Engine) {
+    engine.register_fn(
+        "print",
+        |call: NativeCallContext<'_>, line: T| -> Scripted<ImmutableString> {
+            with(&call, |context| {
+                context.log("debug", &Dynamic::from(line).to_string())
+            })?;
+            Ok(ImmutableString::new())
+        },
+    );
+    engine.register_fn(
+        "debug",
+        |call: NativeCallContext<'_>, line: T| -> Scripted<ImmutableString> {
+            with(&call, |context| {
+                context.log("debug", &format!("{:?}", Dynamic::from(line)))
+            })?;
+            Ok(ImmutableString::new())
+        },
+    );
+}
+
 fn register(engine: &mut Engine, fields: &[Arc<str>]) {
     engine.register_type_with_name::<Handle>("Fact");
     for field in fields {
@@ -431,20 +453,16 @@ fn register(engine: &mut Engine, fields: &[Arc<str>]) {
             context.log("info", &Dynamic::from(number).to_string())
         })
     });
-    engine.register_fn(
-        "print",
-        |call: NativeCallContext<'_>, line: Dynamic| -> Scripted<ImmutableString> {
-            with(&call, |context| context.log("debug", &line.to_string()))?;
-            Ok(ImmutableString::new())
-        },
-    );
-    engine.register_fn(
-        "debug",
-        |call: NativeCallContext<'_>, line: Dynamic| -> Scripted<ImmutableString> {
-            with(&call, |context| context.log("debug", &format!("{line:?}")))?;
-            Ok(ImmutableString::new())
-        },
-    );
+    // The script language has its own `print` and `debug` for each of these types, which would be preferred.
+    lines_of::<Dynamic>(engine);
+    lines_of::<ImmutableString>(engine);
+    lines_of::<i64>(engine);
+    lines_of::<f64>(engine);
+    lines_of::<bool>(engine);
+    lines_of::<char>(engine);
+    lines_of::<()>(engine);
+    lines_of::<rhai::Array>(engine);
+    lines_of::<rhai::Map>(engine);
     engine.register_fn("now", |call: NativeCallContext<'_>| {
         with(&call, |context| Ok(context.now_ms))
     });

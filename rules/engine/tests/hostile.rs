@@ -194,7 +194,9 @@ fn hostile_actions_are_stopped_and_named() {
         ("", "loop { progress(0.5); }", "more than 500 effects"),
         ("", "loop { request(\"a/b\", #{}); }", "more than 500 effects"),
         ("", "loop { complete(#{}); }", "more than 500 effects"),
-        ("", "loop { print(\"x\"); }", "too many operations"),
+        ("", "loop { print(\"x\"); }", "more than 500 effects"),
+        ("", "loop { print(1); }", "more than 500 effects"),
+        ("", "loop { debug([\"x\"]); }", "more than 500 effects"),
         ("", "try { loop { } } catch { it.n = 1; }", "too many operations"),
         (
             "",

@@ -1,6 +1,7 @@
 //! Stopping runs before rules fire, stopping all runs of a workflow, and doing runs over.
 
 use celesta_functions::Invocation;
+use celesta_queue::QueueName;
 use celesta_runs::{
     Action, Bulk, LifecycleError, OPERATION_RATE, OperationState, OperationStep, OperationView,
     RESTARTED_FROM, Restart, RestartError, RunFilter, RunState, StoppedBy, Wish,
@@ -165,6 +166,11 @@ async fn a_paused_workflow_keeps_its_runs_and_takes_new_ones_even_across_a_resta
         .expect("there is such a service");
     // The order was for the workflow: nothing goes on.
     until_ended(&second, operation.id).await;
+    // What it told the runs would let them go on once the order is taken back: it is heard before that.
+    let runs = QueueName::new("runs").expect("a good name");
+    while second.queues.depth(&runs) > 0 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(second.view(run).await.state, RunState::Paused);
     let operation = second
         .runtime
