@@ -10,6 +10,7 @@ use celesta_store::{Cell, QueryError, Row, Snapshot};
 use celesta_types::{Digest, MessageId, RunId};
 
 use super::artifacts::Named;
+use super::groups::Groups;
 use super::messages::Waiting;
 use super::{Findings, Invariant, alike, follow};
 use crate::head::{COLUMN_COUNT, COLUMNS, RunHead};
@@ -130,6 +131,7 @@ pub(super) async fn check(
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
     let mut after = [0; 16];
+    let mut groups = Groups::default();
     let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id > ? ORDER BY id LIMIT ?");
     loop {
         let rows = snapshot.fetch(&sql, &[Cell::Id(after), ROWS.into()]).await?;
@@ -142,6 +144,7 @@ pub(super) async fn check(
             findings.runs += 1;
             match RunHead::from_row(row) {
                 Some(head) => {
+                    groups.add(&head);
                     named.add_all(row.blob(COLUMN_COUNT).unwrap_or_default(), || {
                         format!("the request of {run}")
                     });
@@ -158,6 +161,7 @@ pub(super) async fn check(
             }
         }
         if rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX) {
+            groups.report(findings);
             return Ok(());
         }
     }
