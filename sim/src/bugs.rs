@@ -59,6 +59,31 @@ pub const BUGS: &[Bug] = &[
         what: "a client's idempotency key is not stored",
         mistake: Mistake::LeftOut("idempotency.insert"),
     },
+    Bug {
+        name: "gate-forgotten",
+        what: "who stands at a gate is not stored: after a crash it lets in too many",
+        mistake: Mistake::WithoutTable("places"),
+    },
+    Bug {
+        name: "interest-forgotten",
+        what: "what a run listens to is not stored: changes of shared facts do not find it",
+        mistake: Mistake::LeftOut("interests.add"),
+    },
+    Bug {
+        name: "event-forgotten",
+        what: "the name of an event is not stored: the same one counts again",
+        mistake: Mistake::LeftOut("events.insert"),
+    },
+    Bug {
+        name: "archive-misplaced",
+        what: "where a run stands in the archive is not stored, and the run is removed",
+        mistake: Mistake::LeftOut("archived.insert"),
+    },
+    Bug {
+        name: "move-untold",
+        what: "from where a run has moved to another version is not stored",
+        mistake: Mistake::LeftOut("upgrades.insert"),
+    },
 ];
 
 /// The bug of that name.

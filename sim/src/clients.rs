@@ -1,18 +1,26 @@
-//! The clients: what they ask, and what they were promised.
+//! The clients: what they ask, and what they were promised. What they ask by events is in `clients/events.rs`, what they
+//! write for all runs of a service in `clients/sharing.rs`.
+
+mod events;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use celesta_runs::{
-    LifecycleError, RunState, RunView, Runtime, Submit, SubmitError, Wish, WriteError, WriteFacts, Written,
+    LifecycleError, ReleaseError, RunState, RunView, Runtime, SharedWritten, Submit, SubmitError, Wish,
+    WriteError, WriteFacts, WriteSharedError, Written,
 };
 use celesta_types::{ErrorKind, RunId};
 
+pub(crate) use self::sharing::{Share, fact_of};
 use crate::node::Waiting;
-use crate::workloads::WORKLOADS;
+use crate::workloads::{MAIN, WORKLOADS};
 
 /// The label that says which try of a client made a run.
 pub(crate) const TRY: &str = "try";
+/// The label that says which run has emitted the event that made a run.
+pub(crate) const EMITTER: &str = "emitter";
 /// How long a client waits for a run to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,8 +31,12 @@ pub(crate) enum Ask {
     Run { tried: usize },
     /// That the note is written, with its try of that number.
     Note { note: usize },
+    /// That the write to the shared facts of that number is durable.
+    Share { number: usize },
     /// That a wish is durable.
     Steer { run: RunId, how: Steer },
+    /// That another version is current.
+    Release,
     /// The end of a run.
     End,
 }
@@ -41,10 +53,29 @@ pub(crate) enum Steer {
 /// What a client heard.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Run(Result<RunId, SubmitError>),
-    Note(Result<Option<Written>, WriteError>),
+    /// The run; none when the event that asked for it was known already.
+    Run(Result<Option<RunId>, Refusal>),
+    Note(Result<Option<Written>, Refusal>),
+    Share(Result<SharedWritten, WriteSharedError>),
     Steer(Result<RunState, LifecycleError>),
+    Release(Result<(), ReleaseError>),
     End(Option<Box<RunView>>),
+}
+
+/// Why something was not done.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    kind: ErrorKind,
+    text: String,
+}
+
+impl Refusal {
+    fn of(kind: ErrorKind, error: impl std::fmt::Display) -> Self {
+        Self {
+            kind,
+            text: error.to_string(),
+        }
+    }
 }
 
 /// What is known of something that was asked for.
@@ -64,6 +95,8 @@ pub(crate) struct Request {
     pub(crate) workload: usize,
     pub(crate) input: String,
     pub(crate) key: Option<String>,
+    /// The type of the event that asks, where one does.
+    pub(crate) event: Option<&'static str>,
     pub(crate) run: Option<RunId>,
 }
 
@@ -75,11 +108,23 @@ pub(crate) struct Try {
     pub(crate) run: Option<RunId>,
 }
 
+impl Try {
+    const fn of(request: usize) -> Self {
+        Self {
+            request,
+            known: Known::Doubtful,
+            run: None,
+        }
+    }
+}
+
 /// A fact written from outside.
 #[derive(Debug)]
 pub(crate) struct Note {
     pub(crate) run: RunId,
     pub(crate) key: Option<String>,
+    /// Whether it is told by an event; its key is the event's id then.
+    pub(crate) by_event: bool,
     pub(crate) known: Known,
     /// How often it was asked for without an answer or with one that says it is so.
     pub(crate) tries: usize,
@@ -91,6 +136,7 @@ pub(crate) struct Model {
     pub(crate) requests: Vec<Request>,
     pub(crate) tries: Vec<Try>,
     pub(crate) notes: Vec<Note>,
+    pub(crate) shares: Vec<Share>,
     /// The runs that were promised, in the order they were.
     pub(crate) runs: Vec<RunId>,
     pub(crate) workload_of: BTreeMap<RunId, usize>,
@@ -107,26 +153,32 @@ impl Model {
     /// A client asks for a run.
     pub(crate) fn submit(&mut self, runtime: &Runtime, request: usize) -> (Ask, Waiting<Answer>) {
         let Request {
-            workload, input, key, ..
+            workload,
+            input,
+            key,
+            event,
+            ..
         } = &self.requests[request];
         let tried = self.tries.len();
+        if let Some(event_type) = event {
+            let event = events::asking(event_type, request, tried, input);
+            self.tries.push(Try::of(request));
+            return (Ask::Run { tried }, events::publish_request(runtime, event));
+        }
         let submit = Submit {
-            service: "main".to_owned(),
+            service: WORKLOADS[*workload].service.to_owned(),
             operation: WORKLOADS[*workload].operation.to_owned(),
             input: input.clone().into_bytes(),
             idempotency_key: key.clone(),
             labels: BTreeMap::from([(TRY.to_owned(), tried.to_string())]),
             ..Submit::default()
         };
-        self.tries.push(Try {
-            request,
-            known: Known::Doubtful,
-            run: None,
-        });
+        self.tries.push(Try::of(request));
         let runtime = runtime.clone();
         let answer = async move {
             let submitted = runtime.submit(submit, None).await;
-            Answer::Run(submitted.map(|submitted| submitted.run))
+            let refused = |error: SubmitError| Refusal::of(error.kind(), error);
+            Answer::Run(submitted.map(|submitted| Some(submitted.run)).map_err(refused))
         };
         (Ask::Run { tried }, Box::pin(answer))
     }
@@ -139,13 +191,20 @@ impl Model {
             note.known = Known::Doubtful;
         }
         let run = note.run;
+        if note.by_event {
+            let event = events::telling(run, number);
+            return (Ask::Note { note: number }, events::publish_note(runtime, event));
+        }
         let write = WriteFacts {
             writes: format!(r#"[{{"insert":"Note","fields":{{"n":{number}}}}}]"#).into_bytes(),
             idempotency_key: note.key.clone(),
             by: "simulated".to_owned(),
         };
         let runtime = runtime.clone();
-        let answer = async move { Answer::Note(runtime.write_facts(run, write, PATIENCE).await) };
+        let answer = async move {
+            let written = runtime.write_facts(run, write, PATIENCE).await;
+            Answer::Note(written.map_err(|error: WriteError| Refusal::of(error.kind(), error)))
+        };
         (Ask::Note { note: number }, Box::pin(answer))
     }
 
@@ -164,6 +223,19 @@ impl Model {
         (Ask::Steer { run, how }, Box::pin(answer))
     }
 
+    /// Somebody makes the next version current, or takes it back.
+    pub(crate) fn release(runtime: &Runtime, forward: bool) -> (Ask, Waiting<Answer>) {
+        let runtime = runtime.clone();
+        let answer = async move {
+            Answer::Release(if forward {
+                runtime.promote(MAIN).await.map(drop)
+            } else {
+                runtime.roll_back(MAIN).await.map(drop)
+            })
+        };
+        (Ask::Release, Box::pin(answer))
+    }
+
     /// A client waits for the end of a run.
     pub(crate) fn wait(runtime: &Runtime, run: RunId) -> (Ask, Waiting<Answer>) {
         let runtime = runtime.clone();
@@ -179,7 +251,12 @@ impl Model {
         match (ask, answer) {
             (Ask::Run { tried }, Answer::Run(answer)) => self.heard_of_run(tried, answer),
             (Ask::Note { note }, Answer::Note(answer)) => self.heard_of_note(note, answer),
+            (Ask::Share { number }, Answer::Share(answer)) => self.heard_of_share(number, answer),
             (Ask::Steer { run, how }, Answer::Steer(answer)) => self.heard_of_wish(run, how, answer),
+            (Ask::Release, Answer::Release(answer)) => match answer {
+                Ok(()) => "another version is current".to_owned(),
+                Err(error) => format!("the version stays: {error}"),
+            },
             (_, Answer::End(view)) => self.heard_of_end(view),
             (ask, answer) => {
                 self.violations
@@ -208,17 +285,24 @@ impl Model {
         }
     }
 
-    fn heard_of_run(&mut self, tried: usize, answer: Result<RunId, SubmitError>) -> String {
+    fn heard_of_run(&mut self, tried: usize, answer: Result<Option<RunId>, Refusal>) -> String {
         let known = self.refused();
         let one = &mut self.tries[tried];
         let request = &mut self.requests[one.request];
         match answer {
-            Ok(run) => {
+            Ok(None) => {
+                one.known = Known::Promised;
+                format!("try {tried} is known")
+            }
+            Ok(Some(run)) => {
                 (one.known, one.run) = (Known::Promised, Some(run));
                 match request.run {
                     None => {
                         request.run = Some(run);
-                        self.runs.push(run);
+                        // What may be archived is left alone: reading it takes the time of a real disk.
+                        if !WORKLOADS[request.workload].is_archived() {
+                            self.runs.push(run);
+                        }
                         self.workload_of.insert(run, request.workload);
                     }
                     Some(before) if before == run => {}
@@ -229,18 +313,18 @@ impl Model {
                 }
                 format!("try {tried} is {run}")
             }
-            Err(error) => {
+            Err(Refusal { kind, text }) => {
                 one.known = known;
-                if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict) {
+                if !matches!(kind, ErrorKind::Unavailable | ErrorKind::Conflict) {
                     self.violations
-                        .push(format!("a good request was refused: {error}"));
+                        .push(format!("a good request was refused: {text}"));
                 }
-                format!("try {tried} is refused: {error}")
+                format!("try {tried} is refused: {text}")
             }
         }
     }
 
-    fn heard_of_note(&mut self, number: usize, answer: Result<Option<Written>, WriteError>) -> String {
+    fn heard_of_note(&mut self, number: usize, answer: Result<Option<Written>, Refusal>) -> String {
         let known = self.refused();
         let note = &mut self.notes[number];
         match answer {
@@ -253,12 +337,12 @@ impl Model {
                 }
                 format!("note {number} is written")
             }
-            Err(error) => {
+            Err(Refusal { text, .. }) => {
                 // Somebody else's try may have been promised before.
                 if note.known == Known::Doubtful && note.tries == 1 {
                     note.known = known;
                 }
-                format!("note {number} is refused: {error}")
+                format!("note {number} is refused: {text}")
             }
         }
     }

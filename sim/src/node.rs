@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use celesta_artifacts::Artifacts;
 use celesta_bundle::Files;
 use celesta_queue::{Leased, QueueName, Queues};
-use celesta_runs::{Parts, Runtime, RuntimeConfig, Turns, Versions};
+use celesta_runs::{Parts, Runtime, RuntimeConfig, Share, Turns, Versions};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::Migration;
 use celesta_store::driven::{Did, Ending, Hand, Record};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::clients::{Answer, Ask};
 use crate::workers::Shelf;
-use crate::workloads::{BUNDLES, FUNCTIONS};
+use crate::workloads::{FUNCTIONS, MAIN, bundles, next_version};
 
 /// What the simulation itself cannot do. Never a finding about the platform.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +38,16 @@ impl SimError {
     }
 }
 
+/// New runs that follow the next version before it is released.
+const TRIED_ON: Share = Share::Percent(30);
+
 /// What seeds on one thread share: a folder for the bundles' files, which every seed pushes alike.
 #[derive(Debug)]
 pub struct Ground {
     folder: TempDir,
     bundles: Vec<(&'static str, Files)>,
+    /// What some new runs of [`MAIN`] follow until it is released.
+    next: Files,
     /// Compiled once for all seeds.
     versions: Versions,
     artifacts: OnceLock<Artifacts>,
@@ -54,14 +59,14 @@ impl Ground {
     /// # Errors
     /// When there is no room for it.
     pub fn new() -> Result<Self, SimError> {
+        // In memory where the machine has such a folder: nothing here is to outlive it, and a disk would be waited for.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         Ok(Self {
-            folder: tempfile::tempdir().map_err(SimError::of("make a folder"))?,
+            folder: folder.map_err(SimError::of("make a folder"))?,
             versions: Versions::default(),
             artifacts: OnceLock::new(),
-            bundles: BUNDLES
-                .iter()
-                .map(|bundle| (bundle.service, bundle.files()))
-                .collect(),
+            bundles: bundles(),
+            next: next_version(),
         })
     }
 
@@ -186,10 +191,12 @@ impl Node {
         let Self {
             clients,
             evaluating,
+            runtime,
             tasks,
             executor,
             ..
         } = self;
+        let artifacts = runtime.artifacts();
         executor.block_on(async {
             loop {
                 let before = tasks.polls();
@@ -201,7 +208,8 @@ impl Node {
                 })
                 .await;
                 tokio::task::yield_now().await;
-                if !moved && tasks.polls() == before {
+                // What writes to a real disk goes on by itself too.
+                if !moved && tasks.polls() == before && artifacts.writing() == 0 {
                     break;
                 }
             }
@@ -341,13 +349,21 @@ async fn open_parts(
     let runtime = Runtime::open(config, parts)
         .await
         .map_err(SimError::of("open the runtime"))?;
-    if runtime.services().len() < BUNDLES.len() {
+    if runtime.services().len() < setting.ground.bundles.len() {
         for (service, files) in &setting.ground.bundles {
             runtime
                 .push(service, files.clone())
                 .await
                 .map_err(SimError::of("push a bundle"))?;
         }
+    }
+    let releases = runtime.releases(MAIN).await;
+    let (releases, canary) = releases.map_err(SimError::of("read the releases"))?;
+    if releases.len() < 2 && canary.is_none() {
+        runtime
+            .push_for(MAIN, setting.ground.next.clone(), Some(TRIED_ON))
+            .await
+            .map_err(SimError::of("push the next version"))?;
     }
     let shelf = Arc::new(Shelf {
         runtime: runtime.clone(),
@@ -378,4 +394,13 @@ pub(crate) fn function_queues() -> Result<Vec<QueueName>, SimError> {
                 .map_err(SimError::of("name a queue"))
         })
         .collect()
+}
+
+/// The platform's own queues: messages of runs, and what their rules emit.
+pub(crate) fn own_queues() -> Result<[QueueName; 2], SimError> {
+    let named = |name| QueueName::new(name).map_err(SimError::of("name a queue"));
+    Ok([
+        named(celesta_functions::names::RUNS_QUEUE)?,
+        named("celesta/events")?,
+    ])
 }

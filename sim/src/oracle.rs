@@ -1,7 +1,11 @@
 //! The verdict: what stands in the record after everything has come to rest, compared with what clients were promised and
 //! what workers have said.
 
+mod archive;
 mod journal;
+mod lanes;
+mod shared;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -11,11 +15,15 @@ use celesta_queue::{Filter, Key, QueueName};
 use celesta_runs::RunState;
 use celesta_runs::invariants::{Blobs, check};
 use celesta_store::driven::Record;
-use celesta_types::RunId;
+use celesta_types::{Digest, RunId};
 use serde_json::Value;
 
-use crate::clients::{Known, Model, Note, TRY};
-use crate::node::{Node, function_queues};
+pub(crate) use self::archive::Before;
+use self::lanes::Lanes;
+use self::shared::Standing;
+use self::versions::Versions;
+use crate::clients::{EMITTER, Known, Model, Note, TRY, Try};
+use crate::node::{Node, function_queues, own_queues};
 use crate::workers::Said;
 use crate::workloads::{Ended, WORKLOADS};
 
@@ -33,12 +41,18 @@ pub(crate) struct View<'a> {
 }
 
 /// A run's row.
+#[derive(Debug)]
 struct Row {
     run: RunId,
+    service: String,
     operation: String,
+    version: Digest,
     state: RunState,
     tried: Option<usize>,
+    /// The run that has emitted the event which began it.
+    emitter: Option<RunId>,
     is_child: bool,
+    is_archived: bool,
     input: Value,
     result: Option<String>,
     error: Option<String>,
@@ -47,7 +61,11 @@ struct Row {
 /// Adds every broken promise to the model's violations.
 pub(crate) fn judge(view: &mut View<'_>) {
     let mut broken = Vec::new();
-    let rows = match rows(view.record) {
+    let rows = rows(view.record).and_then(|mut rows| {
+        rows.extend(archive::rows(view.node, view.record)?);
+        Ok(rows)
+    });
+    let rows = match rows {
         Ok(rows) => rows,
         Err(reason) => {
             view.model.violations.push(reason);
@@ -55,12 +73,21 @@ pub(crate) fn judge(view: &mut View<'_>) {
         }
     };
     promised_runs(view.model, &rows, &mut broken);
+    emitted_once(&rows, &mut broken);
+    broken.extend(Lanes::read(view.record).all_turned_away());
+    let standing = Standing::read(view.record, view.model, &mut broken);
+    let versions = Versions::read(view.record);
     for row in &rows {
         let before = broken.len();
         let said = |what: String| format!("{} ({}, {}): {what}", row.run, row.operation, row.state);
-        let found = journal::check(view.record, row.run, row.state, view.said);
-        broken.extend(found.into_iter().map(said));
-        if let Err(what) = run_is_right(view, row) {
+        if !row.is_archived {
+            let told = journal::check(view.record, row.run, row.state, view.said);
+            broken.extend(told.broken.into_iter().map(said));
+            if let Err(what) = versions.are_right(row, &told.moves) {
+                broken.push(said(what));
+            }
+        }
+        if let Err(what) = run_is_right(view, row, &standing) {
             broken.push(said(what));
         }
         if broken.len() > before {
@@ -71,11 +98,17 @@ pub(crate) fn judge(view: &mut View<'_>) {
             break;
         }
     }
-    match view.node.now(invariants(view)) {
-        Ok(found) => broken.extend(found),
-        Err(error) => broken.push(error),
-    }
     broken.truncate(VIOLATIONS_MAX);
+    view.model.violations.extend(broken);
+    record_is_sound(view);
+}
+
+/// What holds of every store at every instant holds of the record.
+pub(crate) fn record_is_sound(view: &mut View<'_>) {
+    let found = view.node.now(invariants(view));
+    let found = found.unwrap_or_else(|error| vec![error]);
+    let lanes = Lanes::read(view.record).broken;
+    let broken = lanes.into_iter().chain(found).take(VIOLATIONS_MAX);
     view.model.violations.extend(broken);
 }
 
@@ -110,7 +143,7 @@ async fn invariants(view: &View<'_>) -> Result<Vec<String>, String> {
 }
 
 fn rows(record: &Record) -> Result<Vec<Row>, String> {
-    let sql = "SELECT id, operation, state, labels, parent, input, result, error FROM runs ORDER BY id";
+    let sql = "SELECT id, operation, state, labels, parent, input, result, error, service, version FROM runs ORDER BY id";
     let rows = record.fetch(sql, &[]).map_err(|error| error.to_string())?;
     let rows = rows.iter().map(|row| {
         let labels: BTreeMap<String, String> =
@@ -118,6 +151,8 @@ fn rows(record: &Record) -> Result<Vec<Row>, String> {
         let is_child = row.blob(4).is_some();
         Some(Row {
             run: RunId::from_bytes(row.blob(0)?)?,
+            service: row.text(8)?.to_owned(),
+            version: versions::digest(row.blob(9)?)?,
             operation: row.text(1)?.to_owned(),
             state: RunState::from_code(row.int(2)?)?,
             // Children have their parents' labels.
@@ -125,7 +160,9 @@ fn rows(record: &Record) -> Result<Vec<Row>, String> {
                 .get(TRY)
                 .filter(|_| !is_child)
                 .and_then(|tried| tried.parse().ok()),
+            emitter: labels.get(EMITTER).and_then(|run| run.parse().ok()),
             is_child,
+            is_archived: false,
             input: serde_json::from_slice(row.blob(5)?).ok()?,
             result: row
                 .blob(6)
@@ -139,8 +176,8 @@ fn rows(record: &Record) -> Result<Vec<Row>, String> {
 
 /// No message is left that would go on, in the memory of a process that has read the record anew.
 pub(crate) fn queues_are_empty(view: &mut View<'_>) {
-    let runs = QueueName::new(RUNS_QUEUE).into_iter();
-    for queue in runs.chain(function_queues().unwrap_or_default()) {
+    let own = own_queues().into_iter().flatten();
+    for queue in own.chain(function_queues().unwrap_or_default()) {
         let depth = view.node.queues.depth(&queue);
         if depth > 0 {
             let left =
@@ -153,7 +190,7 @@ pub(crate) fn queues_are_empty(view: &mut View<'_>) {
 /// Each promised request has exactly one run, and nobody has one that was refused.
 fn promised_runs(model: &Model, rows: &[Row], broken: &mut Vec<String>) {
     let mut by_try: BTreeMap<usize, Vec<RunId>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| !row.is_child) {
+    for row in rows.iter().filter(|row| !row.is_child && row.emitter.is_none()) {
         match row.tried {
             Some(tried) if tried < model.tries.len() => by_try.entry(tried).or_default().push(row.run),
             _ => broken.push(format!("nobody has asked for {}", row.run)),
@@ -182,6 +219,10 @@ fn promised_runs(model: &Model, rows: &[Row], broken: &mut Vec<String>) {
         if request.key.is_some() && made > 1 {
             broken.push(format!("request {number} with its key made {made} runs"));
         }
+        let is_promised = |tried: &Try| tried.request == number && tried.known == Known::Promised;
+        if request.event.is_some() && made == 0 && model.tries.iter().any(is_promised) {
+            broken.push(format!("the event of request {number} was taken and made no run"));
+        }
     }
     for (run, known) in &model.canceled {
         let row = rows.iter().find(|row| row.run == *run);
@@ -193,17 +234,42 @@ fn promised_runs(model: &Model, rows: &[Row], broken: &mut Vec<String>) {
     }
 }
 
+/// What a run has emitted has begun one run.
+fn emitted_once(rows: &[Row], broken: &mut Vec<String>) {
+    let mut begun: BTreeMap<RunId, usize> = BTreeMap::new();
+    for emitter in rows.iter().filter_map(|row| row.emitter) {
+        *begun.entry(emitter).or_default() += 1;
+    }
+    for row in rows.iter().filter(|row| row.operation == "later") {
+        let times = begun.remove(&row.run).unwrap_or(0);
+        if times != usize::from(row.state == RunState::Completed) {
+            broken.push(format!(
+                "what {}, {}, has emitted has begun {times} runs",
+                row.run, row.state
+            ));
+        }
+    }
+    if !begun.is_empty() {
+        broken.push(format!(
+            "runs were begun by events that nobody emitted: {begun:?}"
+        ));
+    }
+}
+
 /// What holds of one run beside its journal.
-fn run_is_right(view: &View<'_>, row: &Row) -> Result<(), String> {
+fn run_is_right(view: &View<'_>, row: &Row, standing: &Standing) -> Result<(), String> {
     let differs = view.node.now(view.node.runtime.differs_from_record(row.run));
     if let Some(how) = differs.map_err(|error| error.to_string())? {
         return Err(format!("what is in memory is not what is read again: {how}"));
     }
+    let workload = WORKLOADS
+        .iter()
+        .find(|workload| workload.service == row.service && workload.operation == row.operation);
     let is_ended = match row.state {
         RunState::Completed => true,
         RunState::Canceled => return Ok(()),
         // A child that refuses fails always; and there are calls whose input no worker takes, tried again in vain.
-        RunState::Failed => row.is_child || row.operation == "steps" || row.operation == "fat",
+        RunState::Failed => row.is_child || workload.is_some_and(|workload| workload.fails),
         // Of what refuses always nothing is left to do when it is tried again.
         RunState::Idle => row.is_child && row.input["x"].as_i64().is_some_and(|x| x % 5 == 4),
         RunState::Waiting | RunState::Running | RunState::Quarantined | RunState::Paused => false,
@@ -219,10 +285,7 @@ fn run_is_right(view: &View<'_>, row: &Row) -> Result<(), String> {
             row.result
         ));
     }
-    let Some(workload) = WORKLOADS
-        .iter()
-        .find(|workload| workload.operation == row.operation)
-    else {
+    let Some(workload) = workload else {
         return Ok(());
     };
     let ended = Ended {
@@ -236,6 +299,9 @@ fn run_is_right(view: &View<'_>, row: &Row) -> Result<(), String> {
     };
     if row.state == RunState::Completed {
         (workload.check)(&ended)?;
+    }
+    if row.operation == "watch" {
+        standing.is_heard(view.model, &ended)?;
     }
     notes_are_right(view.model, row, workload.notes, &ended)
 }

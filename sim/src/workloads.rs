@@ -1,21 +1,28 @@
 //! The services that clients of the simulation ask. A workload is an operation, a random request for it, and what must hold
 //! of a run of it in the end, whatever happened in between.
 //!
-//! To add one: its rules and its operation in `bundles/main` (or a bundle of its own in [`BUNDLES`]), and an entry in
-//! [`WORKLOADS`]. Functions answer with [`answer`]; what they answer follows from the input alone.
+//! To add one: its rules and its operation in `bundles/main` (or a bundle of its own in [`bundles`]), and an entry in
+//! [`WORKLOADS`]. Functions answer with [`answer`]; what they answer follows from the input alone. The workflows of which
+//! only so many runs may be under way are in `workloads/lanes.rs`.
+
+pub(crate) mod lanes;
+
+use std::time::Duration;
 
 use celesta_bundle::{FileEntry, Files};
 use serde_json::{Value, json};
 
 use crate::chance::Chance;
 
+/// Names that shared facts and the runs that listen to them have in common.
+pub(crate) const NAMES: [&str; 4] = ["gold", "salt", "silk", "tea"];
+
 /// A bundle of the simulation.
 #[derive(Debug)]
-pub struct BundleText {
-    /// The service.
-    pub service: &'static str,
+struct BundleText {
+    service: &'static str,
     /// Paths and texts.
-    pub files: &'static [(&'static str, &'static str)],
+    files: &'static [(&'static str, &'static str)],
 }
 
 macro_rules! bundle {
@@ -27,25 +34,44 @@ macro_rules! bundle {
     };
 }
 
-/// All bundles, pushed at the start of each seed.
-pub const BUNDLES: &[BundleText] = &[
+/// The next version of [`MAIN`] has this instead.
+const NEXT: (&str, &str) = ("rules/fan.rules", include_str!("../bundles/next/rules/fan.rules"));
+
+/// The service with most of the workloads, of which there are two versions.
+pub(crate) const MAIN: &str = "main";
+
+/// The operation of [`MAIN`] whose finished runs are archived.
+pub(crate) const ARCHIVED: &str = "burst";
+
+/// How long they are kept before, as its `service.toml` says.
+pub(crate) const KEPT: Duration = Duration::from_secs(30 * 60);
+
+const BUNDLES: &[BundleText] = &[
     bundle!(
         "main": "service.toml", "rules/fan.rules", "rules/steps.rules", "rules/later.rules", "rules/burst.rules",
-        "rules/parent.rules", "rules/fat.rules", "functions/square/function.toml", "functions/same/function.toml",
-        "functions/fat/function.toml",
+        "rules/parent.rules", "rules/fat.rules", "rules/canvas.rules", "rules/watch.rules", "rules/echo.rules",
+        "functions/square/function.toml", "functions/same/function.toml", "functions/fat/function.toml",
     ),
     bundle!("sub": "service.toml", "rules/job.rules", "functions/double/function.toml"),
 ];
 
-impl BundleText {
-    /// The files as they are pushed.
-    #[must_use]
-    pub fn files(&self) -> Files {
-        let files = self.files.iter();
-        files
-            .map(|&(path, text)| (path.to_owned(), FileEntry::text(text)))
-            .collect()
-    }
+/// All bundles with their services, pushed at the start of each seed.
+#[must_use]
+pub fn bundles() -> Vec<(&'static str, Files)> {
+    let written = BUNDLES.iter().map(|bundle| {
+        let files = bundle.files.iter();
+        let files = files.map(|&(path, text)| (path.to_owned(), FileEntry::text(text)));
+        (bundle.service, files.collect())
+    });
+    written.chain([(lanes::SERVICE, lanes::files())]).collect()
+}
+
+/// The next version of [`MAIN`].
+pub(crate) fn next_version() -> Files {
+    let main = bundles().into_iter().find(|(service, _)| *service == MAIN);
+    let (_, mut files) = main.unwrap_or_default();
+    files.insert(NEXT.0.to_owned(), FileEntry::text(NEXT.1));
+    files
 }
 
 /// The functions that workers of the simulation serve, with their services.
@@ -54,6 +80,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("main", "same"),
     ("main", "fat"),
     ("sub", "double"),
+    (lanes::SERVICE, "pass"),
 ];
 
 /// What `function` answers to `input`.
@@ -62,7 +89,7 @@ pub fn answer(function: &str, input: &Value) -> Value {
     let x = input["x"].as_i64().unwrap_or(0);
     match function {
         "square" => json!({ "y": x * x }),
-        "same" => json!({ "y": x }),
+        "same" | "pass" => json!({ "y": x }),
         "double" => json!({ "y": 2 * x }),
         "fat" => {
             let letter = char::from(b'a' + u8::try_from(x.rem_euclid(26)).unwrap_or(0));
@@ -83,9 +110,16 @@ pub struct Ended {
     pub facts: Vec<(String, Value)>,
 }
 
+impl Workload {
+    /// Whether its finished runs are archived, and the keys of clients with them.
+    pub(crate) fn is_archived(&self) -> bool {
+        self.service == MAIN && self.operation == ARCHIVED
+    }
+}
+
 impl Ended {
     /// The facts of that type.
-    fn of<'a>(&'a self, fact_type: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn of<'a>(&'a self, fact_type: &'a str) -> impl Iterator<Item = &'a Value> {
         let facts = self.facts.iter().filter(move |(of, _)| of == fact_type);
         facts.map(|(_, value)| value)
     }
@@ -104,12 +138,18 @@ impl Ended {
 /// One operation that clients ask for.
 #[derive(Debug)]
 pub struct Workload {
-    /// The operation of the service `main`.
+    /// The service.
+    pub service: &'static str,
+    /// Its operation.
     pub operation: &'static str,
     /// How often it is chosen, beside the others.
     pub weight: usize,
     /// Whether its rules count facts of the type `Note` that clients write, in the fact of this type.
     pub notes: Option<&'static str>,
+    /// The type of the events that start it, when there are any.
+    pub event: Option<&'static str>,
+    /// Whether a call that fails for good fails the run.
+    pub fails: bool,
     pub(crate) input: fn(&Chance) -> Value,
     /// What must hold of a run that has completed.
     pub(crate) check: fn(&Ended) -> Result<(), String>,
@@ -118,16 +158,22 @@ pub struct Workload {
 /// All of them.
 pub const WORKLOADS: &[Workload] = &[
     Workload {
+        service: MAIN,
         operation: "fan",
         weight: 6,
         notes: Some("Order"),
+        event: Some("sim.fan"),
+        fails: false,
         input: |chance| json!({ "parts": chance.below(12), "base": chance.below(100) }),
         check: check_fan,
     },
     Workload {
+        service: MAIN,
         operation: "steps",
         weight: 5,
         notes: Some("Walk"),
+        event: None,
+        fails: true,
         input: |chance| json!({ "total": chance.below(9) }),
         check: |run| {
             let total = run.input["total"].as_i64().unwrap_or(-1);
@@ -140,16 +186,22 @@ pub const WORKLOADS: &[Workload] = &[
         },
     },
     Workload {
+        service: MAIN,
         operation: "later",
         weight: 2,
         notes: Some("Wish"),
+        event: None,
+        fails: false,
         input: |_| json!({ "seconds": 90 }),
         check: |run| equal("the result", &run.result, &json!({ "early": 0 })),
     },
     Workload {
+        service: MAIN,
         operation: "burst",
         weight: 3,
         notes: None,
+        event: None,
+        fails: false,
         input: |chance| json!({ "calls": chance.between(1, 8) }),
         check: |run| {
             equal("answers", &run.one("Burst")?["answers"], &json!(1))?;
@@ -161,16 +213,22 @@ pub const WORKLOADS: &[Workload] = &[
         },
     },
     Workload {
+        service: MAIN,
         operation: "parent",
         weight: 3,
         notes: Some("Plan"),
+        event: None,
+        fails: false,
         input: |chance| json!({ "children": chance.below(6) }),
         check: check_parent,
     },
     Workload {
+        service: MAIN,
         operation: "fat",
         weight: 1,
         notes: None,
+        event: None,
+        fails: true,
         input: |chance| json!({ "pages": chance.between(8, 24) }),
         check: |run| {
             equal("the pages", &run.result["pages"], &run.input["pages"])?;
@@ -185,6 +243,32 @@ pub const WORKLOADS: &[Workload] = &[
             }
         },
     },
+    Workload {
+        service: MAIN,
+        operation: "canvas",
+        weight: 1,
+        notes: Some("Easel"),
+        event: None,
+        fails: true,
+        input: |chance| json!({ "strokes": chance.between(1, 4) }),
+        check: check_canvas,
+    },
+    Workload {
+        service: MAIN,
+        operation: "watch",
+        weight: 3,
+        notes: None,
+        event: None,
+        fails: false,
+        input: |chance| json!({ "name": NAMES[chance.below(NAMES.len())], "calls": chance.percent(50) }),
+        check: |run| equal("the result", &run.result, &json!({ "y": 1 })),
+    },
+    lanes::workload("two"),
+    lanes::workload("one"),
+    lanes::workload("strict"),
+    lanes::workload("first"),
+    lanes::workload("last"),
+    lanes::workload("latest"),
 ];
 
 fn equal(what: &str, found: &Value, expected: &Value) -> Result<(), String> {
@@ -216,6 +300,10 @@ fn check_fan(run: &Ended) -> Result<(), String> {
     equal("the result", &run.result, &expected)?;
     let counted = json!({ "done": order["done"], "lost": order["lost"], "sum": order["sum"] });
     equal("what was counted", &counted, &expected)?;
+    // The next version of the workflow does that, in runs that have moved to it too.
+    if let Some(stamped) = order.get("stamped") {
+        equal("the stamp", stamped, &json!(true))?;
+    }
     equal("all parts", &json!(done.len() + lost), &run.input["parts"])
 }
 
@@ -235,6 +323,22 @@ fn check_parent(run: &Ended) -> Result<(), String> {
             &run.result["sum"],
             &json!((0..children).map(|x| 2 * x).sum::<i64>()),
         )?;
+    }
+    Ok(())
+}
+
+fn check_canvas(run: &Ended) -> Result<(), String> {
+    let strokes = number(&run.input["strokes"]);
+    equal("the result", &run.result, &json!({ "strokes": strokes }))?;
+    let text = answer("fat", &json!({ "x": strokes - 1 }));
+    let text = text["text"].as_str().unwrap_or_default().repeat(4);
+    let sheets: Vec<&Value> = run.of("Sheet").collect();
+    equal("sheets", &json!(sheets.len()), &json!(3))?;
+    for sheet in sheets {
+        equal("strokes", &sheet["strokes"], &json!(strokes))?;
+        if sheet["text"] != text {
+            return Err("a sheet does not hold the text of the last stroke".to_owned());
+        }
     }
     Ok(())
 }

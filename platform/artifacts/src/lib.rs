@@ -8,6 +8,7 @@ mod files;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use celesta_types::{ArtifactRef, Digest, ErrorKind};
 use sha2::{Digest as _, Sha256};
@@ -94,6 +95,23 @@ pub struct Meta {
 pub struct Artifacts {
     folder: Arc<Path>,
     bytes_max: u64,
+    writing: Arc<AtomicUsize>,
+}
+
+/// A content on its way to the folder; arrived or given up when dropped.
+struct Writing(Arc<AtomicUsize>);
+
+impl Writing {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Artifacts {
@@ -115,6 +133,7 @@ impl Artifacts {
         Ok(Self {
             folder,
             bytes_max: BYTES_MAX,
+            writing: Arc::default(),
         })
     }
 
@@ -124,7 +143,15 @@ impl Artifacts {
         Self {
             folder: folder.as_ref().into(),
             bytes_max: BYTES_MAX,
+            writing: Arc::default(),
         }
+    }
+
+    /// How many contents are on their way to the folder through this handle and its clones. A simulation waits for them: they
+    /// arrive by themselves, in the time of the real disk.
+    #[must_use]
+    pub fn writing(&self) -> usize {
+        self.writing.load(Ordering::Relaxed)
     }
 
     /// With another bound for one blob.
@@ -185,6 +212,7 @@ impl Artifacts {
         media_type: Option<String>,
         expected: Option<Digest>,
     ) -> Result<ArtifactRef, Error> {
+        let _writing = Writing::begin(&self.writing);
         let growing = self.folder.join("growing");
         let file = blocking(move || tempfile::NamedTempFile::new_in(growing))
             .await

@@ -63,6 +63,8 @@ pub enum Mistake {
     HeardEarly,
     /// The rows of this statement are left out.
     LeftOut(&'static str),
+    /// The rows of all statements on this table are left out.
+    WithoutTable(&'static str),
     /// The rows of this statement become durable when their unit arrives, ahead of the rest of it.
     Ahead(&'static str),
 }
@@ -205,6 +207,11 @@ impl Hand {
                 rows.starts.retain(|(statement, _)| statement.name != name);
                 Unit::of_parts(rows, after)
             }
+            Mistake::WithoutTable(table) => {
+                let of_table = |name: &str| name.split_once('.').is_some_and(|(of, _)| of == table);
+                rows.starts.retain(|(statement, _)| !of_table(statement.name));
+                Unit::of_parts(rows, after)
+            }
             Mistake::Ahead(name) => {
                 let (ahead, rest) = std::mem::take(&mut rows.starts)
                     .into_iter()
@@ -336,10 +343,18 @@ mod tests {
         hand.make(Mistake::Ahead("test.insert"));
         store.submit(row(5)).await;
         assert_eq!((hand.waiting(), keys(&record)), (2, vec![2, 3, 5]));
-        hand.make(Mistake::LeftOut("test.insert"));
-        store.submit(row(6)).await;
+        for (key, mistake) in [
+            (6, Mistake::LeftOut("test.insert")),
+            (7, Mistake::WithoutTable("test")),
+        ] {
+            hand.make(mistake);
+            store.submit(row(key)).await;
+            hand.waiting();
+        }
+        hand.make(Mistake::WithoutTable("tes"));
+        store.submit(row(8)).await;
         hand.waiting();
         hand.commit(9, Ending::Durable);
-        assert_eq!(keys(&record), [2, 3, 4, 5]);
+        assert_eq!(keys(&record), [2, 3, 4, 5, 8]);
     }
 }

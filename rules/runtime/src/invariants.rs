@@ -10,6 +10,7 @@ mod artifacts;
 mod deployment;
 mod events;
 mod gates;
+mod groups;
 mod messages;
 mod releases;
 mod runs;
@@ -49,6 +50,8 @@ pub enum Invariant {
     State,
     /// A run that goes on is given what it waits for: each open call has a message, a run or an answer under way.
     Stuck,
+    /// Never are more runs of a group under way than its limit says.
+    Group,
     /// Each row of the queue can be read and belongs to a queue.
     MessageRow,
     /// Each message to a run, and each call of a function, is of a run that exists.
@@ -92,7 +95,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them, in the order they are checked.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::File,
         Self::Partition,
         Self::MessageRow,
@@ -106,6 +109,7 @@ impl Invariant {
         Self::Snapshot,
         Self::State,
         Self::Stuck,
+        Self::Group,
         Self::JournalOrphan,
         Self::MessageOrphan,
         Self::ChildOrphan,
@@ -134,6 +138,7 @@ impl Invariant {
             Self::Snapshot => "snapshot",
             Self::State => "state",
             Self::Stuck => "stuck",
+            Self::Group => "group",
             Self::MessageRow => "message-row",
             Self::MessageOrphan => "message-orphan",
             Self::ChildOrphan => "child-orphan",
@@ -169,6 +174,9 @@ impl Invariant {
             }
             Self::Stuck => {
                 "nothing will move the run by itself: cancel it and clone it, and report this as a fault"
+            }
+            Self::Group => {
+                "pause or cancel some of its runs if they are in each other's way, and report this as a fault"
             }
             Self::JournalOrphan | Self::MessageOrphan => {
                 "harmless to other runs: it is dropped when it is met"

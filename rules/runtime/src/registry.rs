@@ -288,6 +288,13 @@ impl Registry {
         self.versions.0.read().get(digest).cloned()
     }
 
+    /// The versions of `service` that are in memory: those of all its runs that have taken a turn in this process, and more.
+    pub(crate) fn loaded_of(&self, service: &str) -> Vec<Arc<Version>> {
+        let versions = self.versions.0.read();
+        let own = versions.values().filter(|version| *version.service == *service);
+        own.cloned().collect()
+    }
+
     /// Hears of pushes.
     pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changes.subscribe()

@@ -47,7 +47,8 @@ const RUN_ATTEMPTS: u32 = 1_000_000;
 pub struct RuntimeConfig {
     /// The folder for unpacked bundles.
     pub bundles: PathBuf,
-    /// How many turns are evaluated at once; cores, unless there is a reason.
+    /// How many turns are evaluated at once; cores, unless there is a reason. With none, whoever opens the runtime leases
+    /// and evaluates turns.
     pub evaluators: usize,
     /// The bound of the cache of live runs, in bytes.
     pub cache_bytes: usize,
@@ -262,8 +263,6 @@ impl Runtime {
             inner.tasks.spawn("runs.archive", Fate::Expendable, sweep);
             let compaction = archive::compact::run(Arc::clone(&inner));
             inner.tasks.spawn("runs.compact", Fate::Expendable, compaction);
-        }
-        if config.evaluators > 0 {
             let router = Arc::clone(&inner);
             let routing = async move { router.route_emitted().await };
             inner.tasks.spawn("runs.events", Fate::Essential, routing);

@@ -1,6 +1,6 @@
 //! Turns one at a time, for a driver that wants to say when each step of an evaluator happens: the simulation.
 //!
-//! A runtime opened with no evaluators does nothing by itself. Its driver leases with [`Runtime::take_turns`] and evaluates
+//! A runtime opened with no evaluators takes no turn by itself. Its driver leases with [`Runtime::take_turns`] and evaluates
 //! with [`Runtime::evaluate`], as the evaluators do, and decides what happens in between.
 
 use std::fmt::Debug;

@@ -3,28 +3,53 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use celesta_runs::{RunFilter, RunState};
+use celesta_runs::{RunFilter, RunState, SweepState, SweepsFilter};
 use celesta_store::driven::Ending;
 use celesta_types::RunId;
 
 use super::Sim;
 use crate::clients::{Known, Model, Steer};
 use crate::node::SimError;
+use crate::oracle::{Before, View};
+use crate::workloads::{KEPT, lanes};
 
 /// Rounds until then: far more than the longest run needs.
 const ROUNDS_MAX: usize = 3_000;
 /// When nobody has had anything to do for so long, nobody ever will: the longest timer is far shorter.
 const QUIET_MAX: Duration = Duration::from_secs(1_800);
+/// How long nothing must happen at rest before it is believed.
+const STILLNESS: Duration = Duration::from_secs(5);
 /// How often a failed run is tried again: some fail always.
 const RETRIES_MAX: usize = 2;
 
 impl Sim<'_> {
     pub(super) fn calm(&mut self) -> Result<(), SimError> {
+        self.rest()?;
+        if !self.model.violations.is_empty() {
+            return Ok(());
+        }
+        let View { node, record, .. } = self.view()?;
+        let before = Before::read(node, record).map_err(SimError::of("read finished runs"))?;
+        // So long that all that is finished is archived.
+        self.advance(KEPT + Duration::from_secs(120));
+        self.rest()?;
+        let View { node, record, .. } = self.view()?;
+        for what in before.differs(node, record) {
+            self.violation(what);
+        }
+        Ok(())
+    }
+
+    /// Everybody does well until nobody has anything to do.
+    fn rest(&mut self) -> Result<(), SimError> {
         self.trace.line(format_args!("calm"));
         self.record.refuse_reads(0);
+        // What was given up for want of the disk is done when a process begins.
+        self.restart()?;
         self.ask_in_doubt()?;
         let mut retried = BTreeMap::new();
         let mut busy_at = self.now();
+        let mut still_for = Duration::ZERO;
         for _ in 0..ROUNDS_MAX {
             self.settle()?;
             if !self.model.violations.is_empty() {
@@ -32,12 +57,19 @@ impl Sim<'_> {
             }
             if self.go_on()? {
                 busy_at = self.now();
-            } else if self.depth()? > 0 || self.node()?.is_waited_for() {
+                still_for = Duration::ZERO;
+            } else if self.depth()? > 0 || self.node()?.is_waited_for() || self.is_sweeping()? {
                 if self.now().since(busy_at) > QUIET_MAX {
                     break;
                 }
                 self.wake();
-            } else if !self.let_go(&mut retried)? {
+            } else if self.let_go(&mut retried)? {
+                still_for = Duration::ZERO;
+            } else if still_for < STILLNESS {
+                let step = Duration::from_secs(1);
+                self.advance(step);
+                still_for += step;
+            } else {
                 return Ok(());
             }
         }
@@ -56,11 +88,32 @@ impl Sim<'_> {
                 )
             })
             .collect();
+        let sweeping = if self.is_sweeping()? {
+            ", a sweep is open"
+        } else {
+            ""
+        };
         self.violation(format!(
-            "nothing comes to rest: {clients} clients wait, {}",
+            "nothing comes to rest: {clients} clients wait, {}{sweeping}",
             left.join("; ")
         ));
         Ok(())
+    }
+
+    /// Whether runs are still to be told of a change.
+    fn is_sweeping(&mut self) -> Result<bool, SimError> {
+        let node = self.node()?;
+        for state in [SweepState::Pending, SweepState::Running] {
+            let filter = SweepsFilter {
+                state: Some(state),
+                ..SweepsFilter::default()
+            };
+            let page = node.now(node.runtime.list_sweeps(&filter, None, 1));
+            if !page.map_err(SimError::of("list sweeps"))?.rows.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Clients with a key ask again until they are answered.
@@ -86,6 +139,14 @@ impl Sim<'_> {
             let note = &self.model.notes[number];
             if note.known == Known::Doubtful && note.key.is_some() {
                 let (ask, answer) = self.model.write(&runtime, number);
+                self.node()?.ask(ask, answer);
+                self.settle()?;
+                self.evaluate_all()?;
+            }
+        }
+        for number in 0..self.model.shares.len() {
+            if self.model.shares[number].known == Known::Doubtful {
+                let (ask, answer) = self.model.share(&runtime, number);
                 self.node()?.ask(ask, answer);
                 self.settle()?;
                 self.evaluate_all()?;
@@ -134,16 +195,17 @@ impl Sim<'_> {
     /// Runs that stand still for want of somebody's wish go on; says whether there were any.
     fn let_go(&mut self, retried: &mut BTreeMap<RunId, usize>) -> Result<bool, SimError> {
         let mut wishes = Vec::new();
-        for (state, how) in [
-            (RunState::Paused, Steer::Resume),
-            (RunState::Failed, Steer::Retry),
-            (RunState::Quarantined, Steer::Retry),
-        ] {
-            for run in self.runs_in(state)? {
+        for (run, _) in self.runs_in(RunState::Paused)? {
+            wishes.push((run, Steer::Resume));
+        }
+        for state in [RunState::Failed, RunState::Quarantined] {
+            for (run, blocks) in self.runs_in(state)? {
                 let times = retried.entry(run).or_default();
-                if how == Steer::Resume || *times < RETRIES_MAX {
-                    *times += 1;
-                    wishes.push((run, how));
+                *times += 1;
+                if *times <= RETRIES_MAX {
+                    wishes.push((run, Steer::Retry));
+                } else if blocks {
+                    wishes.push((run, Steer::Cancel));
                 }
             }
         }
@@ -156,7 +218,8 @@ impl Sim<'_> {
         Ok(!wishes.is_empty())
     }
 
-    fn runs_in(&mut self, state: RunState) -> Result<Vec<RunId>, SimError> {
+    /// The runs in that state, and whether others wait until they are settled.
+    fn runs_in(&mut self, state: RunState) -> Result<Vec<(RunId, bool)>, SimError> {
         let node = self.node()?;
         let filter = RunFilter {
             state: Some(state),
@@ -168,7 +231,11 @@ impl Sim<'_> {
             let page = node
                 .now(node.runtime.list(&filter, cursor, usize::MAX))
                 .map_err(SimError::of("list runs"))?;
-            runs.extend(page.rows.iter().map(|view| view.id));
+            let blocks = |service: &str, operation: &str| {
+                lanes::limit_of(service, operation).is_some_and(|limit| limit.failed_block)
+            };
+            let found = page.rows.iter();
+            runs.extend(found.map(|view| (view.id, blocks(&view.service, &view.operation))));
             match page.next.and_then(|next| next.parse().ok()) {
                 Some(next) => cursor = Some(next),
                 None => return Ok(runs),

@@ -1,4 +1,5 @@
-//! The events: what the seed may choose next. To add one: a name, its weight, and what it does.
+//! The events: what the seed may choose next. To add one: a name, its weight, and what it does. What clients ask is in
+//! `driver/asking.rs`.
 
 use std::time::Duration;
 
@@ -6,10 +7,8 @@ use celesta_store::driven::Ending;
 use celesta_types::ErrorClass;
 
 use super::{Sim, Taken};
-use crate::clients::{Ask, Known, Model, Note, Request, Steer};
-use crate::node::{SimError, Waiting};
+use crate::node::{SimError, own_queues};
 use crate::workers::Held;
-use crate::workloads::WORKLOADS;
 
 /// Evaluators at work at once.
 const EVALUATORS: usize = 3;
@@ -17,8 +16,6 @@ const EVALUATORS: usize = 3;
 const TURN_LEASE: Duration = Duration::from_secs(60);
 /// Calls in the hands of workers at once.
 const HELD_MAX: usize = 48;
-/// Messages beyond which clients wait with new requests.
-const DEPTH_MAX: usize = 96;
 
 /// What may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +32,12 @@ pub enum Event {
     Steer,
     /// A client waits for the end of a run.
     Wait,
+    /// A client writes a shared fact.
+    Share,
+    /// A client writes it again with the same key.
+    ShareAgain,
+    /// Another version becomes current.
+    Release,
     /// An evaluator leases runs.
     Take,
     /// An evaluator evaluates what it has leased.
@@ -81,6 +84,9 @@ pub const EVENTS: &[(Event, usize)] = &[
     (Event::WriteAgain, 6),
     (Event::Steer, 12),
     (Event::Wait, 6),
+    (Event::Share, 4),
+    (Event::ShareAgain, 1),
+    (Event::Release, 1),
     (Event::Take, 170),
     (Event::Evaluate, 170),
     (Event::Commit, 260),
@@ -112,14 +118,6 @@ const ENDS: &[(Option<ErrorClass>, usize)] = &[
     (Some(ErrorClass::Input), 2),
 ];
 
-/// How people steer, by weight.
-const STEERS: &[(Steer, usize)] = &[
-    (Steer::Cancel, 2),
-    (Steer::Pause, 4),
-    (Steer::Resume, 6),
-    (Steer::Retry, 6),
-];
-
 impl Sim<'_> {
     /// The seed chooses what happens, it happens, and everything that follows from it does. What cannot happen here is
     /// passed over.
@@ -136,6 +134,9 @@ impl Sim<'_> {
             Event::WriteAgain => self.write_again(),
             Event::Steer => self.steer(),
             Event::Wait => self.wait(),
+            Event::Share => self.share(),
+            Event::ShareAgain => self.share_again(),
+            Event::Release => self.release(),
             Event::Take => self.take(),
             Event::Evaluate => self.evaluate(),
             Event::Commit => self.some_commit(Ending::Durable),
@@ -177,108 +178,12 @@ impl Sim<'_> {
         }
     }
 
-    fn start(&mut self, (ask, answer): (Ask, Waiting<crate::clients::Answer>)) -> Result<bool, SimError> {
-        self.trace.line(format_args!("ask {ask:?}"));
-        self.count("requests");
-        self.node()?.ask(ask, answer);
-        Ok(true)
-    }
-
-    fn ask(&mut self) -> Result<bool, SimError> {
-        if self.depth()? > DEPTH_MAX {
-            return self.some_commit(Ending::Durable);
-        }
-        let weights: Vec<(usize, usize)> = WORKLOADS
-            .iter()
-            .map(|workload| workload.weight)
-            .enumerate()
-            .collect();
-        let workload = *self.chance.weighted(&weights);
-        let request = self.model.requests.len();
-        let key = self.chance.percent(60).then(|| format!("key-{request}"));
-        let input = (WORKLOADS[workload].input)(&self.chance).to_string();
-        self.model.requests.push(Request {
-            workload,
-            input,
-            key,
-            run: None,
-        });
-        let runtime = self.node()?.runtime.clone();
-        let asking = self.model.submit(&runtime, request);
-        self.start(asking)
-    }
-
-    fn ask_again(&mut self) -> Result<bool, SimError> {
-        let back = self.chance.below(20) + 1;
-        let Some(request) = self.model.requests.len().checked_sub(back) else {
-            return Ok(false);
-        };
-        if self.model.requests[request].key.is_none() {
-            return Ok(false);
-        }
-        let runtime = self.node()?.runtime.clone();
-        let asking = self.model.submit(&runtime, request);
-        self.start(asking)
-    }
-
-    fn write(&mut self) -> Result<bool, SimError> {
-        let Some(run) = self.some_run() else {
-            return Ok(false);
-        };
-        let workload = self.model.workload_of.get(&run).copied().unwrap_or(0);
-        if WORKLOADS[workload].notes.is_none() {
-            return Ok(false);
-        }
-        let number = self.model.notes.len();
-        let key = self.chance.percent(50).then(|| format!("note-{number}"));
-        self.model.notes.push(Note {
-            run,
-            key,
-            known: Known::Doubtful,
-            tries: 0,
-        });
-        let runtime = self.node()?.runtime.clone();
-        let asking = self.model.write(&runtime, number);
-        self.start(asking)
-    }
-
-    fn write_again(&mut self) -> Result<bool, SimError> {
-        let back = self.chance.below(10) + 1;
-        let Some(number) = self.model.notes.len().checked_sub(back) else {
-            return Ok(false);
-        };
-        if self.model.notes[number].key.is_none() {
-            return Ok(false);
-        }
-        let runtime = self.node()?.runtime.clone();
-        let asking = self.model.write(&runtime, number);
-        self.start(asking)
-    }
-
-    fn steer(&mut self) -> Result<bool, SimError> {
-        let Some(run) = self.some_run() else {
-            return Ok(false);
-        };
-        let how = *self.chance.weighted(STEERS);
-        let runtime = self.node()?.runtime.clone();
-        self.start(Model::steer(&runtime, run, how))
-    }
-
-    fn wait(&mut self) -> Result<bool, SimError> {
-        let Some(run) = self.some_run() else {
-            return Ok(false);
-        };
-        let runtime = self.node()?.runtime.clone();
-        self.start(Model::wait(&runtime, run))
-    }
-
     /// Messages that have not ended.
     pub(super) fn depth(&mut self) -> Result<usize, SimError> {
         let functions = self.functions.clone();
         let node = self.node()?;
-        let runs = celesta_queue::QueueName::new(celesta_functions::names::RUNS_QUEUE)
-            .map_err(SimError::of("name a queue"))?;
-        let all = functions.iter().chain([&runs]);
+        let others = own_queues()?;
+        let all = functions.iter().chain(&others);
         Ok(all.map(|queue| node.queues.depth(queue)).sum())
     }
 
@@ -340,7 +245,7 @@ impl Sim<'_> {
         Ok(true)
     }
 
-    fn some_commit(&mut self, ending: Ending) -> Result<bool, SimError> {
+    pub(super) fn some_commit(&mut self, ending: Ending) -> Result<bool, SimError> {
         let waiting = self.node()?.hand.waiting();
         if waiting == 0 {
             return Ok(false);
@@ -367,7 +272,7 @@ impl Sim<'_> {
         Ok(any)
     }
 
-    fn restart(&mut self) -> Result<bool, SimError> {
+    pub(super) fn restart(&mut self) -> Result<bool, SimError> {
         self.trace.line(format_args!("restart"));
         self.count("restarts");
         self.node()?.request_stop();

@@ -9,6 +9,7 @@ use celesta_store::driven::Record;
 use celesta_types::{CallId, ErrorClass, RunId, Timestamp};
 use serde_json::Value;
 
+use super::versions::Move;
 use crate::workers::Said;
 use crate::workloads::answer;
 
@@ -27,12 +28,26 @@ enum What {
     Request,
 }
 
-/// Everything that is wrong with the journal of `run`.
-pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -> Vec<String> {
+/// What a journal tells.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Everything that is wrong with it.
+    pub(super) broken: Vec<String>,
+    /// The moves of the run to other versions.
+    pub(super) moves: Vec<Move>,
+}
+
+/// Walks through the journal of `run`.
+pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -> Told {
     let sql = "SELECT seq, record FROM journal WHERE run = ? ORDER BY seq";
     let rows = match record.fetch(sql, &[Cell::Id(run.to_bytes())]) {
         Ok(rows) => rows,
-        Err(error) => return vec![error.to_string()],
+        Err(error) => {
+            return Told {
+                broken: vec![error.to_string()],
+                ..Told::default()
+            };
+        }
     };
     let mut walk = Walk {
         run,
@@ -40,28 +55,33 @@ pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -
         calls: BTreeMap::new(),
         paused: false,
         canceled: false,
-        broken: Vec::new(),
+        told: Told::default(),
     };
     for (row, expected) in rows.iter().zip(1_u64..) {
         let seq = row.int(0).and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
         if seq != expected {
-            walk.broken
+            walk.told
+                .broken
                 .push(format!("turn {seq} stands where turn {expected} is expected"));
             break;
         }
         match Turn::decode(row.blob(1).unwrap_or_default()) {
             Ok(turn) => walk.turn(seq, turn),
-            Err(error) => walk.broken.push(format!("turn {seq} cannot be read: {error}")),
+            Err(error) => walk
+                .told
+                .broken
+                .push(format!("turn {seq} cannot be read: {error}")),
         }
     }
     if rows.is_empty() {
-        walk.broken.push("it has taken no turn".to_owned());
+        walk.told.broken.push("it has taken no turn".to_owned());
     }
     if walk.canceled != (state == RunState::Canceled) {
-        walk.broken
+        walk.told
+            .broken
             .push(format!("its journal ends canceled: {}", walk.canceled));
     }
-    walk.broken
+    walk.told
 }
 
 /// The journal in short, for whoever looks into a violation.
@@ -98,13 +118,14 @@ struct Walk<'a> {
     calls: BTreeMap<CallId, Call>,
     paused: bool,
     canceled: bool,
-    broken: Vec<String>,
+    told: Told,
 }
 
 impl Walk<'_> {
     fn turn(&mut self, seq: u64, turn: Turn) {
         if self.canceled {
-            self.broken
+            self.told
+                .broken
                 .push(format!("turn {seq} comes after the run was canceled"));
         }
         for cause in &turn.causes {
@@ -115,19 +136,24 @@ impl Walk<'_> {
                 Cause::Resumed { .. } => self.paused = false,
                 // A completed run is not canceled any more; the oracle sees it by its state.
                 Cause::CancelRequested { .. } => (self.paused, self.canceled) = (false, true),
+                Cause::Upgraded { from, to } => self.told.moves.push(Move {
+                    seq,
+                    from: *from,
+                    to: *to,
+                }),
                 Cause::Started
                 | Cause::RetryRequested { .. }
                 | Cause::FactsWritten { .. }
                 | Cause::Prioritized { .. }
                 | Cause::BreakpointsSet { .. }
                 | Cause::Restarted { .. }
-                | Cause::Upgraded { .. }
                 | Cause::Swept { .. }
                 | Cause::Woken => {}
             }
         }
         if self.paused && !turn.firings.is_empty() {
-            self.broken
+            self.told
+                .broken
                 .push(format!("rules fired in turn {seq} while it was paused"));
         }
         if matches!(&turn.note, Some(Note::Paused { .. })) {
@@ -150,7 +176,7 @@ impl Walk<'_> {
 
     fn call(&mut self, seq: u64, id: CallId) -> Option<&mut Call> {
         if !self.calls.contains_key(&id) {
-            self.broken.push(format!(
+            self.told.broken.push(format!(
                 "turn {seq} is given an answer to {id}, which was never called"
             ));
         }
@@ -164,7 +190,7 @@ impl Walk<'_> {
             let right = answer(name, input);
             if serde_json::from_str::<Value>(result).ok().as_ref() != Some(&right) {
                 let broken = format!("turn {seq} is given another result of {id} than {name}({input})");
-                self.broken.push(broken);
+                self.told.broken.push(broken);
             }
         }
     }
@@ -176,7 +202,7 @@ impl Walk<'_> {
         if let What::Function { .. } = &call.what {
             let classes = said.failed.get(&(run, id)).map_or(&[][..], Vec::as_slice);
             if !classes.contains(&class) {
-                self.broken.push(format!(
+                self.told.broken.push(format!(
                     "turn {seq} is told that {id} failed ({}), which no worker has said",
                     class.name()
                 ));
@@ -190,7 +216,8 @@ impl Walk<'_> {
         if let What::Timer { at } = call.what
             && now < at
         {
-            self.broken
+            self.told
+                .broken
                 .push(format!("timer {id}, set for {at}, fires in turn {seq} at {now}"));
         }
     }

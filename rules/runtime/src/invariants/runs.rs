@@ -5,6 +5,7 @@ use celesta_store::{Cell, QueryError, Snapshot};
 use celesta_types::{MessageId, RunId};
 
 use super::artifacts::Named;
+use super::groups::Groups;
 use super::messages::Waiting;
 use super::versions::Versions;
 use super::{Findings, Invariant, alike, follow};
@@ -24,6 +25,7 @@ pub(super) async fn check(
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
     let mut after = [0; 16];
+    let mut groups = Groups::default();
     let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id > ? ORDER BY id LIMIT ?");
     loop {
         let rows = snapshot.fetch(&sql, &[Cell::Id(after), ROWS.into()]).await?;
@@ -36,6 +38,7 @@ pub(super) async fn check(
             findings.runs += 1;
             match RunHead::from_row(row) {
                 Some(head) => {
+                    groups.add(&head);
                     named.add_all(row.blob(COLUMN_COUNT).unwrap_or_default(), || {
                         format!("the request of {run}")
                     });
@@ -52,6 +55,7 @@ pub(super) async fn check(
             }
         }
         if rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX) {
+            groups.report(findings);
             return Ok(());
         }
     }

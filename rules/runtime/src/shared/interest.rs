@@ -174,7 +174,11 @@ impl Inner {
         let sql = "SELECT shape FROM interest_shapes WHERE service = ?";
         let rows = self.store.fetch(sql, &[service.into()]).await?;
         let mut shapes: Vec<Shape> = rows.iter().filter_map(|row| shape(row.text(0)?)).collect();
-        // Rules that no run has turned under are of no account.
+        // The first turn under some rules may be under way: what it adds here and to the index is not durable yet.
+        for version in self.registry.loaded_of(service) {
+            let rules = version.bundle.workflows.values();
+            shapes.extend(rules.flat_map(|rules| rules.shapes().iter().cloned()));
+        }
         let every: Vec<Shape> = (shapes.iter())
             .map(|shape| Shape {
                 fact_type: Arc::clone(&shape.fact_type),

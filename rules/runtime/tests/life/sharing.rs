@@ -28,7 +28,7 @@ rule "apply" {
 }
 "#;
 
-fn catalogue() -> Files {
+pub(crate) fn catalogue() -> Files {
     let service = "name = \"encoder\"\n[operations.encode]\nworkflow = \"encode\"\nfact = \"Job\"\n";
     let entries = [("service.toml", service), ("rules/encode.rules", RULES)];
     let files = entries.into_iter();
@@ -37,7 +37,7 @@ fn catalogue() -> Files {
         .collect()
 }
 
-fn insert(name: &str, crf: i64) -> SharedWrite {
+pub(crate) fn insert(name: &str, crf: i64) -> SharedWrite {
     SharedWrite {
         insert: Some("Recipe".to_owned()),
         fields: Some(Value::map([("name", Value::from(name)), ("crf", crf.into())])),
