@@ -129,15 +129,20 @@ impl Work for Steps<'_> {
 
     async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Out, Fault> {
         let fault = |error: sqlx::Error| Fault::of("migrate", &error);
-        // Not even IF NOT EXISTS lets two at the same time make one table: whoever comes second waits here.
-        sqlx::raw_sql(
-            "SELECT pg_advisory_xact_lock(7263548002); CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version BIGINT NOT NULL, \
-             fingerprint BIGINT NOT NULL, PRIMARY KEY (subsystem, version)); \
-             LOCK TABLE schema_migrations IN EXCLUSIVE MODE",
-        )
-        .execute(&mut *connection)
-        .await
-        .map_err(fault)?;
+        // Whoever comes second waits for the row, or for the table when it is new: a lock that every database has.
+        let turn = sqlx::raw_sql(
+            "CREATE TABLE IF NOT EXISTS schema_turn (turn INTEGER PRIMARY KEY); \
+             INSERT INTO schema_turn AS held VALUES (1) ON CONFLICT (turn) DO UPDATE SET turn = held.turn; \
+             CREATE TABLE IF NOT EXISTS schema_migrations (subsystem TEXT NOT NULL, version BIGINT NOT NULL, \
+             fingerprint BIGINT NOT NULL, PRIMARY KEY (subsystem, version))",
+        );
+        if let Err(error) = turn.execute(&mut *connection).await {
+            return Err(if is_made_meanwhile(&error) {
+                Fault::Again(error.to_string())
+            } else {
+                fault(error)
+            });
+        }
         sqlx::raw_sql(FATES_TABLE)
             .execute(&mut *connection)
             .await
@@ -176,6 +181,13 @@ impl Work for Steps<'_> {
         }
         Ok(Ok(()))
     }
+}
+
+/// Not even IF NOT EXISTS lets two at the same time make one table.
+fn is_made_meanwhile(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    // unique violation (in the catalogue), duplicate table, duplicate object
+    matches!(code.as_deref(), Some("23505" | "42P07" | "42710"))
 }
 
 async fn applied(connection: &mut SqliteConnection) -> Result<BTreeMap<(String, i64), i64>, sqlx::Error> {

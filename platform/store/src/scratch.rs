@@ -5,6 +5,9 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use crate::error::QueryError;
 
+/// The role of [`ScratchDatabase::bare_url`], which a server keeps.
+const BARE_ROLE: &str = "celesta_test_bare";
+
 /// An empty database on somebody's server.
 #[derive(Debug)]
 pub struct ScratchDatabase {
@@ -41,6 +44,30 @@ impl ScratchDatabase {
     #[must_use]
     pub fn url(&self) -> String {
         format!("{}/{}{}", self.server, self.name, self.options)
+    }
+
+    /// Its URL for a role that may do in it what it likes, but may neither notify nor take advisory locks: what a database
+    /// looks like that speaks the protocol and has neither.
+    ///
+    /// # Errors
+    /// When the server does not let us make the role.
+    pub async fn bare_url(&self) -> Result<String, QueryError> {
+        let (name, role) = (&self.name, BARE_ROLE);
+        self.execute(&format!(
+            "DO $$ BEGIN CREATE ROLE {role} LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+             GRANT ALL ON DATABASE {name} TO {role};
+             GRANT ALL ON SCHEMA public TO {role};
+             REVOKE EXECUTE ON FUNCTION pg_notify(text, text), pg_advisory_xact_lock(bigint),
+               pg_try_advisory_xact_lock(bigint), pg_advisory_lock(bigint), pg_try_advisory_lock(bigint) FROM PUBLIC"
+        ))
+        .await?;
+        let host = self.server.find("://").map_or(0, |at| at + 3);
+        let address = self.server[host..].rsplit('@').next().unwrap_or_default();
+        Ok(format!(
+            "{}{role}@{address}/{name}{}",
+            &self.server[..host],
+            self.options
+        ))
     }
 
     /// Ends every connection to it but the one that asks, as a broken network would.

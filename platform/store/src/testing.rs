@@ -28,6 +28,14 @@ impl TestDatabase {
         self.0.url()
     }
 
+    /// Its URL for a role that may neither notify nor take advisory locks.
+    ///
+    /// # Panics
+    /// When the server does not let us make the role.
+    pub async fn bare_url(&self) -> String {
+        self.0.bare_url().await.expect("the server makes a role")
+    }
+
     /// Ends every connection to it but the one that asks, as a broken network would.
     ///
     /// # Panics

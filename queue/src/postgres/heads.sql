@@ -1,4 +1,5 @@
--- Version 6: the keys of what is enqueued are told by what was given. To read the new messages again by their ids cost more
+-- Version 6.
+-- The keys of what is enqueued are told by what was given. To read the new messages again by their ids cost more
 -- than to write them: the planner, who knows nothing of a table that grows, read all that were pending.
 
 -- Enqueues; gives the places (from 1) of the messages whose ids are known already. A column whose array has one element has
@@ -58,4 +59,22 @@ BEGIN
   IF v_new IS NOT NULL THEN
     RETURN QUERY SELECT place FROM generate_series(1::bigint, cardinality(p_ids)) AS g(place) WHERE NOT place = ANY (v_new);
   END IF;
+END $$;
+
+-- As before, but one node at a time by the lock of a row: some databases have no advisory locks.
+CREATE OR REPLACE FUNCTION queue_turn_slots(p_now BIGINT) RETURNS BOOLEAN LANGUAGE plpgsql AS $$
+DECLARE
+  v_longest BIGINT;
+  v_current SMALLINT;
+  v_next SMALLINT;
+BEGIN
+  SELECT COALESCE(max(history_ms), 0) INTO v_longest FROM queue_queues;
+  SELECT slot INTO v_current FROM queue_slots WHERE current AND since + GREATEST(v_longest / 6, 60000) <= p_now FOR UPDATE SKIP LOCKED;
+  IF v_current IS NULL THEN RETURN false; END IF;
+  SELECT slot INTO v_next FROM queue_slots WHERE slot = (v_current + 1) % 8 AND until + v_longest <= p_now;
+  IF v_next IS NULL THEN RETURN false; END IF;
+  EXECUTE format('TRUNCATE queue_history_%s', v_next);
+  UPDATE queue_slots SET current = (slot = v_next), until = CASE WHEN current THEN p_now ELSE until END,
+    since = CASE WHEN slot = v_next THEN p_now ELSE since END WHERE slot IN (v_current, v_next);
+  RETURN true;
 END $$;

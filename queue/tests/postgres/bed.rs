@@ -132,15 +132,21 @@ impl Bed {
     }
 
     pub(crate) async fn on(database: Arc<TestDatabase>, clock: Clock, hand: ManualClock) -> Self {
+        let url = database.url();
+        Self::at(url, database, clock, hand).await
+    }
+
+    /// On the database as somebody who has that URL.
+    pub(crate) async fn at(
+        url: String,
+        database: Arc<TestDatabase>,
+        clock: Clock,
+        hand: ManualClock,
+    ) -> Self {
         let tasks = TaskSet::new(Shutdown::new());
-        let store = Store::open(
-            &StoreOptions::postgres(database.url()),
-            MIGRATIONS,
-            &clock,
-            &tasks,
-        )
-        .await
-        .expect("the store opens");
+        let store = Store::open(&StoreOptions::postgres(url), MIGRATIONS, &clock, &tasks)
+            .await
+            .expect("the store opens");
         let queues = SharedQueues::open(&store, &clock, &tasks, options())
             .await
             .expect("the queues open");

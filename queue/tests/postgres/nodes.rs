@@ -30,6 +30,40 @@ async fn a_consumer_is_woken_by_a_message_of_another_node() {
     assert_eq!(numbers(&leased.expect("leased")), [1]);
 }
 
+/// Some databases speak the protocol and have neither NOTIFY nor advisory locks: nodes find out by looking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_notices_and_advisory_locks_a_consumer_is_woken_by_a_look() {
+    let database = Arc::new(celesta_store::testing::TestDatabase::create().await);
+    let url = database.bare_url().await;
+    let (clock, hand) = Clock::manual(Timestamp::from_millis(crate::bed::START));
+    // Both at the same time: one waits until the other has made the tables.
+    let (one, two) = tokio::join!(
+        Bed::at(url.clone(), Arc::clone(&database), clock.clone(), hand.clone()),
+        Bed::at(url, Arc::clone(&database), clock, hand),
+    );
+    let means = one.store.database().expect("it is PostgreSQL").probe().await;
+    let means = means.expect("it answers");
+    assert!(!means.notices && !means.advisory_locks, "{means:?}");
+    two.enqueue(vec![message("q", 1)]).await;
+    assert_eq!(numbers(&one.lease("q", 1).await), [1]);
+    let mut waiting = request("q", 1);
+    waiting.wait = Duration::from_secs(3_600);
+    let looking = async {
+        // It waits by now, and nobody tells it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        two.enqueue(vec![message("q", 2)]).await;
+        loop {
+            one.advance(1_000);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let leased = tokio::select! {
+        leased = one.queues.lease(&waiting) => leased,
+        () = looking => unreachable!("it looks for ever"),
+    };
+    assert_eq!(numbers(&leased.expect("leased")), [2]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_held_on_one_node_only() {
     let (one, two) = two_nodes().await;
