@@ -54,7 +54,9 @@ pub(crate) fn deployment_migrations() -> (Vec<Migration>, Vec<Migration>) {
         celesta_runs::MIGRATIONS,
         celesta_runs::CLUSTER_MIGRATIONS,
     ];
-    (shared.concat(), migrations_with(celesta_queue::OWNED_MIGRATIONS))
+    let mut partition = migrations_with(celesta_queue::OWNED_MIGRATIONS);
+    partition.extend_from_slice(celesta_runs::PARTITION_MIGRATIONS);
+    (shared.concat(), partition)
 }
 
 /// The schema of runs, with that of the queues they go through.

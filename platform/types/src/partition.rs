@@ -37,6 +37,12 @@ impl Partition {
         Self::of_slot(slot(message.bits()), count)
     }
 
+    /// The partition of the messages with this key: a run's id, or that of a gate, which a digest spreads over all of them.
+    #[must_use]
+    pub const fn of_bits(key: u128, count: u32) -> Self {
+        Self::of_slot(slot(key), count)
+    }
+
     /// The partition where a client's key is kept, and so the runs it names. The same in every release.
     #[must_use]
     pub fn of_key(service: &str, key: &str, count: u32) -> Self {

@@ -30,6 +30,7 @@ use futures_util::future::{BoxFuture, join_all};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
+pub use self::mail::PARTITION_MIGRATIONS;
 pub use self::member::Member;
 pub(crate) use self::member::schema as partition_schema;
 use self::ownership::Process;
@@ -209,8 +210,6 @@ struct Cluster {
     notices: bool,
     /// Has the keeper look at once.
     wake: Arc<Notify>,
-    /// Has mail looked for at once.
-    mail: Arc<Notify>,
     leaving: Shutdown,
     left: Shutdown,
 }
@@ -296,7 +295,6 @@ impl Partitions {
                     readers,
                     notices: means.notices,
                     wake: Arc::default(),
-                    mail: Arc::default(),
                     leaving: Shutdown::new(),
                     left: Shutdown::new(),
                 }),

@@ -10,7 +10,7 @@ use celesta_engine::SharedFacts;
 use celesta_queue::{Failure, LeaseKeys, Leased, LeasedKey};
 use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
 use celesta_store::Unit;
-use celesta_types::RunId;
+use celesta_types::{Partition, RunId};
 use tokio::runtime::Handle;
 
 use crate::archive;
@@ -115,6 +115,12 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             .first()
             .is_some_and(|first| HostMessage::is_for_gate(&first.payload))
         {
+            if Partition::of_bits(key.key.bits(), inner.partition.count) != inner.partition {
+                if let Some(unit) = inner.send_on(&key) {
+                    inner.store.submit(unit).await;
+                }
+                continue;
+            }
             match inner.gate(key.key.bits()).await {
                 Ok(gate) => {
                     if let Some(unit) = inner.evaluate_gate(&key, gate) {
@@ -260,7 +266,7 @@ fn evaluate_key(
         }
         Err(error) => tracing::warn!(%run, %error, "a turn did not become durable; it will be repeated"),
     });
-    if let Err(error) = inner.queues.stage_enqueue(&mut unit, outgoing) {
+    if let Err(error) = inner.stage(&mut unit, outgoing) {
         // Nothing of the turn becomes durable; its lease lapses and it is evaluated again.
         tracing::error!(%run, %error, "the queue does not take what a turn sends");
         return None;

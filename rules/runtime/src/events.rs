@@ -137,8 +137,6 @@ impl Events {
 #[derive(Debug, Default)]
 struct Routed {
     outgoing: Vec<NewMessage>,
-    /// Whether there are letters to other partitions in the unit.
-    mail: bool,
     #[expect(
         clippy::vec_box,
         reason = "they go to the cache as they are, which keeps boxes"
@@ -214,15 +212,11 @@ impl Inner {
         if unit.is_empty() {
             return Ok(Ok(all));
         }
-        self.queues
-            .stage_enqueue(&mut unit, routed.outgoing)
+        self.stage(&mut unit, routed.outgoing)
             .map_err(PublishError::unavailable)?;
         match self.store.commit(unit).await {
             Ok(()) => {
                 routed.begun.into_iter().for_each(|live| self.cache.put(live));
-                if routed.mail {
-                    self.tell_of_mail().await;
-                }
                 Ok(Ok(all))
             }
             Err(conflict @ CommitError::Conflict { .. }) => Ok(Err(conflict)),
@@ -256,8 +250,7 @@ impl Inner {
                         vec![self.start(&version, operation, mapped, event, origin, unit, routed)]
                     }
                     Delivery::Fact { fact, fields, to } => {
-                        self.deliver(&version, (fact, fields), to, event, unit, routed)
-                            .await?
+                        self.deliver(&version, (fact, fields), to, event, routed).await?
                     }
                 };
                 deliveries.extend(
@@ -354,7 +347,6 @@ impl Inner {
         (fact, fields): (&str, &Mapping),
         to: &Correlation,
         event: &CloudEvent,
-        unit: &mut Unit,
         routed: &mut Routed,
     ) -> Result<Vec<Result<RunId, String>>, QueryError> {
         let runs = match self.runs_for(version, to, event).await? {
@@ -374,12 +366,7 @@ impl Inner {
                 writes: writes.clone(),
                 by: by.clone(),
             };
-            if self.has(*run) {
-                routed.outgoing.push(self.message_to(*run, &message));
-            } else {
-                self.write_letter(unit, *run, &message);
-                routed.mail = true;
-            }
+            routed.outgoing.push(self.message_to(*run, &message));
         }
         Ok(runs.into_iter().map(Ok).collect())
     }

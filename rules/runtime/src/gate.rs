@@ -53,6 +53,9 @@ impl Then {
     }
 }
 
+/// Runs that may wait at one gate: more is a backlog for a queue in front of the platform.
+pub const WAITING_MAX: usize = 100_000;
+
 /// A run on its way through its gates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Passage {
@@ -192,6 +195,7 @@ pub(crate) enum Step {
 const ONE_IS_UNDER_WAY: &str = "another run is under way (first-only)";
 const A_NEWER_CAME: &str = "a newer run came (last-only)";
 const A_NEWER_WAITS: &str = "a newer run waits (latest-only)";
+const TOO_MANY_WAIT: &str = "100000 runs of this workflow and key wait already";
 
 /// The runs of one group.
 #[derive(Debug, Default)]
@@ -258,6 +262,11 @@ impl Gate {
             }
             Strategy::LatestOnly => self.turn_away_waiting(A_NEWER_WAITS, &mut steps),
         }
+        if self.waiting.len() >= WAITING_MAX {
+            let why = TOO_MANY_WAIT;
+            steps.push(Step::TurnAway { passage, why });
+            return steps;
+        }
         let place = self.next_place;
         self.next_place += 1;
         self.places.insert(passage.run, place);
@@ -267,6 +276,23 @@ impl Gate {
         });
         self.waiting.insert(place, passage);
         self.fill(strategy, &mut steps);
+        steps
+    }
+
+    /// A run that came to the same gate elsewhere stands here from now on. More may have passed then than the limit says.
+    pub(crate) fn take_over(&mut self, passage: Passage, stand: Stand) -> Vec<Step> {
+        if self.places.contains_key(&passage.run) {
+            return Vec::new();
+        }
+        let place = self.next_place;
+        self.restore(place, passage.clone(), stand);
+        let strategy = passage.strategy;
+        let mut steps = vec![Step::Put { place, passage }];
+        if stand == Stand::Waiting {
+            self.fill(strategy, &mut steps);
+        } else {
+            steps.push(Step::Stand { place, stand });
+        }
         steps
     }
 

@@ -1,6 +1,9 @@
 //! Gates as a host keeps them: taken into memory when a message comes, changed by the pure machine in `gate.rs`, and
 //! durable in the commit that acknowledges the message.
 //!
+//! In a deployment of several partitions a gate is in the one that its id names, whatever partitions its runs are in:
+//! they come, are let in and leave by letters (`cluster/mail.rs`).
+//!
 //! A gate's messages travel on the queue of runs, under the gate's own key, so that one evaluator at a time has it. In
 //! memory a gate is either here or taken out by that evaluator; it returns when its unit is durable and is read again
 //! when it is not.
@@ -13,22 +16,22 @@ use celesta_functions::RunMessage;
 use celesta_queue::{Key, LeasedKey, NewMessage, QueueName};
 use celesta_store::{Cell, QueryError, Row, Unit};
 use celesta_types::wire::{Reader, Writer};
-use celesta_types::{CallId, MessageId, Priority, RunId};
+use celesta_types::{CallId, MessageId, Partition, Priority, RunId};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 
-use crate::gate::{Gate, Left, Passage, Stand, Step, Then};
+use crate::gate::{Gate, Left, Passage, Stand, Step, Then, WAITING_MAX};
 use crate::head::RunHead;
 use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::schema::{PLACE_FREE, PLACE_PUT, PLACE_STAND};
 use crate::send::{ANSWER_INDEX, asked_id};
 
-/// Runs that may wait at one gate: more is a backlog for a queue in front of the platform.
-pub const WAITING_MAX: usize = 100_000;
 /// Runs at all gates in memory; beyond it gates that nobody uses are read again when they are needed.
 const ENTRIES_MAX: usize = 1_000_000;
+/// Places that go to another partition in one commit.
+const PLACES_AT_ONCE: usize = 1_000;
 /// Who speaks when a gate cancels a run.
 const GATE: &str = "celesta/concurrency";
 
@@ -128,6 +131,57 @@ pub(crate) fn first_id(run: RunId) -> MessageId {
 }
 
 impl Inner {
+    /// Sends the messages of a gate to the partition where it is: a release before had it in each.
+    pub(crate) fn send_on(&self, key: &LeasedKey) -> Option<Unit> {
+        let mut unit = Unit::new();
+        let messages = key.messages.iter().map(|message| NewMessage {
+            repeatable_id: true,
+            ..NewMessage::new(message.id, message.queue.clone(), Arc::clone(&message.payload))
+                .with_key(key.key)
+                .with_priority(message.priority)
+        });
+        self.post(&mut unit, messages);
+        self.acknowledge(&mut unit, key).ok()?;
+        Some(unit)
+    }
+
+    /// Sends the places of gates that are elsewhere to where they are, before anything else happens in this partition.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub(crate) async fn send_places_home(&self) -> Result<(), String> {
+        let sql = "SELECT place, stand, passage, gate FROM places ORDER BY gate, place";
+        let rows = self.store.fetch(sql, &[]).await;
+        let rows = rows.map_err(|error| error.to_string())?;
+        let gate = |row: &Row| row.blob(3)?.try_into().ok().map(u128::from_be_bytes);
+        let is_elsewhere = |gate: &u128| Partition::of_bits(*gate, self.partition.count) != self.partition;
+        let mut moving = Vec::new();
+        for row in &rows {
+            let Some(gate) = gate(row).filter(is_elsewhere) else {
+                continue;
+            };
+            moving.extend(stored(row).map(|(place, passage, stand)| (gate, place, passage, stand)));
+        }
+        for some in moving.chunks(PLACES_AT_ONCE) {
+            let mut unit = Unit::new();
+            let letters = some.iter().map(|(gate, _, passage, stand)| {
+                let id = asked_id(passage.run, self.clock.now(), self.random.next_u128());
+                let message = HostMessage::TakeOver {
+                    passage: passage.clone(),
+                    stand: *stand,
+                };
+                to_gate(&self.runs_queue, *gate, id, passage.priority, &message)
+            });
+            self.post(&mut unit, letters);
+            for (gate, place, ..) in some {
+                let place = i64::try_from(*place).unwrap_or(i64::MAX);
+                unit.add(&PLACE_FREE, [Cell::Id(gate.to_be_bytes()), place.into()]);
+            }
+            self.store.commit(unit).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Evaluates the messages of one gate; none when they are to come again.
     pub(crate) fn evaluate_gate(self: &Arc<Self>, key: &LeasedKey, mut gate: Gate) -> Option<Unit> {
         let id = key.key.bits();
@@ -140,6 +194,7 @@ impl Inner {
                 Ok(RunMessage::Host(tag, bytes)) => match HostMessage::decode(tag, bytes) {
                     Ok(HostMessage::Enter(passage)) => gate.enter(passage),
                     Ok(HostMessage::Leave { run, strategy, left }) => gate.leave(run, strategy, left),
+                    Ok(HostMessage::TakeOver { passage, stand }) => gate.take_over(passage, stand),
                     _ => Vec::new(),
                 },
                 _ => Vec::new(),
@@ -162,7 +217,7 @@ impl Inner {
             Ok(()) => keeper.gates.put(id, gate),
             Err(error) => tracing::warn!(%error, "a gate did not become durable; it will be read again"),
         });
-        if let Err(error) = self.queues.stage_enqueue(&mut unit, outgoing) {
+        if let Err(error) = self.stage(&mut unit, outgoing) {
             tracing::error!(%error, "the queue does not take what a gate sends");
             return None;
         }

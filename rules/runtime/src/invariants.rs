@@ -7,6 +7,7 @@
 
 mod archive;
 mod artifacts;
+mod between;
 mod deployment;
 mod events;
 mod gates;
@@ -85,7 +86,7 @@ pub enum Invariant {
     Archive,
     /// Partitions are those that were settled, each with its tables, and what stands in one belongs there.
     Partition,
-    /// Each letter can be read and is of a run of the partition it goes to.
+    /// Each letter can be read and goes to the partition of its run or gate; each receipt is of a partition.
     Mail,
     /// An artifact that is named anywhere exists.
     ArtifactMissing,
@@ -321,15 +322,18 @@ async fn check_rows(
         versions::Versions::read(snapshot, Some(blobs.artifacts), &mut named, findings).await?;
     releases::check(snapshot, &versions, findings).await?;
     let messages_known = snapshot.is_file();
+    let mut between = between::Between::new();
     check_store(
         snapshot,
         Some(blobs),
         messages_known,
         &mut versions,
         &mut named,
+        &mut between,
         findings,
     )
     .await?;
+    between.judge(findings);
     artifacts::check(named, blobs, findings).await;
     Ok(())
 }
@@ -342,16 +346,17 @@ async fn check_store(
     messages_known: bool,
     versions: &mut versions::Versions,
     named: &mut artifacts::Named,
+    between: &mut between::Between,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
-    let waiting = messages::check(snapshot, messages_known, findings).await?;
-    runs::check(snapshot, &waiting, versions, named, findings).await?;
+    let waiting = messages::check(snapshot, messages_known, between, findings).await?;
+    runs::check(snapshot, &waiting, versions, named, between, findings).await?;
     archive::check(snapshot, blobs, named, findings).await?;
     runs::check_orphans(snapshot, findings).await?;
     messages::check_orphans(snapshot, &waiting, findings).await?;
     releases::check_upgrades(snapshot, versions, findings).await?;
     shared::check(snapshot, findings).await?;
-    gates::check(snapshot, &waiting, findings).await?;
+    gates::check(snapshot, &waiting, between, findings).await?;
     events::check(snapshot, findings).await
 }
 

@@ -45,11 +45,11 @@ mod watch;
 
 pub use cluster::{
     CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, Drain, MAIN_SCHEMA, Member, NodeSeen, OpenError,
-    PARTITIONS, PartitionSeen, Partitions,
+    PARTITION_MIGRATIONS, PARTITIONS, PartitionSeen, Partitions,
 };
 pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};
 pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};
-pub use gates::WAITING_MAX;
+pub use gate::WAITING_MAX;
 pub use lifecycle::{ANONYMOUS, Action, CLONED_FROM, LifecycleError, REASON_BYTES_MAX, Wish};
 pub use load::LoadError;
 pub use operations::{

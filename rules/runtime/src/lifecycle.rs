@@ -1,6 +1,7 @@
 //! What people do to a run: cancel it, try it again, stop it for a while, run the same request once more.
 
 use celesta_queue::NewMessage;
+use celesta_store::Unit;
 use celesta_types::{ErrorKind, Priority, RunId};
 use serde::{Deserialize, Serialize};
 
@@ -335,6 +336,11 @@ impl Inner {
 
     /// Sends a message, and answers when it is durable.
     pub(crate) async fn tell(&self, message: NewMessage) -> Result<(), LifecycleError> {
+        if !self.is_for_here(&message) {
+            let mut unit = Unit::new();
+            self.post(&mut unit, [message]);
+            return self.store.commit(unit).await.map_err(LifecycleError::unavailable);
+        }
         let enqueued = self.queues.enqueue(vec![message]).await;
         for outcome in enqueued.map_err(LifecycleError::unavailable)? {
             outcome.map_err(LifecycleError::unavailable)?;

@@ -6,7 +6,7 @@ use celesta_types::wire::{Damaged, Reader, Writer};
 use celesta_types::{CallId, ErrorClass, Priority, RunId, SweepId};
 
 use crate::archive::Place;
-use crate::gate::{Left, Passage};
+use crate::gate::{Left, Passage, Stand};
 use crate::sweep::Order;
 
 /// The tag of [`HostMessage::Compact`].
@@ -73,6 +73,8 @@ pub(crate) enum HostMessage {
         strategy: Strategy,
         left: Left,
     },
+    /// A run stands at this gate that came to it in another partition, where releases before had it. Goes to the gate.
+    TakeOver { passage: Passage, stand: Stand },
 }
 
 /// How a run goes on that was stopped.
@@ -196,6 +198,11 @@ impl HostMessage {
                 out.byte(left.code());
                 24
             }
+            Self::TakeOver { passage, stand } => {
+                passage.write(&mut out);
+                out.byte(*stand as u8);
+                25
+            }
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
     }
@@ -217,7 +224,7 @@ impl HostMessage {
         payload
             .first()
             .and_then(|tag| tag.checked_sub(HOST_TAG_FIRST))
-            .is_some_and(|tag| matches!(tag, 23 | 24))
+            .is_some_and(|tag| matches!(tag, 23..=25))
     }
 
     /// Reads what [`RunMessage::Host`] carries.
@@ -310,6 +317,11 @@ impl HostMessage {
                 run: RunId::from_bits(u128::from_be_bytes(input.array()?)),
                 strategy: strategy(&mut input)?,
                 left: Left::from_code(input.byte()?).ok_or_else(|| input.damaged("how a run left"))?,
+            },
+            25 => Self::TakeOver {
+                passage: Passage::read(&mut input)?,
+                stand: Stand::from_code(input.byte()?.into())
+                    .ok_or_else(|| input.damaged("a place at a gate"))?,
             },
             _ => return Err(input.damaged("a message of this release")),
         })

@@ -413,8 +413,7 @@ impl Inner {
                 moved.updated_at.as_millis().into(),
             ],
         );
-        self.queues
-            .stage_enqueue(&mut unit, messages)
+        self.stage(&mut unit, messages)
             .map_err(|error| error.to_string())?;
         self.store.commit(unit).await.map_err(|error| error.to_string())?;
         if let Some(view) = self.operations.open.lock().get_mut(&moved.id) {

@@ -188,8 +188,7 @@ impl Runtime {
             &mut unit,
         );
         inner
-            .queues
-            .stage_enqueue(&mut unit, vec![message])
+            .stage(&mut unit, vec![message])
             .map_err(LifecycleError::unavailable)?;
         let committed = inner.store.commit(unit).await;
         committed.map_err(LifecycleError::unavailable)?;

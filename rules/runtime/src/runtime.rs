@@ -240,6 +240,12 @@ impl Runtime {
             operations,
             canceled: OnceLock::new(),
         });
+        if !config.reads_only && inner.partition.count > 1 {
+            inner
+                .send_places_home()
+                .await
+                .map_err(|reason| RuntimeError::Queue { reason })?;
+        }
         inner.registry.follow(&inner);
         for version in inner.registry.all() {
             inner.open_queues(&version)?;

@@ -14,8 +14,8 @@ use hashbrown::HashSet;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use crate::gate::Then;
-use crate::gates::{self, WAITING_MAX, described};
+use crate::gate::{Then, WAITING_MAX};
+use crate::gates::{self, described};
 use crate::head::RunHead;
 use crate::live::Live;
 use crate::registry::Version;
@@ -276,7 +276,11 @@ impl Runtime {
         if let Some(live) = new_live(head, version, request.input.into()) {
             inner.cache.put(live);
         }
-        if let Some(refused) = inner
+        if !inner.is_for_here(&start) {
+            // Its first gate is elsewhere.
+            inner.post(&mut companion, [start]);
+            inner.store.submit(companion).await;
+        } else if let Some(refused) = inner
             .queues
             .hand_over(vec![HandOver {
                 message: start,

@@ -393,7 +393,7 @@ impl Asked {
             // Taken in before, whatever state the run is in.
             HostMessage::Prioritize { .. } | HostMessage::Breakpoints { .. } => {}
             // Not for runs.
-            HostMessage::Enter(_) | HostMessage::Leave { .. } => {}
+            HostMessage::Enter(_) | HostMessage::Leave { .. } | HostMessage::TakeOver { .. } => {}
         }
     }
 

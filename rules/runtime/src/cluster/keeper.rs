@@ -60,7 +60,7 @@ pub(super) async fn hear(partitions: Partitions, mut listener: Listener) {
             () = shutdown.requested() => return,
         };
         match heard {
-            Heard::Said(news) if news == super::mail::NEWS => cluster.mail.notify_one(),
+            Heard::Said(news) if cluster.readers.post().is_news(&news, &cluster.config.node) => {}
             Heard::Said(_) => cluster.wake.notify_one(),
             Heard::Gap => {}
         }
@@ -247,7 +247,7 @@ impl Keeper {
         let here = Arc::clone(&member);
         self.partitions.shared.here.write().insert(partition, here);
         self.partitions.changed();
-        cluster.mail.notify_one();
+        cluster.readers.post().look();
         let (events, table) = (self.events.clone(), Arc::clone(&self.table));
         let shutdown = cluster.parts.tasks.shutdown().clone();
         cluster

@@ -1,29 +1,43 @@
-//! Mail: what one partition has to say to the runs of another one.
+//! Mail: the messages of one partition to runs and gates of another one.
 //!
-//! A letter is a row in the shared schema. It is written in the very unit that has it sent (an event and its name, say), and
-//! taken away in the unit that gives the message to the run's queue; both are fenced by their partitions' epochs. So it
-//! is delivered once, whatever dies in between, and waits while its partition has no owner. Not a road for much: each
-//! letter is two rows more. It asks that partitions and shared schema be in one database, as they are.
+//! A *letter* is a row of its sender's `mail_out`, written in the very unit that has it sent (a turn, say, or an event's
+//! name). The owner of the partition it goes to reads it there, and in one unit of its own gives the message to the queue
+//! and keeps a *receipt* (`mail_in`: sender and position). Then it removes the letter, and the receipt once no letter is
+//! left that it is of. Both units are fenced by their partitions' epochs, so each letter counts once, whatever dies in
+//! between, and waits while its partition has no owner. No transaction spans two partitions: they may be in different
+//! databases.
+//!
+//! Why a receipt may go when its letter is gone: only the owner that holds the receipt removes the letter, and does so
+//! after the receipt is durable. An heir raises the fence before it reads letters, so it sees either the letter and the
+//! receipt or neither; what a former owner still removes has a receipt, or had one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use celesta_store::{Cell, CommitError, Expect, Migration, QueryError, Statement, Unit};
-use celesta_types::{Partition, RunId};
+use celesta_queue::{Key, NewMessage, QueueName};
+use celesta_store::{Cell, CommitError, Expect, Migration, QueryError, Row, Statement, Store, Unit};
+use celesta_types::{MessageId, Partition, Priority, RunId, Timestamp};
+use futures_util::future::join_all;
+use tokio::sync::Notify;
 
-use super::{Cluster, Partitions, table};
-use crate::message::HostMessage;
-use crate::runtime::Inner;
+use super::{Cluster, Member, Partitions, table};
+use crate::runtime::{Inner, Runtime};
 
-/// How long a letter may lie when nobody said that it is there.
+/// Letters are looked for everywhere after this time, whether somebody said that there are some or not.
 const LOOK: Duration = Duration::from_secs(1);
-/// Letters taken at once: one commit for each partition.
+/// Letters of one sender taken at once.
 const LETTERS: usize = 512;
-/// What nodes say to each other when there is mail.
-pub(super) const NEWS: &str = "mail";
+/// With this word a node says to the others that some of its partitions have sent letters.
+const NEWS: &str = "mail";
+/// All senders of a [`Post`].
+const ALL: u64 = u64::MAX;
+/// The sender of letters that a release before wrote, into a table of the main schema.
+const FORMER: i64 = -1;
 
-/// The table of letters.
-pub(super) const MIGRATION: Migration = Migration {
+/// The table of letters of the release before, which a node of that release may still write.
+pub(super) const FORMER_MIGRATION: Migration = Migration {
     subsystem: "cluster",
     version: 2,
     sql: "",
@@ -38,71 +52,211 @@ CREATE INDEX cluster_mail_by_partition ON cluster_mail (partition, position);
 ",
 };
 
-/// Written and taken in units of partitions, whose search path does not name the shared schema.
+/// What a partition has beside the tables of a node on its own. On PostgreSQL only: a file is the one partition there is.
+pub const PARTITION_MIGRATIONS: &[Migration] = &[Migration {
+    subsystem: "mail",
+    version: 1,
+    sql: "",
+    postgres: "
+CREATE TABLE mail_out (
+    position BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    partition BIGINT NOT NULL,
+    id UUID NOT NULL,
+    key UUID NOT NULL,
+    rank BIGINT NOT NULL,
+    deadline BIGINT,
+    payload BYTEA NOT NULL
+);
+CREATE INDEX mail_out_by_partition ON mail_out (partition, position);
+CREATE TABLE mail_in (sender BIGINT NOT NULL, position BIGINT NOT NULL, PRIMARY KEY (sender, position));
+",
+}];
+
 static SEND: Statement = Statement {
-    name: "cluster.mail_send",
+    name: "mail.send",
     rank: 16,
-    head: "INSERT INTO celesta.cluster_mail (partition, run, payload) VALUES ",
-    row: "(?, ?, ?)",
+    head: "INSERT INTO mail_out (partition, id, key, rank, deadline, payload) VALUES ",
+    row: "(?, ?, ?, ?, ?, ?)",
     tail: "",
-    cells: 3,
+    cells: 6,
     expect: Expect::Each,
 };
 
-static TAKE: Statement = Statement {
-    name: "cluster.mail_take",
+static RECEIPT: Statement = Statement {
+    name: "mail.receipt",
+    rank: 16,
+    head: "INSERT INTO mail_in (sender, position) VALUES ",
+    row: "(?, ?)",
+    tail: "",
+    cells: 2,
+    expect: Expect::Each,
+};
+
+static RECEIPT_FORGET: Statement = Statement {
+    name: "mail.receipt_forget",
     rank: 31,
-    head: "DELETE FROM celesta.cluster_mail WHERE position IN (VALUES ",
+    head: "DELETE FROM mail_in WHERE (sender, position) IN (VALUES ",
+    row: "(?, ?)",
+    tail: ")",
+    cells: 2,
+    expect: Expect::Any,
+};
+
+/// The letters have receipts: removing them twice is removing them once.
+static REMOVE: Statement = Statement {
+    name: "mail.remove",
+    rank: 31,
+    head: "DELETE FROM mail_out WHERE position IN (VALUES ",
     row: "(?)",
     tail: ")",
     cells: 1,
-    expect: Expect::Each,
+    expect: Expect::Any,
 };
 
-/// A message on its way to a run of another partition.
+static FORMER_REMOVE: Statement = Statement {
+    name: "mail.former_remove",
+    rank: 31,
+    head: "DELETE FROM cluster_mail WHERE position IN (VALUES ",
+    row: "(?)",
+    tail: ")",
+    cells: 1,
+    expect: Expect::Any,
+};
+
+/// Says which partitions have sent letters; a bit for each.
+#[derive(Debug, Default)]
+pub(crate) struct Post {
+    /// Said by partitions of this node; other nodes are told.
+    sent: AtomicU64,
+    /// Said by other nodes.
+    heard: AtomicU64,
+    news: Notify,
+}
+
+impl Post {
+    fn sent(&self, sender: u32) {
+        self.sent.fetch_or(1_u64 << (sender & 63), Ordering::Release);
+        self.news.notify_one();
+    }
+
+    fn hear(&self, senders: u64) {
+        self.heard.fetch_or(senders, Ordering::Release);
+        self.news.notify_one();
+    }
+
+    /// Letters of any partition are looked for.
+    pub(super) fn look(&self) {
+        self.hear(ALL);
+    }
+
+    /// Takes in what another node says, when it is about mail; `own` is the name of this node, which hears itself, too.
+    pub(super) fn is_news(&self, said: &str, own: &str) -> bool {
+        let mut words = said.splitn(3, ' ');
+        if words.next() != Some(NEWS) {
+            return false;
+        }
+        let (senders, node) = (words.next(), words.next());
+        if node.is_none() {
+            // A node of the release before.
+            self.look();
+        } else if node != Some(own) {
+            self.hear(senders.and_then(|bits| bits.parse().ok()).unwrap_or(ALL));
+        }
+        true
+    }
+}
+
+/// A message on its way to another partition.
 #[derive(Debug)]
 struct Letter {
     position: i64,
-    run: RunId,
-    payload: Vec<u8>,
+    message: NewMessage,
 }
 
 impl Inner {
-    /// Adds a letter to a run of another partition to the unit. Once that is durable, [`Inner::tell_of_mail`].
-    pub(crate) fn write_letter(&self, unit: &mut Unit, run: RunId, message: &HostMessage) {
-        let partition = Partition::of_run(run, self.partition.count).index;
-        let cells = [
-            i64::from(partition).into(),
-            Cell::Id(run.to_bytes()),
-            message.encode().into(),
-        ];
-        unit.add(&SEND, cells);
+    /// Whether the message is for a run, gate or function of this partition.
+    pub(crate) fn is_for_here(&self, message: &NewMessage) -> bool {
+        self.addressee(message).is_none()
     }
 
-    /// Says that there is mail. It is found within a second anyway.
-    pub(crate) async fn tell_of_mail(&self) {
-        let Some(database) = self.store.database() else {
-            return;
-        };
-        if let Err(error) = database.notify(table::CHANNEL, &[NEWS.to_owned()]).await {
-            tracing::debug!(%error, "the other partitions were not told of their mail");
+    /// The other partition that the message goes to.
+    fn addressee(&self, message: &NewMessage) -> Option<u32> {
+        if self.partition.count == 1 || message.queue != self.runs_queue {
+            return None;
         }
+        let to = Partition::of_bits(message.key?.bits(), self.partition.count);
+        (to != self.partition).then_some(to.index)
     }
 
-    /// Takes the letters away and gives their messages to the runs, in one unit.
-    async fn take_in(&self, letters: Vec<Letter>) -> Result<(), CommitError> {
-        let mut unit = Unit::new();
-        let mut messages = Vec::with_capacity(letters.len());
-        for letter in letters {
-            unit.add(&TAKE, [letter.position.into()]);
-            messages.push(self.message_of(letter.run, letter.payload));
+    /// Adds what is sent to the unit: to the queue what is for this partition, as letters what is for others.
+    ///
+    /// # Errors
+    /// When the queue does not take it; then the unit must not be committed.
+    pub(crate) fn stage(
+        &self,
+        unit: &mut Unit,
+        mut messages: Vec<NewMessage>,
+    ) -> Result<(), celesta_queue::EnqueueError> {
+        if self.partition.count > 1 {
+            let letters = messages.extract_if(.., |message| !self.is_for_here(message));
+            self.post(unit, letters);
         }
-        self.queues
-            .stage_enqueue(&mut unit, messages)
-            .map_err(|error| CommitError::Unavailable {
-                reason: error.to_string(),
-            })?;
-        self.store.commit(unit).await
+        self.queues.stage_enqueue(unit, messages)
+    }
+
+    /// Adds messages to other partitions to the unit.
+    pub(crate) fn post(&self, unit: &mut Unit, messages: impl IntoIterator<Item = NewMessage>) {
+        let mut any = false;
+        for message in messages {
+            let (Some(to), Some(key)) = (self.addressee(&message), message.key) else {
+                continue;
+            };
+            let deadline = message.priority.deadline;
+            let cells = [
+                i64::from(to).into(),
+                Cell::Id(message.id.to_bytes()),
+                Cell::Id(key.bits().to_be_bytes()),
+                i64::from(message.priority.rank()).into(),
+                deadline.map_or(Cell::Null, |at| at.as_millis().into()),
+                message.payload.to_vec().into(),
+            ];
+            unit.add(&SEND, cells);
+            any = true;
+        }
+        if any {
+            let (post, sender) = (Arc::clone(self.readers.post()), self.partition.index);
+            unit.on_done(move |outcome| {
+                if outcome.is_ok() {
+                    post.sent(sender);
+                }
+            });
+        }
+    }
+}
+
+/// What the owner of a partition knows of its receipts.
+#[derive(Debug)]
+struct Receipts {
+    epoch: i64,
+    /// Sender and position.
+    kept: BTreeSet<(i64, i64)>,
+}
+
+/// The letters of one sender as one look has shown them.
+#[derive(Debug)]
+struct Page {
+    sender: i64,
+    /// By the partition they go to, in the order they were written.
+    letters: BTreeMap<u32, Vec<Letter>>,
+    /// Beyond this position there may be more.
+    until: i64,
+}
+
+impl Page {
+    /// Whether the letter of that receipt is gone.
+    fn lacks(&self, to: u32, (sender, position): (i64, i64)) -> bool {
+        let is_there = |letters: &Vec<Letter>| letters.iter().any(|letter| letter.position == position);
+        sender == self.sender && position <= self.until && !self.letters.get(&to).is_some_and(is_there)
     }
 }
 
@@ -112,60 +266,245 @@ pub(super) async fn deliver(partitions: Partitions) {
         return;
     };
     let shutdown = cluster.parts.tasks.shutdown().clone();
+    let post = Arc::clone(cluster.readers.post());
+    let mut receipts = BTreeMap::new();
     loop {
-        match deliver_some(&partitions, cluster).await {
-            Ok(true) => cluster.mail.notify_one(),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "mail between partitions waits"),
-        }
         tokio::select! {
             () = shutdown.requested() => return,
-            () = cluster.mail.notified() => {}
-            () = cluster.parts.clock.sleep(LOOK) => {}
+            () = post.news.notified() => {}
+            () = cluster.parts.clock.sleep(LOOK) => post.look(),
+        }
+        let sent = post.sent.swap(0, Ordering::Acquire);
+        if sent != 0 {
+            tell(&partitions, cluster, sent).await;
+        }
+        let senders = sent | post.heard.swap(0, Ordering::Acquire);
+        match round(&partitions, cluster, senders, &mut receipts).await {
+            Ok(0) => {}
+            Ok(more) => post.hear(more),
+            Err(error) => tracing::warn!(%error, "mail between partitions waits"),
         }
     }
 }
 
-/// One look; whether there may be more.
-async fn deliver_some(partitions: &Partitions, cluster: &Cluster) -> Result<bool, QueryError> {
-    let members = partitions.members();
-    if members.is_empty() {
-        return Ok(false);
+/// Says to the other nodes that these partitions have sent letters. They find them within a second anyway.
+async fn tell(partitions: &Partitions, cluster: &Cluster, senders: u64) {
+    let everything_is_here = partitions.shared.here.read().len() == partitions.shared.count as usize;
+    if everything_is_here || !cluster.notices {
+        return;
     }
+    let Some(database) = cluster.parts.store.database() else {
+        return;
+    };
+    let news = format!("{NEWS} {senders} {}", cluster.config.node);
+    if let Err(error) = database.notify(table::CHANNEL, &[news]).await {
+        tracing::debug!(%error, "the other nodes were not told of their mail");
+    }
+}
+
+/// Looks for letters of `senders` to the partitions of this node and takes them in; gives the senders that may have more.
+async fn round(
+    partitions: &Partitions,
+    cluster: &Cluster,
+    senders: u64,
+    receipts: &mut BTreeMap<u32, Receipts>,
+) -> Result<u64, QueryError> {
+    let members = partitions.members();
+    let Some(readers) = cluster.readers.get().filter(|_| !members.is_empty()) else {
+        return Ok(0);
+    };
+    read_receipts(&members, receipts).await?;
+    let (wanted, cells) = addressees(&members);
+    let looked = (0_u32..)
+        .zip(readers)
+        .filter(|(sender, _)| senders & (1 << sender) != 0);
+    let pages = looked.map(|(sender, reader)| page(sender, reader, &wanted, &cells));
+    let mut pages: Vec<Page> = join_all(pages).await.into_iter().collect::<Result<_, _>>()?;
+    if senders == ALL {
+        pages.push(former_page(cluster, &members, &wanted, &cells).await?);
+    }
+    let full = pages.iter().filter(|page| page.until < i64::MAX);
+    let more = full.filter_map(|page| u32::try_from(page.sender).ok());
+    let more = more.fold(0, |bits, sender| bits | (1 << sender));
+    let taken = members.iter().map(|member| {
+        let known = receipts.remove(&member.partition.index);
+        take_in(member, &pages, known)
+    });
+    // A member without an entry is asked for its receipts at the next look.
+    for (to, known) in join_all(taken).await.into_iter().flatten() {
+        receipts.insert(to, known);
+    }
+    let removed = pages.iter().map(|page| {
+        let has_receipt = |to: u32, letter: &Letter| {
+            let known = receipts.get(&to);
+            known.is_some_and(|known| known.kept.contains(&(page.sender, letter.position)))
+        };
+        let letters = page.letters.iter();
+        let mut unit = Unit::new();
+        for (&to, letters) in letters {
+            for letter in letters.iter().filter(|letter| has_receipt(to, letter)) {
+                let remove = if page.sender == FORMER {
+                    &FORMER_REMOVE
+                } else {
+                    &REMOVE
+                };
+                unit.add(remove, [letter.position.into()]);
+            }
+        }
+        let reader = usize::try_from(page.sender).ok().and_then(|at| readers.get(at));
+        let store = reader.map_or(&cluster.parts.store, |reader| &reader.inner.store);
+        remove(store, unit)
+    });
+    join_all(removed).await;
+    Ok(more)
+}
+
+async fn remove(store: &Store, unit: Unit) {
+    if unit.is_empty() {
+        return;
+    }
+    if let Err(error) = store.commit(unit).await {
+        tracing::debug!(%error, "letters that were taken in are removed later");
+    }
+}
+
+/// Receipts of partitions that have come to this node are read, those of others forgotten.
+async fn read_receipts(
+    members: &[Arc<Member>],
+    receipts: &mut BTreeMap<u32, Receipts>,
+) -> Result<(), QueryError> {
+    receipts.retain(|partition, known| {
+        let owned = |member: &&Arc<Member>| member.partition.index == *partition;
+        members
+            .iter()
+            .find(owned)
+            .is_some_and(|member| member.epoch == known.epoch)
+    });
+    for member in members {
+        let (partition, epoch) = (member.partition.index, member.epoch);
+        if receipts.contains_key(&partition) {
+            continue;
+        }
+        let rows = member
+            .store
+            .fetch("SELECT sender, position FROM mail_in", &[])
+            .await?;
+        let kept = rows.iter().filter_map(|row| Some((row.int(0)?, row.int(1)?)));
+        let kept = kept.collect();
+        receipts.insert(partition, Receipts { epoch, kept });
+    }
+    Ok(())
+}
+
+/// The partitions of this node as a list of places and their cells, with that of the limit.
+fn addressees(members: &[Arc<Member>]) -> (String, Vec<Cell>) {
     let places = vec!["?"; members.len()].join(", ");
+    let indexes = members.iter().map(|member| i64::from(member.partition.index));
+    let mut cells: Vec<Cell> = indexes.map(Cell::from).collect();
+    cells.push(i64::try_from(LETTERS).unwrap_or(i64::MAX).into());
+    (places, cells)
+}
+
+async fn page(sender: u32, reader: &Runtime, wanted: &str, cells: &[Cell]) -> Result<Page, QueryError> {
     let sql = format!(
-        "SELECT position, partition, run, payload FROM cluster_mail WHERE partition IN ({places}) \
+        "SELECT position, partition, id, key, rank, deadline, payload FROM mail_out WHERE partition IN ({wanted}) \
          ORDER BY position LIMIT ?"
     );
-    let mut cells: Vec<Cell> = members
-        .iter()
-        .map(|member| i64::from(member.partition.index).into())
-        .collect();
-    cells.push(i64::try_from(LETTERS).unwrap_or(i64::MAX).into());
-    let mut rows = cluster.parts.store.fetch(&sql, &cells).await?;
-    let full = rows.len() == LETTERS;
-    let mut letters: BTreeMap<i64, Vec<Letter>> = BTreeMap::new();
-    for row in &mut rows {
-        let (Some(position), Some(partition)) = (row.int(0), row.int(1)) else {
+    let mut rows = reader.inner.store.fetch(&sql, cells).await?;
+    let queue = &reader.inner.runs_queue;
+    Ok(paged(sender.into(), &mut rows, |row| letter(row, queue)))
+}
+
+/// The letters that a node of the release before has written.
+async fn former_page(
+    cluster: &Cluster,
+    members: &[Arc<Member>],
+    wanted: &str,
+    cells: &[Cell],
+) -> Result<Page, QueryError> {
+    let sql = format!(
+        "SELECT position, partition, run, payload FROM cluster_mail WHERE partition IN ({wanted}) \
+         ORDER BY position LIMIT ?"
+    );
+    let mut rows = cluster.parts.store.fetch(&sql, cells).await?;
+    Ok(paged(FORMER, &mut rows, |row| {
+        let run = RunId::from_bytes(row.blob(2)?)?;
+        let payload = row.take_blob(3)?;
+        Some(members.first()?.runtime.inner.message_of(run, payload))
+    }))
+}
+
+fn paged(sender: i64, rows: &mut [Row], message: impl Fn(&mut Row) -> Option<NewMessage>) -> Page {
+    let last = rows.last().and_then(|row| row.int(0));
+    let until = last.filter(|_| rows.len() == LETTERS).unwrap_or(i64::MAX);
+    let mut letters: BTreeMap<u32, Vec<Letter>> = BTreeMap::new();
+    for row in rows {
+        let to = row.int(1).and_then(|to| u32::try_from(to).ok());
+        let (Some(position), Some(to)) = (row.int(0), to) else {
             continue;
         };
-        let run = row.blob(2).and_then(RunId::from_bytes);
-        if let (Some(run), Some(payload)) = (run, row.take_blob(3)) {
-            letters.entry(partition).or_default().push(Letter {
-                position,
-                run,
-                payload,
-            });
+        match message(row) {
+            Some(message) => letters.entry(to).or_default().push(Letter { position, message }),
+            None => tracing::error!(sender, position, "a letter cannot be read and stays where it is"),
         }
     }
-    for member in members {
-        if let Some(letters) = letters.remove(&i64::from(member.partition.index)) {
-            // Refused when this process does not own the partition any more: its heir takes the letters.
-            if let Err(error) = member.runtime.inner.take_in(letters).await {
-                let partition = member.partition.index;
-                tracing::warn!(partition, %error, "mail between partitions waits");
+    Page {
+        sender,
+        letters,
+        until,
+    }
+}
+
+fn letter(row: &mut Row, queue: &QueueName) -> Option<NewMessage> {
+    let id = u128::from_be_bytes(row.blob(2)?.try_into().ok()?);
+    let key = u128::from_be_bytes(row.blob(3)?.try_into().ok()?);
+    let deadline = row.int(5).map(Timestamp::from_millis);
+    let priority = Priority::from_rank(u32::try_from(row.int(4)?).ok()?, deadline)?;
+    let message = NewMessage::new(MessageId::from_bits(id), queue.clone(), row.take_blob(6)?);
+    Some(NewMessage {
+        // Its receipt keeps it from coming twice.
+        repeatable_id: true,
+        ..message.with_key(Key::from_bits(key)).with_priority(priority)
+    })
+}
+
+/// Gives the member the messages of its letters, with receipts, and forgets receipts of letters that are gone; all in one
+/// unit. Gives the receipts there are then; nothing when that is not known.
+async fn take_in(member: &Arc<Member>, pages: &[Page], known: Option<Receipts>) -> Option<(u32, Receipts)> {
+    let to = member.partition.index;
+    let mut known = known?;
+    let mut unit = Unit::new();
+    let gone = |receipt: &(i64, i64)| pages.iter().any(|page| page.lacks(to, *receipt));
+    let forgotten: Vec<(i64, i64)> = known.kept.iter().copied().filter(gone).collect();
+    for receipt in forgotten {
+        unit.add(&RECEIPT_FORGET, [receipt.0.into(), receipt.1.into()]);
+        known.kept.remove(&receipt);
+    }
+    let mut messages = Vec::new();
+    for page in pages {
+        for letter in page.letters.get(&to).into_iter().flatten() {
+            if known.kept.insert((page.sender, letter.position)) {
+                unit.add(&RECEIPT, [page.sender.into(), letter.position.into()]);
+                messages.push(letter.message.clone());
             }
         }
     }
-    Ok(full)
+    if unit.is_empty() {
+        return Some((to, known));
+    }
+    let staged = member.queues.stage_enqueue(&mut unit, messages);
+    let committed = match staged {
+        Ok(()) => member.store.commit(unit).await,
+        Err(error) => Err(CommitError::Unavailable {
+            reason: error.to_string(),
+        }),
+    };
+    match committed {
+        Ok(()) => Some((to, known)),
+        // Refused when this process does not own the partition any more: its heir takes the letters.
+        Err(error) => {
+            tracing::warn!(partition = to, %error, "mail between partitions waits");
+            None
+        }
+    }
 }

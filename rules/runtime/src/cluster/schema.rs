@@ -31,7 +31,7 @@ CREATE TABLE cluster_bundles (artifact BYTEA NOT NULL PRIMARY KEY, packed BYTEA 
 ALTER TABLE cluster_bundles ALTER COLUMN packed SET STORAGE EXTERNAL;
 ",
     },
-    super::mail::MIGRATION,
+    super::mail::FORMER_MIGRATION,
 ];
 
 /// A packed bundle, so that a node needs nothing but the database to know every service.

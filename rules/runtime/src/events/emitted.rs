@@ -104,8 +104,7 @@ impl Inner {
             }
             Err(error) => tracing::error!(%error, "an event cannot be read and is dropped"),
         }
-        self.queues
-            .stage_enqueue(&mut unit, routed.outgoing)
+        self.stage(&mut unit, routed.outgoing)
             .map_err(PublishError::unavailable)?;
         self.queues
             .stage_complete(&mut unit, &[message.lease()])
@@ -117,11 +116,6 @@ impl Inner {
                 begun.into_iter().for_each(|live| keeper.cache.put(live));
             }
         });
-        if routed.mail {
-            self.store.commit(unit).await.map_err(PublishError::unavailable)?;
-            self.tell_of_mail().await;
-            return Ok(());
-        }
         // Nobody waits: whatever fails comes again.
         self.store.submit(unit).await;
         Ok(())

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use celesta_store::{Cell, Migration, QueryError, Snapshot};
 use celesta_types::{Partition, RunId};
 
+use super::between::Between;
 use super::{Blobs, Findings, Invariant, artifacts, check_store, releases, versions};
 use crate::cluster::{MAIN_SCHEMA, partition_schema};
 use crate::message::HostMessage;
@@ -41,8 +42,13 @@ pub async fn check_deployment(
     let mut versions = versions::Versions::read(snapshot, artifacts, &mut named, &mut findings).await?;
     releases::check(snapshot, &versions, &mut findings).await?;
     let (count, epochs) = settled(snapshot, &mut findings).await?;
-    check_mail(snapshot, count, &mut findings).await?;
+    check_former_mail(snapshot, count, &mut findings).await?;
+    let mut between = Between::new();
     for partition in 0..count {
+        between.enter(Partition {
+            index: partition,
+            count,
+        });
         let schema = partition_schema(partition);
         if let Err(error) = snapshot.enter(&schema, tables.partition).await {
             // One that nobody has opened yet has no tables.
@@ -53,8 +59,19 @@ pub async fn check_deployment(
         }
         check_fence(snapshot, partition, &epochs, &mut findings).await?;
         check_belonging(snapshot, partition, count, &mut findings).await?;
-        check_store(snapshot, blobs, true, &mut versions, &mut named, &mut findings).await?;
+        between.read_letters(snapshot, &mut findings).await?;
+        check_store(
+            snapshot,
+            blobs,
+            true,
+            &mut versions,
+            &mut named,
+            &mut between,
+            &mut findings,
+        )
+        .await?;
     }
+    between.judge(&mut findings);
     if let Some(blobs) = blobs {
         artifacts::check(named, blobs, &mut findings).await;
     }
@@ -147,7 +164,12 @@ async fn check_belonging(
     Ok(())
 }
 
-async fn check_mail(snapshot: &mut Snapshot, count: u32, findings: &mut Findings) -> Result<(), QueryError> {
+/// The letters that nodes of the release before have written.
+async fn check_former_mail(
+    snapshot: &mut Snapshot,
+    count: u32,
+    findings: &mut Findings,
+) -> Result<(), QueryError> {
     let sql = "SELECT position, partition, run, payload FROM cluster_mail ORDER BY position";
     for row in snapshot.fetch(sql, &[]).await? {
         let place = format!("letter {}", row.int(0).unwrap_or(0));

@@ -3,6 +3,7 @@
 use celesta_store::{Cell, QueryError, Row, Snapshot};
 use celesta_types::wire::Reader;
 
+use super::between::Between;
 use super::messages::Waiting;
 use super::{Findings, Invariant};
 use crate::gate::{Passage, Stand};
@@ -14,9 +15,10 @@ use crate::state::RunState;
 pub(super) async fn check(
     snapshot: &mut Snapshot,
     waiting: &Waiting,
+    between: &mut Between,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
-    check_places(snapshot, waiting, findings).await?;
+    check_places(snapshot, waiting, between, findings).await?;
     let sql = "SELECT service, workflow, kind, rule FROM orders";
     for row in snapshot.fetch(sql, &[]).await? {
         let text = |at| row.text(at).unwrap_or_default();
@@ -78,6 +80,7 @@ fn name(gate: &[u8]) -> String {
 async fn check_places(
     snapshot: &mut Snapshot,
     waiting: &Waiting,
+    between: &mut Between,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
     let sql = "SELECT gate, place, stand, passage FROM places ORDER BY gate, place";
@@ -102,10 +105,14 @@ async fn check_places(
         };
         places.limit = places.limit.max(passage.strategy.limit());
         places.inside += usize::from(stand != Stand::Waiting);
+        let key = u128::from_be_bytes(gate.try_into().unwrap_or_default());
+        if !between.is_here(passage.run.bits()) {
+            between.stands(key, place(), passage.run, stand == Stand::Inside);
+            continue;
+        }
         let sql = "SELECT state FROM runs WHERE id = ?";
         let rows = snapshot.fetch(sql, &[Cell::Id(passage.run.to_bytes())]).await?;
         let state = rows.first().and_then(|row| RunState::from_code(row.int(0)?));
-        let key = u128::from_be_bytes(gate.try_into().unwrap_or_default());
         let found = match state {
             None => format!("it is held by {}, which does not exist", passage.run),
             // Whoever ends says that it leaves, in the same commit.

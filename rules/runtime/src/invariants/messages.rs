@@ -9,6 +9,7 @@ use celesta_store::{Cell, QueryError, Snapshot};
 use celesta_types::wire::Reader;
 use celesta_types::{MessageId, RunId};
 
+use super::between::Between;
 use super::{Findings, Invariant};
 use crate::gate::Passage;
 use crate::message::HostMessage;
@@ -61,6 +62,7 @@ impl Waiting {
 pub(super) async fn check(
     snapshot: &mut Snapshot,
     is_known: bool,
+    between: &mut Between,
     findings: &mut Findings,
 ) -> Result<Waiting, QueryError> {
     let mut waiting = Waiting {
@@ -112,7 +114,7 @@ pub(super) async fn check(
             for message in messages {
                 findings.messages += 1;
                 match message {
-                    Ok(message) => take(&message, &queues, &mut waiting, findings),
+                    Ok(message) => take(&message, &queues, &mut waiting, between, findings),
                     Err(damaged) => {
                         let place = format!("message in row {}", damaged.seq);
                         findings.report(kind, place, damaged.reason);
@@ -128,6 +130,7 @@ fn take(
     message: &StoredMessage,
     queues: &HashMap<i64, String>,
     waiting: &mut Waiting,
+    between: &mut Between,
     findings: &mut Findings,
 ) {
     let place = || format!("message {} in row {}", message.id, message.seq);
@@ -144,10 +147,12 @@ fn take(
     if queue == RUNS_QUEUE {
         match message.key {
             // A gate has the key; the run inside is told when it has passed.
-            Some(_) if HostMessage::is_for_gate(&message.payload) => {
-                if let Some(HostMessage::Enter(passage)) = HostMessage::read(&message.payload) {
+            Some(key) if HostMessage::is_for_gate(&message.payload) => {
+                let read = HostMessage::read(&message.payload);
+                if let Some(HostMessage::Enter(passage)) = &read {
                     waiting.told.insert(passage.run);
                 }
+                between.comes_to(key.bits(), read.as_ref());
             }
             Some(key) => {
                 let run = RunId::from_bits(key.bits());

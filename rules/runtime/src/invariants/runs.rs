@@ -5,7 +5,7 @@ use celesta_store::{Cell, QueryError, Snapshot};
 use celesta_types::{MessageId, RunId};
 
 use super::artifacts::Named;
-use super::groups::Groups;
+use super::between::Between;
 use super::messages::Waiting;
 use super::versions::Versions;
 use super::{Findings, Invariant, alike, follow};
@@ -22,10 +22,10 @@ pub(super) async fn check(
     waiting: &Waiting,
     versions: &mut Versions,
     named: &mut Named,
+    between: &mut Between,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
     let mut after = [0; 16];
-    let mut groups = Groups::default();
     let sql = format!("SELECT {COLUMNS}, input FROM runs WHERE id > ? ORDER BY id LIMIT ?");
     loop {
         let rows = snapshot.fetch(&sql, &[Cell::Id(after), ROWS.into()]).await?;
@@ -38,14 +38,14 @@ pub(super) async fn check(
             findings.runs += 1;
             match RunHead::from_row(row) {
                 Some(head) => {
-                    groups.add(&head);
+                    between.add_run(&head);
                     named.add_all(row.blob(COLUMN_COUNT).unwrap_or_default(), || {
                         format!("the request of {run}")
                     });
                     named.add_all(row.blob(15).unwrap_or_default(), || {
                         format!("the result of {run}")
                     });
-                    check_run(snapshot, &head, waiting, versions, named, findings).await?;
+                    check_run(snapshot, &head, waiting, versions, named, between, findings).await?;
                 }
                 None => findings.report(
                     Invariant::RunRow,
@@ -55,7 +55,6 @@ pub(super) async fn check(
             }
         }
         if rows.len() < usize::try_from(ROWS).unwrap_or(usize::MAX) {
-            groups.report(findings);
             return Ok(());
         }
     }
@@ -76,6 +75,7 @@ async fn check_run(
     waiting: &Waiting,
     versions: &mut Versions,
     named: &mut Named,
+    between: &mut Between,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
     let run = head.run;
@@ -128,7 +128,7 @@ async fn check_run(
     let deltas = walk.deltas.iter().map(Vec::as_slice);
     match WorkingMemory::restore(&rules, run, state.as_deref(), deltas) {
         Ok(memory) => {
-            check_awaited(snapshot, head, &memory, walk.last, waiting, findings).await?;
+            check_awaited(snapshot, head, &memory, walk.last, waiting, between, findings).await?;
             // What no turn of it was seen of has not written its interests yet.
             if !walk.deltas.is_empty() {
                 super::shared::check_interests(snapshot, head, &memory, findings).await?;
@@ -210,6 +210,7 @@ async fn check_awaited(
     memory: &WorkingMemory,
     last: u64,
     waiting: &Waiting,
+    between: &mut Between,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
     let run = head.run;
@@ -218,7 +219,11 @@ async fn check_awaited(
         let found = format!("it is idle and waits for {} calls", open.len());
         findings.report(Invariant::State, run, found);
     }
-    if head.state == RunState::Waiting && !waiting.tells(run) && !waiting.is_at_a_gate(run) {
+    if head.state == RunState::Waiting
+        && !waiting.tells(run)
+        && !waiting.is_at_a_gate(run)
+        && !between.waits(head)
+    {
         let found = "it waits for its turn and stands at none of its gates";
         findings.report(Invariant::Stuck, run, found);
     }

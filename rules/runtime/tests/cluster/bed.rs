@@ -7,10 +7,10 @@ use celesta_artifacts::Artifacts;
 use celesta_bundle::{FileEntry, Files};
 use celesta_functions::names::function_queue;
 use celesta_functions::{Invocation, Report, ReportOutcome, RunMessage, report_id};
-use celesta_queue::{HandOver, LeaseRequest, NewMessage, QueueName};
+use celesta_queue::{HandOver, LeaseRequest, Leased, NewMessage, QueueName};
 use celesta_runs::{
-    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, MAIN_SCHEMA, MIGRATIONS, Member, Partitions, Runtime,
-    Submit, SubmitError,
+    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, MAIN_SCHEMA, MIGRATIONS, Member, PARTITION_MIGRATIONS,
+    Partitions, Runtime, Submit, SubmitError,
 };
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
@@ -85,7 +85,7 @@ impl Node {
         let parts = ClusterParts {
             store,
             url: database.url(),
-            migrations: [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS].concat(),
+            migrations: [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS, PARTITION_MIGRATIONS].concat(),
             queues: celesta_queue::Options::default(),
             artifacts,
             clock,
@@ -157,6 +157,12 @@ pub(crate) async fn submit(runtime: &Runtime, total: u32, key: Option<&str>) -> 
 
 /// Answers one call of `echo` in the partition, in the worker's place.
 pub(crate) async fn serve_one(member: &Member) {
+    let leased = lease_one(member).await.expect("a call waits");
+    answer(member, &leased);
+}
+
+/// A call of `echo` in the partition, when one comes in time.
+pub(crate) async fn lease_one(member: &Member) -> Option<Leased> {
     let queue = QueueName::new(&function_queue("bench", "echo")).expect("a good name");
     let request = LeaseRequest {
         metadata: Vec::new(),
@@ -166,8 +172,11 @@ pub(crate) async fn serve_one(member: &Member) {
         wait: Duration::from_secs(20),
         consumer: "test".into(),
     };
-    let leased = member.queues.lease(&request).await.expect("leasing works");
-    let leased = leased.first().expect("a call waits");
+    member.queues.lease(&request).await.ok()?.pop()
+}
+
+/// Answers the call with its input.
+pub(crate) fn answer(member: &Member, leased: &Leased) {
     let invocation = Invocation::decode(&leased.payload).expect("a readable invocation");
     let now = Clock::system().now();
     let report = Report {

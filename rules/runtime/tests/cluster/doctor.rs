@@ -2,7 +2,7 @@
 
 use celesta_artifacts::Artifacts;
 use celesta_runs::invariants::{Blobs, Findings, Invariant, Tables, check_deployment};
-use celesta_runs::{CLUSTER_MIGRATIONS, MAIN_SCHEMA, MIGRATIONS};
+use celesta_runs::{CLUSTER_MIGRATIONS, MAIN_SCHEMA, MIGRATIONS, PARTITION_MIGRATIONS};
 use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
 use celesta_store::{Cell, Expect, Snapshot, Statement, Store, StoreOptions, Unit};
@@ -12,10 +12,10 @@ use crate::bed::{Node, submit};
 
 const COUNT: u32 = 2;
 
-async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Findings {
+pub(crate) async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Findings {
     let mut snapshot = Snapshot::of_database(&database.url()).await.expect("a database");
     let shared = [MIGRATIONS, CLUSTER_MIGRATIONS].concat();
-    let partition = [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS].concat();
+    let partition = [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS, PARTITION_MIGRATIONS].concat();
     let tables = Tables {
         shared: &shared,
         partition: &partition,
@@ -29,7 +29,13 @@ async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Finding
 }
 
 /// Does `sql` to the schema, once with `cell`.
-async fn write(database: &TestDatabase, schema: &str, head: &'static str, tail: &'static str, cell: Cell) {
+pub(crate) async fn write(
+    database: &TestDatabase,
+    schema: &str,
+    head: &'static str,
+    tail: &'static str,
+    cell: Cell,
+) {
     let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::postgres(database.url())
         .in_schema(schema)
@@ -79,6 +85,15 @@ fn cases(run: RunId, key: &str) -> Vec<Case> {
         (MAIN_SCHEMA, ["INSERT INTO cluster_mail (partition, run, payload) SELECT 0, v.column1, '\\x' FROM (VALUES ", ") AS v"],
             ["DELETE FROM cluster_mail WHERE run IN (VALUES ", ")"],
             id(), Invariant::Mail, "cannot be read"),
+        ("celesta_p1", ["INSERT INTO mail_out (partition, id, key, rank, payload) SELECT 1, v.column1, v.column1, 0, '\\x01' FROM (VALUES ", ") AS v"],
+            ["DELETE FROM mail_out WHERE key IN (VALUES ", ")"],
+            id(), Invariant::Mail, "its run or gate is not"),
+        ("celesta_p1", ["INSERT INTO mail_out (partition, id, key, rank, payload) SELECT 0, v.column1, v.column1, 0, '\\x' FROM (VALUES ", ") AS v"],
+            ["DELETE FROM mail_out WHERE key IN (VALUES ", ")"],
+            id(), Invariant::Mail, "cannot be read"),
+        ("celesta_p1", ["INSERT INTO mail_in SELECT v.column1, 1 FROM (VALUES ", ") AS v"],
+            ["DELETE FROM mail_in WHERE sender IN (VALUES ", ")"],
+            Cell::Int(2), Invariant::Mail, "there is no partition 2"),
         (MAIN_SCHEMA, ["UPDATE cluster_bundles SET packed = substr(packed, (SELECT v.column1 FROM (VALUES ", ") AS v)::int)"],
             ["UPDATE cluster_bundles SET packed = substring('\\x1f'::bytea || packed, (SELECT v.column1 - 1 FROM (VALUES ", ") AS v)::int)"],
             Cell::Int(2), Invariant::VersionUnreadable, ""),

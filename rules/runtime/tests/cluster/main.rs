@@ -3,6 +3,7 @@
 mod bed;
 mod doctor;
 mod events;
+mod groups;
 mod releases;
 
 use std::time::Duration;
