@@ -15,9 +15,11 @@
 
 mod look;
 mod near;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 
 use celesta_store::{Cell, Expect, Statement, Store, Unit};
 use celesta_types::MessageId;
@@ -82,7 +84,7 @@ pub(crate) struct Later {
     uncertain: AtomicBool,
     /// Ids that are being called back by units which are not decided.
     canceling: Mutex<HashSet<(i64, MessageId)>>,
-    /// One approach at a time.
+    /// One approach at a time, or a counting.
     approaching: tokio::sync::Mutex<()>,
     changed: Notify,
 }
@@ -163,6 +165,29 @@ impl Later {
     fn expect_first(&self, at: i64) {
         let fresh = self.fresh.lock();
         self.next.store(at.min(*fresh), Ordering::Release);
+    }
+
+    /// Messages are among all others now, as many of each queue. `bringer` is theirs who brings them, alone until this: when
+    /// it has been dropped before, others may be counting, and the record is asked again.
+    fn came_near(&self, moved: HashMap<i64, i64>, bringer: &Weak<()>) {
+        let mut is_alone = false;
+        self.change(|counts| {
+            is_alone = bringer.strong_count() > 0;
+            if is_alone {
+                for (queue, count) in moved {
+                    *counts.durable.entry(queue).or_default() -= count;
+                }
+            }
+        });
+        if !is_alone {
+            self.doubt();
+        }
+    }
+
+    /// The counts may be too high: the record says how many there are.
+    fn doubt(&self) {
+        self.uncertain.store(true, Ordering::Release);
+        self.changed.notify_one();
     }
 
     /// Wakes whoever brings messages near, so that it ends with the queues.
@@ -270,7 +295,10 @@ impl Core {
         true
     }
 
+    /// Counts in the record. Nobody brings messages near meanwhile: what they take from the counts would be taken from
+    /// rows that are counted without it, or not at all from rows that are counted with it.
     async fn recount(&self, store: &Store) -> Result<(), Error> {
+        let _nobody_approaches = self.later.approaching.lock().await;
         self.later.uncertain.store(false, Ordering::Release);
         self.later.counts.lock().recent.clear();
         let rows = store
@@ -281,9 +309,13 @@ impl Core {
                 .iter()
                 .filter_map(|row| Some((row.int(0)?, row.int(1)?)))
                 .collect();
-            for (queue, count) in std::mem::take(&mut counts.recent) {
-                *counts.durable.entry(queue).or_default() += count;
+            // These became durable meanwhile, or are about to: the rows may have had them.
+            let recent = std::mem::take(&mut counts.recent);
+            if !recent.is_empty() || counts.staged.values().any(|&count| count > 0) {
                 self.later.uncertain.store(true, Ordering::Release);
+            }
+            for (queue, count) in recent {
+                *counts.durable.entry(queue).or_default() += count;
             }
         });
         Ok(())
@@ -339,7 +371,6 @@ impl Drop for Calling {
             canceling.remove(&(self.queue, id));
         }
         drop(canceling);
-        self.later.uncertain.store(true, Ordering::Release);
-        self.later.changed.notify_one();
+        self.later.doubt();
     }
 }

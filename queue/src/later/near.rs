@@ -197,16 +197,19 @@ impl Core {
         if unit.is_empty() {
             return Ok(true);
         }
-        self.attach(&mut unit, groups);
-        match self.commit(unit).await {
-            Ok(()) => {
-                self.later.change(|counts| {
-                    for (queue, count) in moved {
-                        *counts.durable.entry(queue).or_default() -= count;
-                    }
-                });
-                Ok(true)
+        // Whoever waits for this may go away before the unit is decided.
+        let waits = Arc::new(());
+        let (later, bringer) = (Arc::clone(&self.later), Arc::downgrade(&waits));
+        unit.on_done(move |outcome| {
+            if outcome.is_ok() {
+                later.came_near(moved, &bringer);
             }
+        });
+        self.attach(&mut unit, groups);
+        let decided = self.commit(unit).await;
+        drop(waits);
+        match decided {
+            Ok(()) => Ok(true),
             Err(CommitError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
