@@ -3,12 +3,12 @@
 use celesta_artifacts::Artifacts;
 use celesta_runs::invariants::{Blobs, Findings, Invariant, Tables, check_deployment};
 use celesta_runs::{CLUSTER_MIGRATIONS, MAIN_SCHEMA, MIGRATIONS};
-use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
-use celesta_store::{Cell, Expect, Snapshot, Statement, Store, StoreOptions, Unit};
+use celesta_store::{Cell, Snapshot, StoreOptions};
 use celesta_types::{Partition, RunId};
 
 use crate::bed::{Node, submit};
+use crate::given;
 
 const COUNT: u32 = 2;
 
@@ -30,27 +30,11 @@ async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Finding
 
 /// Does `sql` to the schema, once with `cell`.
 async fn write(database: &TestDatabase, schema: &str, head: &'static str, tail: &'static str, cell: Cell) {
-    let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::postgres(database.url())
         .in_schema(schema)
         .sessions(1)
         .as_found();
-    let store = Store::open(&options, &[], &Clock::system(), &tasks)
-        .await
-        .expect("the store opens");
-    let statement: &'static Statement = Box::leak(Box::new(Statement {
-        name: "test.damage",
-        rank: 10,
-        head,
-        row: "(?)",
-        tail,
-        cells: 1,
-        expect: Expect::Any,
-    }));
-    let mut unit = Unit::new();
-    unit.add(statement, [cell]);
-    store.commit(unit).await.expect("the damage is done");
-    tasks.shutdown().request();
+    given::damage(&options, &[], head, tail, cell).await;
 }
 
 /// Where, what is done, what takes it back, what is found, and words of the finding.
