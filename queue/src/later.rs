@@ -9,40 +9,34 @@
 //! staged into somebody's unit cannot wait for a read: its row is deleted by its id, and an approach under way leaves it
 //! out. How many there are is counted in memory, and counted again where such a delete could not tell whether it met one.
 //! A start reads three numbers of the table, however large it is.
+//!
+//! Here is how they come and go, and what is known of them without reading them; `near` brings them into memory, `look` reads
+//! them where they are.
+
+mod look;
+mod near;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
-use celesta_runtime::{Clock, Shutdown};
-use celesta_store::{Cell, CommitError, Expect, Row as StoredRow, Statement, Store, Unit};
-use celesta_types::wire::Reader;
-use celesta_types::{MessageId, Timestamp};
+use celesta_store::{Cell, Expect, Statement, Store, Unit};
+use celesta_types::MessageId;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::core::{Core, Group};
+pub(crate) use near::run;
+
+use crate::core::Core;
 use crate::entry::{Entry, NEVER};
 use crate::error::{EnqueueError, Error};
 use crate::limits::{FAR_MS, LATER_MAX};
 use crate::machine::State as Life;
-use crate::message::{Filter, History, MessageView, NewMessage};
-use crate::name::{Key, QueueName};
-use crate::rows::{self, Standing};
+use crate::name::Key;
+use crate::rows;
 use crate::schema;
-use crate::shard::Queue;
-use crate::state::{Mark, State, Then};
-
-/// Messages brought near in one commit.
-const ROWS: usize = 2_000;
-/// Ids of one read.
-const IDS: usize = 256;
-/// How long before it would be in memory a message is brought there, so that one look serves many of them.
-const AHEAD_MS: i64 = 30_000;
-/// Between two countings: a count reads an index of all far messages, some 20 ms for a million.
-const RECOUNT_MS: i64 = 2_000;
-/// After a failed read the next try.
-const AGAIN_MS: i64 = 1_000;
 
 static INSERT: Statement = Statement {
     name: "queue.later_insert",
@@ -53,18 +47,6 @@ static INSERT: Statement = Statement {
     tail: " ON CONFLICT DO NOTHING",
     cells: 6,
     expect: Expect::Any,
-};
-
-/// Gives a far message a row among all others. One that was called back meanwhile is not there, and the unit fails.
-static APPROACH: Statement = Statement {
-    name: "queue.later_approach",
-    rank: 10,
-    head: "INSERT INTO queue_rows (seq, head, changes, payload) \
-           SELECT v.column1, later.head, v.column2, later.payload FROM (VALUES ",
-    row: "(?, ?)",
-    tail: ") AS v CROSS JOIN queue_later AS later WHERE later.seq = v.column1",
-    cells: 2,
-    expect: Expect::Each,
 };
 
 /// Moves a row of an earlier release here.
@@ -79,16 +61,6 @@ static RECEDE: Statement = Statement {
     expect: Expect::Each,
 };
 
-static DROP: Statement = Statement {
-    name: "queue.later_drop",
-    rank: 31,
-    head: "DELETE FROM queue_later WHERE seq IN (VALUES ",
-    row: "(?)",
-    tail: ")",
-    cells: 1,
-    expect: Expect::Any,
-};
-
 static CANCEL: Statement = Statement {
     name: "queue.later_cancel",
     rank: 31,
@@ -98,8 +70,6 @@ static CANCEL: Statement = Statement {
     cells: 2,
     expect: Expect::Any,
 };
-
-const COLUMNS: &str = "SELECT seq, at, queue, head, payload FROM queue_later";
 
 /// What is known of far messages without reading them.
 pub(crate) struct Later {
@@ -114,7 +84,7 @@ pub(crate) struct Later {
     uncertain: AtomicBool,
     /// Ids that are being called back by units which are not decided.
     canceling: Mutex<HashSet<(i64, MessageId)>>,
-    /// One approach at a time.
+    /// One approach at a time, or a counting.
     approaching: tokio::sync::Mutex<()>,
     changed: Notify,
 }
@@ -197,6 +167,29 @@ impl Later {
         self.next.store(at.min(*fresh), Ordering::Release);
     }
 
+    /// Messages are among all others now, as many of each queue. `bringer` is theirs who brings them, alone until this: when
+    /// it has been dropped before, others may be counting, and the record is asked again.
+    fn came_near(&self, moved: HashMap<i64, i64>, bringer: &Weak<()>) {
+        let mut is_alone = false;
+        self.change(|counts| {
+            is_alone = bringer.strong_count() > 0;
+            if is_alone {
+                for (queue, count) in moved {
+                    *counts.durable.entry(queue).or_default() -= count;
+                }
+            }
+        });
+        if !is_alone {
+            self.doubt();
+        }
+    }
+
+    /// The counts may be too high: the record says how many there are.
+    fn doubt(&self) {
+        self.uncertain.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
     /// Wakes whoever brings messages near, so that it ends with the queues.
     pub(crate) fn wake(&self) {
         self.changed.notify_one();
@@ -251,25 +244,6 @@ impl Core {
         Ok(None)
     }
 
-    /// Brings near what `messages` name and is far, so that each is seen to be known.
-    pub(crate) async fn known_later(self: &Arc<Self>, messages: &[NewMessage]) -> Result<(), Error> {
-        if self.later.is_empty() {
-            return Ok(());
-        }
-        let mut names: Vec<&QueueName> = messages.iter().map(|message| &message.queue).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let Some(queue) = self.find(name).filter(|queue| self.later.count(queue.id) > 0) else {
-                continue;
-            };
-            let of_queue = messages.iter().filter(|message| message.queue == *name);
-            let ids: Vec<MessageId> = of_queue.map(|message| message.id).collect();
-            self.bring_near(&queue, &ids).await?;
-        }
-        Ok(())
-    }
-
     /// Begins to call messages back: from now on none of `ids` comes near. `None` when the queue has no far messages.
     /// Call it before looking for them in memory, so that none slips past in between.
     pub(crate) fn begin_calling(&self, queue: i64, ids: &[MessageId]) -> Option<Calling> {
@@ -321,7 +295,10 @@ impl Core {
         true
     }
 
+    /// Counts in the record. Nobody brings messages near meanwhile: what they take from the counts would be taken from
+    /// rows that are counted without it, or not at all from rows that are counted with it.
     async fn recount(&self, store: &Store) -> Result<(), Error> {
+        let _nobody_approaches = self.later.approaching.lock().await;
         self.later.uncertain.store(false, Ordering::Release);
         self.later.counts.lock().recent.clear();
         let rows = store
@@ -332,229 +309,17 @@ impl Core {
                 .iter()
                 .filter_map(|row| Some((row.int(0)?, row.int(1)?)))
                 .collect();
-            for (queue, count) in std::mem::take(&mut counts.recent) {
-                *counts.durable.entry(queue).or_default() += count;
+            // These became durable meanwhile, or are about to: the rows may have had them.
+            let recent = std::mem::take(&mut counts.recent);
+            if !recent.is_empty() || counts.staged.values().any(|&count| count > 0) {
                 self.later.uncertain.store(true, Ordering::Release);
+            }
+            for (queue, count) in recent {
+                *counts.durable.entry(queue).or_default() += count;
             }
         });
         Ok(())
     }
-
-    /// Brings near what is due by now, for whoever looks for it: after a jump of the clock there may be some. Costs one
-    /// load when there is nothing to do.
-    pub(crate) async fn catch_up(self: &Arc<Self>) {
-        let now = self.now();
-        if self.later.next.load(Ordering::Acquire) <= now
-            && let Err(error) = self.approach(now).await
-        {
-            tracing::warn!(%error, "far messages could not be brought near");
-        }
-    }
-
-    /// Brings near everything that is due by `until`.
-    async fn approach(self: &Arc<Self>, until: i64) -> Result<(), Error> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let _one_at_a_time = self.later.approaching.lock().await;
-        let sql = format!("{COLUMNS} WHERE at <= ? ORDER BY at, seq LIMIT ?");
-        let cells = [
-            Cell::Int(until),
-            Cell::Int(i64::try_from(ROWS).unwrap_or(i64::MAX)),
-        ];
-        loop {
-            // Somebody else may have brought them near meanwhile.
-            if self.later.next.load(Ordering::Acquire) > until {
-                return Ok(());
-            }
-            *self.later.fresh.lock() = NEVER;
-            let step = async {
-                let read = store.fetch(&sql, &cells).await?;
-                let is_last = read.len() < ROWS;
-                let brought = self.bring(read).await?;
-                if !is_last || !brought {
-                    return Ok::<_, Error>(None);
-                }
-                let rows = store.fetch("SELECT min(at) FROM queue_later", &[]).await?;
-                Ok(Some(rows.first().and_then(|row| row.int(0)).unwrap_or(NEVER)))
-            };
-            if let Some(next) = step.await? {
-                self.later.expect_first(next);
-                return Ok(());
-            }
-        }
-    }
-
-    /// Brings those of `ids` near that are far.
-    pub(crate) async fn bring_near(self: &Arc<Self>, queue: &Queue, ids: &[MessageId]) -> Result<(), Error> {
-        if self.later.count(queue.id) == 0 {
-            return Ok(());
-        }
-        let _one_at_a_time = self.later.approaching.lock().await;
-        loop {
-            let rows = self.far(queue, ids).await?;
-            if self.bring(rows).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The rows of those of `ids` that are far and not in memory.
-    async fn far(&self, queue: &Queue, ids: &[MessageId]) -> Result<Vec<StoredRow>, Error> {
-        let Some(store) = &self.store else {
-            return Ok(Vec::new());
-        };
-        let is_absent = |id: MessageId| {
-            let mut shards = (0..queue.shards()).map(|shard| queue.shard(shard));
-            shards.all(|shard| shard.state.lock().find(id).is_none())
-        };
-        let absent: Vec<MessageId> = ids.iter().copied().filter(|&id| is_absent(id)).collect();
-        let mut rows = Vec::new();
-        for part in absent.chunks(IDS) {
-            let places = vec!["?"; part.len()].join(",");
-            let sql = format!("{COLUMNS} WHERE queue = ? AND id IN ({places})");
-            let mut cells = vec![Cell::Int(queue.id)];
-            cells.extend(part.iter().map(|&id| schema::id_cell(id)));
-            rows.extend(store.fetch(&sql, &cells).await?);
-        }
-        Ok(rows)
-    }
-
-    /// Places rows in memory and moves them among all others in one commit. Says whether that stands: one that was called
-    /// back meanwhile makes the commit conflict, and what is left is to be read again.
-    async fn bring(self: &Arc<Self>, read: Vec<StoredRow>) -> Result<bool, Error> {
-        let mut unit = Unit::new();
-        let mut groups: Vec<Group> = Vec::new();
-        let mut moved: HashMap<i64, i64> = HashMap::new();
-        for mut row in read {
-            let payload = row.take_blob(4).unwrap_or_default();
-            let (number, mut entry, key) = decode(row)?;
-            let (seq, id) = (entry.seq, entry.id());
-            let queue = self
-                .numbered(number)
-                .ok_or(Error::Corrupt { seq, what: "queue" })?;
-            if self.room(payload.len()).ample {
-                entry.payload = Some(payload.into());
-            }
-            let shard = queue.shard_of(id, key);
-            let placed = self.with(&queue, shard, |state, _, _| {
-                if self.later.canceling.lock().contains(&(number, id)) {
-                    return None;
-                }
-                unit.add(&DROP, [Cell::Int(seq)]);
-                // The same id may have come again, for earlier: that one counts.
-                Some(state.approach(entry, key, &mut unit))
-            });
-            let Some(mark) = placed else { continue };
-            *moved.entry(number).or_default() += 1;
-            let mark = mark.map(|at| Mark {
-                at,
-                then: Then::Arrive,
-            });
-            match groups.last_mut() {
-                Some(group) if group.shard == shard && group.queue.id == number => group.marks.extend(mark),
-                _ => groups.push(Group {
-                    queue,
-                    shard,
-                    marks: mark.into_iter().collect(),
-                }),
-            }
-        }
-        if unit.is_empty() {
-            return Ok(true);
-        }
-        self.attach(&mut unit, groups);
-        match self.commit(unit).await {
-            Ok(()) => {
-                self.later.change(|counts| {
-                    for (queue, count) in moved {
-                        *counts.durable.entry(queue).or_default() -= count;
-                    }
-                });
-                Ok(true)
-            }
-            Err(CommitError::Conflict { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn numbered(&self, number: i64) -> Option<Arc<Queue>> {
-        let registry = self.registry.read();
-        let found = registry.by_index.iter().find(|queue| queue.id == number);
-        found.map(Arc::clone)
-    }
-
-    /// A far message as people look at it.
-    pub(crate) async fn far_history(&self, queue: &Queue, id: MessageId) -> Result<Option<History>, Error> {
-        if self.later.count(queue.id) == 0 {
-            return Ok(None);
-        }
-        let mut rows = self.far(queue, &[id]).await?;
-        let Some(mut row) = rows.pop() else {
-            return Ok(None);
-        };
-        let payload = row.take_blob(4);
-        let (queue, entry, key) = decode(row)?;
-        let mut history = rows::history(&rows::Row { queue, key, entry });
-        history.message.payload = payload.map(Into::into);
-        Ok(Some(history))
-    }
-
-    /// Far messages of the queue after row `after`, and where to go on.
-    pub(crate) async fn far_page(
-        &self,
-        queue: &Queue,
-        after: i64,
-        max: usize,
-    ) -> Result<(Vec<MessageView>, Option<i64>), Error> {
-        let Some(store) = &self.store else {
-            return Ok((Vec::new(), None));
-        };
-        let sql = format!("{COLUMNS} WHERE queue = ? AND seq > ? ORDER BY seq LIMIT ?");
-        let limit = i64::try_from(max).unwrap_or(i64::MAX);
-        let cells = [Cell::Int(queue.id), Cell::Int(after), Cell::Int(limit)];
-        let mut views = Vec::new();
-        let mut last = None;
-        for mut row in store.fetch(&sql, &cells).await? {
-            let payload = row.take_blob(4);
-            let (number, entry, key) = decode(row)?;
-            last = Some(entry.seq);
-            let row = rows::Row {
-                queue: number,
-                key,
-                entry,
-            };
-            let mut view = rows::history(&row).message;
-            view.payload = payload.map(Into::into);
-            views.push(view);
-        }
-        let more = views.len() == max;
-        Ok((views, last.filter(|_| more)))
-    }
-
-    /// How many far messages of the queue match.
-    pub(crate) fn far_matching(&self, queue: &Queue, filter: &Filter) -> usize {
-        if wants_far(filter) {
-            self.later.count(queue.id)
-        } else {
-            0
-        }
-    }
-}
-
-/// Whether far messages match: they are invisible and have no metadata.
-pub(crate) fn wants_far(filter: &Filter) -> bool {
-    filter.metadata.is_empty() && (filter.states.is_empty() || filter.states.contains(&Life::Invisible))
-}
-
-fn decode(mut row: StoredRow) -> Result<(i64, Entry, Option<Key>), Error> {
-    let seq = row.int(0).unwrap_or(0);
-    let corrupt = |what| Error::Corrupt { seq, what };
-    let head = row.take_blob(3).ok_or_else(|| corrupt("head"))?;
-    let rows::Row { key, mut entry, .. } =
-        rows::read(&mut Reader::new(&head)).map_err(|_| corrupt("bytes"))?;
-    entry.standing.state = Life::Invisible;
-    entry.at = row.int(1).ok_or_else(|| corrupt("instant"))?;
-    let queue = row.int(2).ok_or_else(|| corrupt("queue"))?;
-    Ok((queue, entry, key))
 }
 
 /// A far message whose unit is not decided. Dropped without a decision it was never sent.
@@ -606,85 +371,6 @@ impl Drop for Calling {
             canceling.remove(&(self.queue, id));
         }
         drop(canceling);
-        self.later.uncertain.store(true, Ordering::Release);
-        self.later.changed.notify_one();
-    }
-}
-
-impl State {
-    /// Takes a message that was far: hidden until the unit that gives it a row is durable. `None` when its id is here.
-    fn approach(&mut self, mut entry: Entry, key: Option<Key>, unit: &mut Unit) -> Option<crate::entry::Ref> {
-        if self.find(entry.id()).is_some() {
-            return None;
-        }
-        let standing = Standing {
-            state: Life::Invisible,
-            attempt: 0,
-            at: entry.at,
-            error: None,
-            happened: &[],
-        };
-        let changes = Cell::Blob(rows::changes(&entry, &standing));
-        unit.add(&APPROACH, [Cell::Int(entry.seq), changes]);
-        entry.stored = true;
-        Some(self.admit_hidden(entry, key))
-    }
-}
-
-/// Brings near what is due soon, until the queues are gone.
-pub(crate) async fn run(core: Weak<Core>, later: Arc<Later>, clock: Clock, shutdown: Shutdown) {
-    let mut counted = None;
-    loop {
-        let Some(strong) = core.upgrade() else { return };
-        let wake = strong.look_after(&mut counted).await;
-        drop(strong);
-        let due = async {
-            match wake {
-                Some(at) => clock.sleep_until(Timestamp::from_millis(at)).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = shutdown.requested() => return,
-            () = later.changed.notified() => {}
-            () = due => {}
-        }
-    }
-}
-
-impl Core {
-    /// Counts again where that is needed, brings near what is due soon, and says when to look again.
-    async fn look_after(self: &Arc<Self>, counted: &mut Option<i64>) -> Option<i64> {
-        let (later, store) = (&self.later, self.store.as_ref()?);
-        let now = self.now();
-        let mut wake = NEVER;
-        if later.uncertain.load(Ordering::Acquire) {
-            let again = counted.map_or(now, |counted| counted.saturating_add(RECOUNT_MS));
-            if again > now {
-                wake = again;
-            } else {
-                *counted = Some(now);
-                if let Err(error) = self.recount(store).await {
-                    tracing::warn!(%error, "far messages could not be counted");
-                    later.uncertain.store(true, Ordering::Release);
-                }
-                if later.uncertain.load(Ordering::Acquire) {
-                    wake = now.saturating_add(RECOUNT_MS);
-                }
-            }
-        }
-        let near = now.saturating_add(FAR_MS);
-        if later.next.load(Ordering::Acquire) <= near
-            && let Err(error) = self.approach(near.saturating_add(AHEAD_MS)).await
-        {
-            tracing::warn!(%error, "far messages could not be brought near");
-            wake = wake.min(now.saturating_add(AGAIN_MS));
-        }
-        let next = later.next.load(Ordering::Acquire);
-        if next < NEVER {
-            wake = wake.min(next.saturating_sub(FAR_MS).max(now + 1));
-        }
-        (wake < NEVER).then_some(wake)
+        self.later.doubt();
     }
 }

@@ -6,8 +6,8 @@
 //! databases or HTTP; the same turns always have the same outcomes, byte for byte.
 //!
 //! The language is described in `docs/rules.md`. From the text to a firing: `syntax` cuts a file into declarations,
-//! `compile` checks them and turns conditions into native tests, `memory::network` matches facts incrementally, `memory`
-//! fires, `memory::section` is what sections may do.
+//! `compile` checks them and turns conditions into native tests, `memory::network` matches facts incrementally,
+//! `memory::turn` is a turn and `memory::fire` a firing, `memory::section` is what sections may do, `memory::commit` takes it in.
 //!
 //! ```
 //! use celesta_engine::{Environment, Event, Source, Turn, Value, WorkingMemory, compile};

@@ -86,12 +86,29 @@ impl Port {
 #[derive(Debug, Clone, Copy)]
 struct Used {
     operations: u64,
+    /// The parts of large values that were read since the last look at the clock.
+    parts: usize,
     began_ms: u64,
     slow: bool,
 }
 
+/// After so many operations there is a look at the clock.
+const OPERATIONS_A_LOOK: u64 = 1_024;
+
+/// After so many parts of large values there is a look at the clock: whoever reads a value may copy it, and an operation
+/// on a value of 400,000 parts takes as long as a hundred thousand others.
+const PARTS_A_LOOK: usize = 1 << 18;
+
 thread_local! {
-    static USED: Cell<Used> = const { Cell::new(Used { operations: 0, began_ms: 0, slow: false }) };
+    static USED: Cell<Used> = const { Cell::new(Used { operations: 0, parts: 0, began_ms: 0, slow: false }) };
+}
+
+impl Used {
+    fn look(&mut self, bounds: &Bounds) {
+        if let Some(clock) = bounds.clock {
+            self.slow |= clock().saturating_sub(self.began_ms) > bounds.section_ms;
+        }
+    }
 }
 
 /// Counts an operation of the script that runs; answers why it has to stop.
@@ -101,10 +118,8 @@ thread_local! {
 fn count(limits: &Bounds) -> Option<String> {
     let mut used = USED.get();
     used.operations += 1;
-    if let Some(clock) = limits.clock
-        && used.operations.is_multiple_of(1_024)
-    {
-        used.slow |= clock().saturating_sub(used.began_ms) > limits.section_ms;
+    if used.operations.is_multiple_of(OPERATIONS_A_LOOK) {
+        used.look(limits);
     }
     USED.set(used);
     if used.slow {
@@ -114,6 +129,17 @@ fn count(limits: &Bounds) -> Option<String> {
     } else {
         None
     }
+}
+
+/// A large value was read; a script that takes too long is stopped at its next operation.
+fn read(bounds: &Bounds, parts: usize) {
+    let mut used = USED.get();
+    used.parts += parts;
+    if used.parts >= PARTS_A_LOOK {
+        used.parts = 0;
+        used.look(bounds);
+    }
+    USED.set(used);
 }
 
 /// The bounds of one script.
@@ -129,7 +155,7 @@ const TOO_MANY: &str = "the script takes too many operations";
 /// The engine with the bounds of a rule set.
 pub(crate) struct Scripts {
     pub engine: Engine,
-    clock: Option<fn() -> u64>,
+    bounds: Bounds,
     /// The values that functions may hold.
     parts_max: usize,
 }
@@ -168,7 +194,7 @@ impl Scripts {
         bounded::register(&mut engine, limits.string_bytes, limits.list_length);
         let mut scripts = Self {
             engine,
-            clock: limits.clock,
+            bounds,
             parts_max: limits.list_length,
         };
         scripts.set_constants(&FxHashMap::default());
@@ -180,7 +206,8 @@ impl Scripts {
         guard::begin();
         USED.set(Used {
             operations: 0,
-            began_ms: self.clock.map_or(0, |clock| clock()),
+            parts: 0,
+            began_ms: self.bounds.clock.map_or(0, |clock| clock()),
             slow: false,
         });
     }
@@ -198,20 +225,26 @@ impl Scripts {
             .iter()
             .map(|(name, value)| (name.clone(), value.to_dynamic()))
             .collect();
-        let parts_max = self.parts_max;
+        let (bounds, parts_max) = (self.bounds, self.parts_max);
         #[expect(deprecated, reason = "rhai marks it as volatile, not as leaving")]
         self.engine.on_var(move |name, from_end, context| {
             if let Some(constant) = constants.get(name) {
                 return Ok(Some(constant.clone()));
             }
             let scope = context.scope();
-            let held = match scope.len().checked_sub(from_end) {
-                Some(at) if from_end > 0 => scope.iter_raw().nth(at).map(|(.., value)| value),
-                _ => scope.get(name),
+            // The latest variable is the first of these, and has the number 1.
+            let numbered = match from_end.checked_sub(1) {
+                Some(at) => scope.iter_raw().nth(at).filter(|(known, ..)| *known == name),
+                None => None,
             };
-            match held.and_then(|held| guard::refusal(held, parts_max, USED.get().operations)) {
-                Some(why) => Err(EvalAltResult::ErrorRuntime(why.into(), rhai::Position::NONE).into()),
-                None => Ok(None),
+            let held = numbered.map(|(.., value)| value).or_else(|| scope.get(name));
+            match held.map(|held| guard::look(held, parts_max, USED.get().operations)) {
+                Some(Err(why)) => Err(EvalAltResult::ErrorRuntime(why.into(), rhai::Position::NONE).into()),
+                Some(Ok(parts)) if parts > 0 => {
+                    read(&bounds, parts);
+                    Ok(None)
+                }
+                _ => Ok(None),
             }
         });
     }

@@ -1,12 +1,13 @@
 //! Scripts that would fill the memory or overflow the stack of the process: with the bounds that a host has by default, and
 //! on a small stack, each is stopped with a named error.
 
+mod harm;
+
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use celesta_engine::{
-    Effect, Environment, Event, Limits, RunId, Source, Turn, Value, WorkingMemory, compile,
-};
+use celesta_engine::{Limits, Value};
 
 /// The stack of a thread of the async runtime.
 const STACK: usize = 2 << 20;
@@ -19,47 +20,6 @@ fn clock() -> u64 {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     let began = BEGAN.get_or_init(Instant::now);
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What becomes of an action: the message of the run's failure, or of the compiler.
-fn run(functions: &str, action: &str, native_sections: bool) -> String {
-    let text = format!(
-        "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\n{functions}\nrule \"r\" {{ match {{ it: Go where it.n >= 0; }} action {{ {action} }} }}"
-    );
-    let source = Source {
-        path: "bomb.rules".into(),
-        text,
-    };
-    let environment = Environment {
-        functions: ["f".to_owned()].into(),
-        limits: Limits {
-            clock: Some(clock),
-            native_sections,
-            ..Limits::default()
-        },
-    };
-    let rules = match compile(&source, &environment) {
-        Ok(compiled) => compiled.rules,
-        Err(found) => return format!("compile: {found}"),
-    };
-    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
-    let go = Event::Insert {
-        fact_type: "Go".into(),
-        value: Value::map([("any", Value::Null)]),
-    };
-    let outcome = memory.turn(Turn {
-        seq: 1,
-        now_ms: 0,
-        events: vec![go],
-    });
-    if let Some(fault) = outcome.fault {
-        return fault.to_string();
-    }
-    assert_eq!(memory.facts().count(), 1, "{action}");
-    match outcome.effects.as_slice() {
-        [Effect::Fail { message, .. }] => message.clone(),
-        other => format!("it ended well, with {} effects", other.len()),
-    }
 }
 
 const CASES: &[(&str, &str, &[&str])] = &[
@@ -146,6 +106,27 @@ const CASES: &[(&str, &str, &[&str])] = &[
     // Values that nest.
     ("", "let x = []; loop { x = [x]; }", &["deeper than"]),
     ("", "let x = 0; loop { x = #{ a: x }; }", &["deeper than"]),
+    // Among other variables, before and after them.
+    (
+        "",
+        "let a = 1; let b = 2; let c = 3; let x = []; loop { x = [x]; }",
+        &["deeper than"],
+    ),
+    (
+        "",
+        "let x = []; let a = 1; let b = 2; let c = 3; loop { x = [x]; }",
+        &["deeper than"],
+    ),
+    (
+        "",
+        "let a = 1; let x = []; let b = 2; for i in 0..1000000 { let c = i; let d = c; x = [x]; }",
+        &["deeper than"],
+    ),
+    (
+        "fn wrap(a, x, b, c) { let d = a; x = [x]; d = x; [d] }",
+        "let x = 0; loop { x = wrap(1, x, 2, 3); }",
+        &["deeper than"],
+    ),
     ("", "let x = 0; loop { x = [#{ a: [x] }]; }", &["deeper than"]),
     (
         "",
@@ -402,7 +383,12 @@ fn bombs_are_stopped_and_named() {
         let mut wrong = Vec::new();
         for (functions, action, expected) in CASES {
             for native in [true, false] {
-                let said = run(functions, action, native);
+                let limits = Limits {
+                    clock: Some(clock),
+                    native_sections: native,
+                    ..Limits::default()
+                };
+                let said = harm::run(functions, action, limits);
                 // On a busy machine the time may be over first: that is a bound too.
                 let mut said_well = expected.iter().chain(&["longer than 1000 ms"]);
                 if !said_well.any(|part| said.contains(part)) {
@@ -417,4 +403,46 @@ fn bombs_are_stopped_and_named() {
     });
     let wrong = ran.expect("a thread").join().expect("nothing panics");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A copy of a large value is one operation and takes as long as a hundred thousand: the clock is looked at all the same.
+#[test]
+fn few_operations_on_large_values_are_stopped_by_the_hosts_clock() {
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let cases = [
+        "let a = [0]; a.pad(99999, 1); for i in 0..20 { let b = a; } it.n = -1;",
+        "let m = #{}; for i in 0..99 { m[`k${i}`] = #{ i: i }; } let a = [0]; a.pad(400, m); for i in 0..20 { let b = a; } it.n = -1;",
+        "let s = \"x\"; for i in 0..20 { s += s; } for i in 0..20 { let t = s + \"\"; } it.n = -1;",
+    ];
+    for action in cases {
+        NOW.store(0, Ordering::Relaxed);
+        let limits = Limits {
+            clock: Some(|| NOW.fetch_add(400, Ordering::Relaxed)),
+            native_sections: false,
+            ..Limits::default()
+        };
+        let said = harm::run("", action, limits);
+        assert!(said.contains("longer than 1000 ms"), "{action}\n  says {said}");
+    }
+    // Small values cost no look.
+    NOW.store(0, Ordering::Relaxed);
+    let limits = Limits {
+        clock: Some(|| NOW.fetch_add(400, Ordering::Relaxed)),
+        native_sections: false,
+        ..Limits::default()
+    };
+    let rules = harm::rules(
+        &harm::program(
+            "",
+            "it.n >= 0",
+            "let a = [1, 2]; for i in 0..50 { let b = a; } it.n = -1;",
+        ),
+        limits,
+    );
+    let (_, outcome) = harm::start(
+        &rules.expect("it compiles"),
+        "Go",
+        Value::map([("any", Value::Null)]),
+    );
+    assert!(outcome.effects.is_empty(), "{:?}", outcome.effects);
 }

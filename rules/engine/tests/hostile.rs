@@ -1,67 +1,32 @@
 //! Scripts that mean harm: each is stopped within its bound, with a named error, and nothing of it remains.
 
-use std::sync::Arc;
+mod harm;
 
-use celesta_engine::{
-    Effect, Environment, Event, Fault, Limits, RuleSet, RunId, Section, Source, Turn, Value, WorkingMemory,
-    compile,
-};
+use celesta_engine::{Effect, Fault, Limits, RunId, Section, Value, WorkingMemory};
 
-fn rules(text: &str) -> Result<Arc<RuleSet>, String> {
-    rules_as(text, true)
-}
-
-fn rules_as(text: &str, native_sections: bool) -> Result<Arc<RuleSet>, String> {
-    let limits = Limits {
+/// Bounds that are soon reached.
+fn tight() -> Limits {
+    Limits {
         operations: 100_000,
         firings: 1_000,
         facts: 2_000,
         effects: 500,
         list_length: 5_000,
         map_length: 5_000,
-        native_sections,
         ..Limits::default()
-    };
-    let source = Source {
-        path: "hostile.rules".into(),
-        text: text.into(),
-    };
-    let environment = Environment {
-        functions: ["f".to_owned()].into(),
-        limits,
-    };
-    compile(&source, &environment)
-        .map(|compiled| compiled.rules)
-        .map_err(|found| found.to_string())
+    }
 }
 
-/// What becomes of an action: the message of the run's failure, or of the compiler.
 fn run(functions: &str, action: &str, native_sections: bool) -> String {
-    let text = format!(
-        "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\n{functions}\nrule \"r\" {{ match {{ it: Go where it.n >= 0; }} action {{ {action} }} }}"
-    );
-    let rules = match rules_as(&text, native_sections) {
-        Ok(rules) => rules,
-        Err(found) => return format!("compile: {found}"),
+    let limits = Limits {
+        native_sections,
+        ..tight()
     };
-    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
-    let go = Event::Insert {
-        fact_type: "Go".into(),
-        value: Value::map([("any", Value::Null)]),
-    };
-    let outcome = memory.turn(Turn {
-        seq: 1,
-        now_ms: 0,
-        events: vec![go],
-    });
-    if let Some(fault) = outcome.fault {
-        return fault.to_string();
-    }
-    assert_eq!(memory.facts().count(), 1, "{action}");
-    match outcome.effects.as_slice() {
-        [Effect::Fail { message, .. }] => message.clone(),
-        other => panic!("{action}: {other:?}"),
-    }
+    harm::run(functions, action, limits)
+}
+
+fn empty() -> Value {
+    Value::map([("any", Value::Null)])
 }
 
 #[test]
@@ -242,10 +207,8 @@ fn hostile_sections_that_run_natively_are_stopped_too() {
         "loop { it.s += \"0123456789\"; }",
     ];
     for action in cases {
-        let text = format!(
-            "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\nrule \"r\" {{ match {{ it: Go where it.n >= 0; }} action {{ {action} }} }}"
-        );
-        let rules = rules(&text).expect("it compiles");
+        let text = harm::program("", "it.n >= 0", action);
+        let rules = harm::rules(&text, tight()).expect("it compiles");
         assert!(rules.rules()[0].is_native(Section::Action), "{action}");
         let said = run("", action, true);
         assert!(
@@ -299,23 +262,12 @@ fn hostile_conditions_are_stopped_named_and_false() {
         ("", "2 ** (it.n + 64) > 0", "too large"),
     ];
     for (functions, condition, expected) in cases {
-        let text = format!(
-            "workflow w;\nfact Go {{ n: int = 0, s: string = \"\", l: list = [], any: any }}\n{functions}\nrule \"r\" {{ match {{ it: Go where {condition}; }} action {{ log(\"fired\"); }} }}"
-        );
-        let rules = match rules(&text) {
+        let text = harm::program(functions, condition, "log(\"fired\");");
+        let rules = match harm::rules(&text, tight()) {
             Ok(rules) => rules,
             Err(found) => panic!("{condition}: {found}"),
         };
-        let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
-        let go = Event::Insert {
-            fact_type: "Go".into(),
-            value: Value::map([("any", Value::Null)]),
-        };
-        let outcome = memory.turn(Turn {
-            seq: 1,
-            now_ms: 0,
-            events: vec![go],
-        });
+        let (_, outcome) = harm::start(&rules, "Go", empty());
         assert_eq!(outcome.fault, None, "{condition}");
         assert_eq!(outcome.firings, [], "{condition}");
         let warned = |effect: &Effect| matches!(effect, Effect::Log { level: "warn", text } if text.contains(expected));
@@ -349,7 +301,7 @@ fn texts_that_nest_are_refused_and_not_followed() {
             format!("workflow w; const N = {deep};"),
             format!("workflow w; {deep}"),
         ] {
-            let refused = rules(&text);
+            let refused = harm::rules(&text, tight());
             assert!(refused.is_err() || open == "/*", "{open}");
         }
     }
@@ -357,23 +309,15 @@ fn texts_that_nest_are_refused_and_not_followed() {
 
 #[test]
 fn rules_that_fire_each_other_are_stopped_and_named() {
-    let rules = rules(
+    let rules = harm::rules(
         r#"workflow w;
         fact Ball { at: string = "left" }
         rule "to the right" { match { b: Ball where b.at == "left"; } action { b.at = "right"; } }
         rule "to the left" { match { b: Ball where b.at == "right"; } action { b.at = "left"; } }"#,
+        tight(),
     )
     .expect("it compiles");
-    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
-    let ball = Event::Insert {
-        fact_type: "Ball".into(),
-        value: Value::map::<&str>([]),
-    };
-    let outcome = memory.turn(Turn {
-        seq: 1,
-        now_ms: 0,
-        events: vec![ball],
-    });
+    let (_, outcome) = harm::start(&rules, "Ball", Value::map::<&str>([]));
     let Some(Fault::FiringBudget {
         firings: 1_000,
         mut cycle,
@@ -394,28 +338,8 @@ fn a_script_that_runs_too_long_is_stopped_by_the_hosts_clock() {
         ..Limits::default()
     };
     let text = "workflow w; fact G { n: int } rule \"r\" { match { g: G; } action { loop { } } }";
-    let source = Source {
-        path: "slow.rules".into(),
-        text: text.into(),
-    };
-    let compiled = compile(
-        &source,
-        &Environment {
-            limits,
-            ..Environment::default()
-        },
-    )
-    .expect("it compiles");
-    let mut memory = WorkingMemory::new(&compiled.rules, RunId::from_bits(1));
-    let go = Event::Insert {
-        fact_type: "G".into(),
-        value: Value::map([("n", 1_i64.into())]),
-    };
-    let outcome = memory.turn(Turn {
-        seq: 1,
-        now_ms: 0,
-        events: vec![go],
-    });
+    let rules = harm::rules(text, limits).expect("it compiles");
+    let (_, outcome) = harm::start(&rules, "G", Value::map([("n", 1_i64.into())]));
     assert!(
         outcome.firings[0]
             .error
@@ -427,17 +351,9 @@ fn a_script_that_runs_too_long_is_stopped_by_the_hosts_clock() {
 
 #[test]
 fn damaged_states_are_refused_and_never_followed() {
-    let rules = rules("workflow w; fact G { n: int, s: string = \"abc\" } rule \"r\" { match { g: G; } action { call(\"f\", #{ n: g.n }); } }").expect("it compiles");
-    let mut memory = WorkingMemory::new(&rules, RunId::from_bits(1));
-    let go = Event::Insert {
-        fact_type: "G".into(),
-        value: Value::map([("n", 1_i64.into())]),
-    };
-    drop(memory.turn(Turn {
-        seq: 1,
-        now_ms: 0,
-        events: vec![go],
-    }));
+    let text = "workflow w; fact G { n: int, s: string = \"abc\" } rule \"r\" { match { g: G; } action { call(\"f\", #{ n: g.n }); } }";
+    let rules = harm::rules(text, tight()).expect("it compiles");
+    let (memory, _) = harm::start(&rules, "G", Value::map([("n", 1_i64.into())]));
     let whole = memory.snapshot();
     for cut in 0..whole.len() {
         drop(WorkingMemory::restore(

@@ -13,6 +13,7 @@
 mod drive;
 mod machine;
 mod rows;
+mod selected;
 
 use std::collections::BTreeSet;
 

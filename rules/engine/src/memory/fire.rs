@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use celesta_types::{CallId, ErrorClass};
 use rhai::Dynamic;
+use smallvec::SmallVec;
 
 use super::effects::{self, Cell, Stop};
-use super::firing::{CallState, Held, OpenFiring, Stage, error_value};
+use super::firing::{Bindings, CallState, Held, OpenFiring, Stage, error_value};
 use super::network::World;
 use super::section::{Context, Made};
 use super::{Halt, TRACE, WorkingMemory};
 use crate::Value;
+use crate::expression::Bound;
 use crate::scripts::{Argument, Handle, Script, Source, Thrown, too_slow};
 use crate::turn::{CallError, Effect, FactId, FiringRecord, Section};
 
@@ -79,6 +81,42 @@ impl WorkingMemory {
             })
             .collect();
         self.open(firing);
+    }
+
+    /// The facts of a full match and their versions, in the order of the clauses.
+    pub(super) fn bound_facts(&self, token: u32) -> SmallVec<[(u64, u32); 3]> {
+        let store = &self.context().store;
+        let facts = self.network.facts_of(self.world(), token);
+        facts
+            .iter()
+            .map(|at| store.get(*at))
+            .map(|fact| (fact.id, fact.version))
+            .collect()
+    }
+
+    /// What the names stand for that the rule's sections use.
+    fn bindings(&mut self, token: u32, rule: u32) -> Bindings {
+        let rules = &*self.rules;
+        let store = &self.context.as_ref().expect("no script runs").store;
+        let world = World { rules, store };
+        let chain = &rules.plan.chains[rule as usize];
+        let mut bindings = Bindings::new();
+        for level in &rules.rules[rule as usize].bound {
+            let depth = chain.depths[*level as usize];
+            let at = self.network.ancestor(world, token, depth);
+            let held = match self.network.held(world, at) {
+                Bound::Fact(at) => Held::Fact(store.get(at).id),
+                Bound::Value(value) => Held::Value(value),
+                Bound::Nothing => continue,
+                Bound::Collected(_) => {
+                    let join = &rules.plan.joins[chain.joins[depth as usize] as usize];
+                    let facts = self.network.collected(world, join, self.network.parent(at));
+                    Held::Facts(facts.into_iter().map(|at| store.get(at).id).collect())
+                }
+            };
+            bindings.push((*level, held));
+        }
+        bindings
     }
 
     /// Runs a section after which the firing is over, unless it throws.

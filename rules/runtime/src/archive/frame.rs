@@ -3,7 +3,7 @@
 //! A segment: eight bytes of [`MAGIC`]; frames one after the other; for each frame the run's id (16 bytes), where the
 //! frame begins and how long it is (two integers of eight bytes, low byte first); where that list begins (the same); and
 //! the magic again. A frame: a byte for its version, and a zlib stream of: the run's row as a JSON object, the names of its
-//! rules, its facts as JSON texts, and its journal records as in `record.rs`, without the engine's deltas. Whoever has the
+//! rules, its facts as JSON texts, and its journal records as in `record/codec.rs`, without the engine's deltas. Whoever has the
 //! file needs nothing else to read it, not even the version of the service.
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_functions::names::function_queue;
 use celesta_functions::{Invocation, Report, ReportOutcome, RunMessage, report_id};
 use celesta_queue::{HandOver, LeaseRequest, Leased, NewMessage, QueueName};
@@ -17,22 +17,7 @@ use celesta_store::testing::TestDatabase;
 use celesta_store::{Store, StoreOptions, Unit};
 use celesta_types::{Partition, RunId};
 
-const RULES: &str = r#"
-workflow count;
-
-fact Counter { id: string, total: int, done: int = 0, state: string = "idle" }
-
-rule "step" {
-    match    { c: Counter where c.state == "idle" && c.done < c.total; }
-    action   { c.state = "waiting"; call("echo", #{ n: c.done }); }
-    reaction { c.done = c.done + 1; c.state = "idle"; }
-}
-
-rule "finish" {
-    match    { c: Counter where c.state == "idle" && c.done >= c.total; }
-    action   { c.state = "done"; complete(#{ count: c.done }); }
-}
-"#;
+use crate::given::{self, COUNT};
 
 const SERVICE: &str = r#"
 name = "bench"
@@ -45,15 +30,11 @@ fact = "Counter"
 const FUNCTION: &str = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
 
 fn files() -> Files {
-    let entries = [
+    given::files([
         ("service.toml", SERVICE),
-        ("rules/count.rules", RULES),
+        ("rules/count.rules", COUNT),
         ("functions/echo/function.toml", FUNCTION),
-    ];
-    entries
-        .into_iter()
-        .map(|(path, text)| (path.to_owned(), FileEntry::text(text)))
-        .collect()
+    ])
 }
 
 pub(crate) fn monotonic() -> Duration {

@@ -1,19 +1,41 @@
 //! A sound deployment has no violation, also while its nodes work; each kind of damage to what they share is found.
 
+use std::collections::BTreeMap;
+
 use celesta_artifacts::Artifacts;
-use celesta_runs::invariants::{Blobs, Findings, Invariant, Tables, check_deployment};
+use celesta_runs::invariants::{Blobs, Findings, Invariant, Looks, Tables, check_deployment};
 use celesta_runs::{CLUSTER_MIGRATIONS, MAIN_SCHEMA, MIGRATIONS, PARTITION_MIGRATIONS};
-use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
-use celesta_store::{Cell, Expect, Snapshot, Statement, Store, StoreOptions, Unit};
+use celesta_store::{Cell, Snapshot, StoreOptions};
 use celesta_types::{Partition, RunId};
 
 use crate::bed::{Node, submit};
+use crate::given;
 
 const COUNT: u32 = 2;
 
 pub(crate) async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Findings {
-    let mut snapshot = Snapshot::of_database(&database.url()).await.expect("a database");
+    look_at(database, &[], artifacts).await
+}
+
+/// The same with other databases by name.
+pub(crate) async fn look_at(
+    database: &TestDatabase,
+    others: &[(&str, &TestDatabase)],
+    artifacts: Option<&Artifacts>,
+) -> Findings {
+    let snapshot = async |database: &TestDatabase| {
+        let taken = Snapshot::of_database(&database.url()).await;
+        taken.expect("a database")
+    };
+    let mut looks = Looks {
+        main: snapshot(database).await,
+        named: BTreeMap::new(),
+        versions: Some(snapshot(database).await),
+    };
+    for (name, other) in others {
+        looks.named.insert((*name).to_owned(), snapshot(other).await);
+    }
     let shared = [MIGRATIONS, CLUSTER_MIGRATIONS].concat();
     let partition = [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS, PARTITION_MIGRATIONS].concat();
     let tables = Tables {
@@ -24,7 +46,7 @@ pub(crate) async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>)
         artifacts,
         hash: true,
     });
-    let checked = check_deployment(&mut snapshot, tables, blobs).await;
+    let checked = check_deployment(&mut looks, tables, blobs).await;
     checked.expect("the database answers")
 }
 
@@ -36,27 +58,11 @@ pub(crate) async fn write(
     tail: &'static str,
     cell: Cell,
 ) {
-    let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::postgres(database.url())
         .in_schema(schema)
         .sessions(1)
         .as_found();
-    let store = Store::open(&options, &[], &Clock::system(), &tasks)
-        .await
-        .expect("the store opens");
-    let statement: &'static Statement = Box::leak(Box::new(Statement {
-        name: "test.damage",
-        rank: 10,
-        head,
-        row: "(?)",
-        tail,
-        cells: 1,
-        expect: Expect::Any,
-    }));
-    let mut unit = Unit::new();
-    unit.add(statement, [cell]);
-    store.commit(unit).await.expect("the damage is done");
-    tasks.shutdown().request();
+    given::damage(&options, &[], head, tail, cell).await;
 }
 
 /// Where, what is done, what takes it back, what is found, and words of the finding.
@@ -91,6 +97,9 @@ fn cases(run: RunId, key: &str) -> Vec<Case> {
         ("celesta_p1", ["INSERT INTO mail_out (partition, id, key, rank, payload) SELECT 0, v.column1, v.column1, 0, '\\x' FROM (VALUES ", ") AS v"],
             ["DELETE FROM mail_out WHERE key IN (VALUES ", ")"],
             id(), Invariant::Mail, "cannot be read"),
+        ("celesta_p1", ["INSERT INTO shared_facts SELECT v.column1, 1, 1, 1, 'Recipe', '{}', 0 FROM (VALUES ", ") AS v"],
+            ["DELETE FROM shared_facts WHERE service IN (VALUES ", ")"],
+            "bench".into(), Invariant::SharedFact, "nothing is on its way"),
         ("celesta_p1", ["INSERT INTO mail_in SELECT v.column1, 1 FROM (VALUES ", ") AS v"],
             ["DELETE FROM mail_in WHERE sender IN (VALUES ", ")"],
             Cell::Int(2), Invariant::Mail, "there is no partition 2"),

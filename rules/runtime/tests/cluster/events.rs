@@ -2,23 +2,19 @@
 
 use std::time::Duration;
 
-use celesta_bundle::{FileEntry, Files};
-use celesta_runs::{CloudEvent, Member, RunFilter, RunState, Runtime, Submit};
+use celesta_bundle::Files;
+use celesta_runs::{CloudEvent, Member, RunFilter, RunState, Runtime};
 use celesta_store::testing::TestDatabase;
 use celesta_types::RunId;
 use serde_json::json;
 
 use crate::bed::Node;
+use crate::given::{self, PAYMENTS};
 
 const COUNT: u32 = 4;
 
 const SERVICE: &str = r#"
 name = "shop"
-
-[operations.await]
-workflow = "await"
-fact = "Order"
-labels = { order = "/order" }
 
 [operations.pay]
 workflow = "pay"
@@ -29,16 +25,6 @@ type = "shop.placed"
 start = "await"
 input = { order = "/data/order" }
 
-[subscriptions.paid]
-type = "shop.paid"
-fact = "Payment"
-label = { order = "/data/order" }
-fields = { amount = "/data/amount" }
-
-[subscriptions.told]
-type = "shop.told"
-fact = "Payment"
-run = "/subject"
 "#;
 
 /// An order is complete when it was told three payments; a payment that counted twice would show.
@@ -66,13 +52,11 @@ rule "pay" {
 "#;
 
 fn files() -> Files {
-    let entries = [
-        ("service.toml", SERVICE),
+    given::files([
+        ("service.toml", format!("{SERVICE}{PAYMENTS}").as_str()),
         ("rules/await.rules", AWAIT),
         ("rules/pay.rules", PAY),
-    ];
-    let entries = entries.map(|(path, text)| (path.to_owned(), FileEntry::text(text)));
-    entries.into_iter().collect()
+    ])
 }
 
 async fn shop(database: &TestDatabase, name: &str) -> Node {
@@ -83,12 +67,7 @@ async fn shop(database: &TestDatabase, name: &str) -> Node {
 }
 
 async fn ask(member: &Member, operation: &str, input: serde_json::Value) -> RunId {
-    let request = Submit {
-        service: "shop".to_owned(),
-        operation: operation.to_owned(),
-        input: input.to_string().into_bytes(),
-        ..Submit::default()
-    };
+    let request = given::request("shop", operation, &input.to_string());
     member.runtime.submit(request, None).await.expect("accepted").run
 }
 

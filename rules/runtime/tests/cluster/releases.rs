@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_runs::{Member, Share, Submit};
 use celesta_store::testing::TestDatabase;
 use celesta_types::Digest;
 
 use crate::bed::Node;
+use crate::given;
 
 fn files(word: &str) -> Files {
     let service = "name = \"greeter\"\n[operations.greet]\nworkflow = \"greet\"\nfact = \"Guest\"\n";
@@ -15,19 +16,14 @@ fn files(word: &str) -> Files {
         "workflow greet;\nfact Guest {{ name: string }}\n\
          rule \"greet\" {{ match {{ guest: Guest; }} action {{ complete(#{{ said: \"{word}\" }}); }} }}\n"
     );
-    let entries = [("service.toml", service), ("rules/greet.rules", &rules)];
-    let entries = entries.map(|(path, text)| (path.to_owned(), FileEntry::text(text)));
-    entries.into_iter().collect()
+    given::files([("service.toml", service), ("rules/greet.rules", &rules)])
 }
 
 /// The version that a new run with this label follows.
 async fn followed(member: &Member, tier: &str) -> Digest {
     let request = Submit {
-        service: "greeter".to_owned(),
-        operation: "greet".to_owned(),
-        input: br#"{"name":"ann"}"#.to_vec(),
         labels: BTreeMap::from([("tier".to_owned(), tier.to_owned())]),
-        ..Submit::default()
+        ..given::request("greeter", "greet", r#"{"name":"ann"}"#)
     };
     let run = member.runtime.submit(request, None).await.expect("accepted").run;
     let view = member.runtime.run(run).await.expect("the store answers");

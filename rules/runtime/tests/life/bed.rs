@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_functions::names::function_queue;
 use celesta_functions::{Invocation, Report, ReportOutcome, RunMessage, report_id};
 use celesta_queue::{HandOver, LeaseRequest, Leased, NewMessage, QueueName, Queues};
@@ -12,22 +12,7 @@ use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::{Migration, Store, StoreOptions, Unit};
 use celesta_types::{ErrorClass, RunId, Timestamp};
 
-const RULES: &str = r#"
-workflow count;
-
-fact Counter { id: string, total: int, done: int = 0, state: string = "idle" }
-
-rule "step" {
-    match    { c: Counter where c.state == "idle" && c.done < c.total; }
-    action   { c.state = "waiting"; call("echo", #{ n: c.done }); }
-    reaction { c.done = c.done + 1; c.state = "idle"; }
-}
-
-rule "finish" {
-    match    { c: Counter where c.state == "idle" && c.done >= c.total; }
-    action   { c.state = "done"; complete(#{ count: c.done }); }
-}
-"#;
+use crate::given::{self, COUNT};
 
 const CYCLE: &str = r#"
 workflow cycle;
@@ -94,16 +79,13 @@ finished = "30d"
     let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
     let entries = [
         ("service.toml", service),
-        ("rules/count.rules", RULES),
+        ("rules/count.rules", COUNT),
         ("rules/cycle.rules", CYCLE),
         ("rules/failing.rules", FAILING),
         ("rules/later.rules", LATER),
         ("functions/echo/function.toml", function),
     ];
-    entries
-        .into_iter()
-        .map(|(path, text)| (path.to_owned(), FileEntry::text(text)))
-        .collect()
+    given::files(entries)
 }
 
 /// The schema of a node without workers.

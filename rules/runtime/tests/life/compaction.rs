@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_runs::{Restart, RestartError, RunState, Submit, Wish, WriteFacts};
 use celesta_runtime::{Clock, ManualClock};
 use celesta_types::{RunId, Timestamp};
 
 use super::bed::{Node, node_on};
 use super::damage::look;
+use super::given;
 
 const SERVICE: &str = r#"
 name = "ledger"
@@ -25,9 +26,7 @@ const RULES: &str = include_str!("../../../../tests/bundles/ledger/rules/ledger.
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 fn files() -> Files {
-    let entries = [("service.toml", SERVICE), ("rules/ledger.rules", RULES)];
-    let entries = entries.map(|(path, text)| (path.to_owned(), FileEntry::text(text)));
-    entries.into_iter().collect()
+    given::files([("service.toml", SERVICE), ("rules/ledger.rules", RULES)])
 }
 
 struct Ledger {

@@ -5,11 +5,11 @@ use std::path::Path;
 use celesta_artifacts::Artifacts;
 use celesta_runs::invariants::{Blobs, Findings, Invariant, check};
 use celesta_runs::{RunState, Wish};
-use celesta_runtime::{Clock, Shutdown, TaskSet};
-use celesta_store::{Cell, Expect, Snapshot, Statement, Store, StoreOptions, Unit};
+use celesta_store::{Cell, Snapshot, StoreOptions};
 use celesta_types::{ErrorClass, RunId};
 
 use super::bed::{files, migrations, node};
+use super::given;
 use super::line::line;
 
 /// Runs of every kind, and what is needed to damage them.
@@ -75,29 +75,8 @@ pub(crate) async fn look(folder: &Path) -> Findings {
 
 /// Does `sql` to the file, once with `cell`.
 pub(crate) async fn damage(folder: &Path, head: &'static str, tail: &'static str, cell: Cell) {
-    let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::at(folder.join("celesta.db"));
-    let store = Store::open(&options, &migrations(), &Clock::system(), &tasks)
-        .await
-        .expect("the store opens");
-    let statement: &'static Statement = Box::leak(Box::new(Statement {
-        name: "test.damage",
-        rank: 10,
-        head,
-        row: "(?)",
-        tail,
-        cells: 1,
-        expect: Expect::Any,
-    }));
-    let mut unit = Unit::new();
-    unit.add(statement, [cell]);
-    store.commit(unit).await.expect("the damage is done");
-    tasks.shutdown().request();
-    drop(store);
-    assert!(
-        tasks.stop(std::time::Duration::from_secs(20)).await,
-        "everything ends"
-    );
+    given::damage(&options, &migrations(), head, tail, cell).await;
 }
 
 /// One kind of damage: what is done to whom, what is found, and words of the finding.

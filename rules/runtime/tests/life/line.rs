@@ -1,10 +1,11 @@
 //! A second service for the tests of what lies between runs: requests, groups, events, breakpoints.
 
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_runs::{RunView, Submit, SubmitError};
 use celesta_types::{Priority, RunId};
 
 use crate::bed::Node;
+use crate::given::{self, PAYMENTS};
 
 const SERVICE: &str = r#"
 name = "line"
@@ -50,11 +51,6 @@ fact = "Job"
 workflow = "announce"
 fact = "Job"
 
-[operations.await]
-workflow = "await"
-fact = "Order"
-labels = { order = "/order" }
-
 [workflows.limited]
 concurrency = "parallel(2)"
 
@@ -88,16 +84,6 @@ start = "one"
 input = { name = "/data/name" }
 labels = { order = "/data/name" }
 
-[subscriptions.paid]
-type = "shop.paid"
-fact = "Payment"
-label = { order = "/data/order" }
-fields = { amount = "/data/amount" }
-
-[subscriptions.told]
-type = "shop.told"
-fact = "Payment"
-run = "/subject"
 "#;
 
 /// One call, and its result is the run's.
@@ -184,7 +170,7 @@ rule "paid" {
 /// The files of the service.
 pub(crate) fn line() -> Files {
     let mut entries = vec![
-        ("service.toml".to_owned(), SERVICE.to_owned()),
+        ("service.toml".to_owned(), format!("{SERVICE}{PAYMENTS}")),
         ("rules/ask.rules".to_owned(), ASK.to_owned()),
         ("rules/stages.rules".to_owned(), STAGES.to_owned()),
         ("rules/announce.rules".to_owned(), ANNOUNCE.to_owned()),
@@ -197,20 +183,12 @@ pub(crate) fn line() -> Files {
     for workflow in ["one", "limited", "strict", "first", "last", "latest", "double"] {
         entries.push((format!("rules/{workflow}.rules"), one(workflow)));
     }
-    entries
-        .into_iter()
-        .map(|(path, text)| (path, FileEntry::text(&text)))
-        .collect()
+    given::files(entries)
 }
 
 /// A request of the service.
 pub(crate) fn request(operation: &str, input: &str) -> Submit {
-    Submit {
-        service: "line".to_owned(),
-        operation: operation.to_owned(),
-        input: input.as_bytes().to_vec(),
-        ..Submit::default()
-    }
+    given::request("line", operation, input)
 }
 
 impl Node {

@@ -7,6 +7,8 @@ mod compaction;
 mod damage;
 mod driven;
 mod events;
+#[path = "../given/mod.rs"]
+mod given;
 mod groups;
 mod line;
 mod sharing;

@@ -1,6 +1,6 @@
 //! Shared facts: durable, versioned, and what makes finished runs move again.
 
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_engine::Value;
 use celesta_runs::{
     RunState, SWEEP_RATE, SharedWrite, SharedWritten, Submit, SweepState, SweepView, WriteShared,
@@ -9,6 +9,7 @@ use celesta_runs::{
 use celesta_types::{RunId, SweepId};
 
 use crate::bed::{Node, node};
+use crate::given;
 
 const RULES: &str = r#"
 workflow encode;
@@ -31,10 +32,7 @@ rule "apply" {
 pub(crate) fn catalogue() -> Files {
     let service = "name = \"encoder\"\n[operations.encode]\nworkflow = \"encode\"\nfact = \"Job\"\n";
     let entries = [("service.toml", service), ("rules/encode.rules", RULES)];
-    let files = entries.into_iter();
-    files
-        .map(|(path, text)| (path.to_owned(), FileEntry::text(text)))
-        .collect()
+    given::files(entries)
 }
 
 pub(crate) fn insert(name: &str, crf: i64) -> SharedWrite {

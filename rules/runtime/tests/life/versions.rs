@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_runs::{PushError, ReleaseError, RunState, Share, Submit, SweepState, SweepsFilter};
 use celesta_types::{Digest, RunId};
 
 use crate::bed::{Node, node};
+use crate::given;
 
 /// A service whose runs count; `policy` is what stands below `[versions.count]`.
 fn service(rules: &str, policy: &str) -> Files {
@@ -20,10 +21,7 @@ fn service(rules: &str, policy: &str) -> Files {
         ("rules/count.rules", rules),
         ("functions/echo/function.toml", function),
     ];
-    entries
-        .into_iter()
-        .map(|(path, text)| (path.to_owned(), FileEntry::text(text)))
-        .collect()
+    given::files(entries)
 }
 
 const FIRST: &str = r#"
