@@ -183,3 +183,79 @@ async fn write(store: Store, clock: Clock, mut waiting: mpsc::Receiver<(Known, V
         clock.sleep(LINGER).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use celesta_runtime::Shutdown;
+    use celesta_store::StoreOptions;
+    use celesta_store::testing::TestDatabase;
+
+    use super::*;
+
+    async fn open(database: &TestDatabase) -> (Store, TaskSet) {
+        let tasks = TaskSet::new(Shutdown::new());
+        let place = StoreOptions::postgres(database.url()).in_schema("celesta");
+        let store = Store::open(&place, SHARED_MIGRATIONS, &Clock::system(), &tasks).await;
+        (store.expect("a store"), tasks)
+    }
+
+    async fn known(results: &SharedResults, known: [u8; 32]) -> Vec<u8> {
+        loop {
+            if let Some(result) = results.find(std::iter::once(known)).await.remove(&known) {
+                return result;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_result_stays_until_it_is_among_the_oldest() {
+        let database = TestDatabase::create().await;
+        let (store, tasks) = open(&database).await;
+        let results = SharedResults::start(store.clone(), &Clock::system(), &tasks);
+        for number in 0..5 {
+            results.publish([number; 32], vec![number]);
+            assert_eq!(known(&results, [number; 32]).await, [number]);
+        }
+        results.publish([0; 32], vec![9]);
+        results.publish([5; 32], vec![5]);
+        assert_eq!(known(&results, [5; 32]).await, [5]);
+        assert_eq!(known(&results, [0; 32]).await, [0]);
+        results.publish([6; 32], vec![0; INLINE_JSON_MAX + 1]);
+
+        let mut unit = Unit::new();
+        unit.add(&FORGET, [3.into()]);
+        store.commit(unit).await.expect("it is kept");
+        let found = results.find((0..7).map(|number| [number; 32])).await;
+        let mut found: Vec<u8> = found.into_keys().map(|known| known[0]).collect();
+        found.sort_unstable();
+        assert_eq!(found, [4, 5], "places are used up by what was known, too");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_that_does_not_answer_is_a_miss_and_left_alone_for_a_while() {
+        let database = TestDatabase::create().await;
+        let (store, tasks) = open(&database).await;
+        let clock = Clock::system();
+        let results = SharedResults::start(store.clone(), &clock, &tasks);
+        results.publish([1; 32], vec![1]);
+        assert_eq!(known(&results, [1; 32]).await, [1]);
+        let (other, _others) = open(&database).await;
+        let held = "DO $$ BEGIN LOCK TABLE shared_results; PERFORM pg_sleep(8); END $$";
+        let asking = async {
+            let locked = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
+                          AND relation = 'shared_results'::regclass";
+            while store.fetch(locked, &[]).await.expect("it answers").is_empty() {}
+            let begun = clock.monotonic();
+            assert!(results.find(std::iter::once([1; 32])).await.is_empty());
+            let waited = clock.monotonic() - begun;
+            assert!(waited >= PATIENCE && waited < 6 * PATIENCE, "{waited:?}");
+            assert!(results.find(std::iter::once([1; 32])).await.is_empty());
+            let again = clock.monotonic() - begun - waited;
+            assert!(again < PATIENCE / 2, "nothing is asked meanwhile: {again:?}");
+        };
+        tokio::select! {
+            over = other.fetch(held, &[]) => panic!("it is held longer: {over:?}"),
+            () = asking => {}
+        }
+    }
+}
