@@ -22,7 +22,7 @@ use celesta_runs::{Partitions, Runtime};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
 use celesta_store::{Migration, Store, StoreOptions};
-use celesta_worker::{GuardProgram, PartedFeed, Worker, WorkerConfig, WorkerParts};
+use celesta_worker::{GuardProgram, PartedFeed, SharedResults, Worker, WorkerConfig, WorkerParts};
 
 use self::deployment::{Deployment, Feeding, Means};
 use self::lock::DataLock;
@@ -53,6 +53,7 @@ pub(crate) fn deployment_migrations() -> (Vec<Migration>, Vec<Migration>) {
         celesta_queue::MIGRATIONS,
         celesta_runs::MIGRATIONS,
         celesta_runs::CLUSTER_MIGRATIONS,
+        celesta_worker::SHARED_MIGRATIONS,
     ];
     let mut partition = migrations_with(celesta_queue::OWNED_MIGRATIONS);
     partition.extend_from_slice(celesta_runs::PARTITION_MIGRATIONS);
@@ -191,7 +192,10 @@ impl Node {
                 config.search_path = path;
             }
             let packages = Arc::new(Registered::new(runtime.clone()));
-            let feed = PartedFeed::new(partitions.count(), &clock, Arc::new(tell_progress));
+            // A partition on its own knows all results there are.
+            let several = partitions.count() > 1;
+            let results = several.then(|| SharedResults::start(store.clone(), &clock, &tasks));
+            let feed = PartedFeed::new(partitions.count(), &clock, Arc::new(tell_progress), results);
             let feeding = Feeding {
                 feed: Arc::clone(&feed),
                 clock: clock.clone(),

@@ -253,7 +253,7 @@ impl Core {
         if messages != messages_before {
             let change = i64::try_from(messages).unwrap_or(0) - i64::try_from(messages_before).unwrap_or(0);
             self.messages.fetch_add(change, Ordering::Relaxed);
-            metrics.held.add(change);
+            metrics.hold(change);
         }
         if resident != 0 {
             self.resident.fetch_add(resident, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! What the queues count. Labels are the two kinds of queues, never names: names come from callers.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use celesta_runtime::metrics::{Histogram, IntCounter, IntGauge, counters, durations_by, gauges};
 
 use crate::settings::Kind;
@@ -14,7 +16,9 @@ pub(crate) struct OfKind {
     lapsed: IntCounter,
     expired: IntCounter,
     missed: IntCounter,
-    pub(crate) held: IntGauge,
+    held: IntGauge,
+    /// What of it is these queues': a process may have several, and they go with their partition.
+    told: AtomicI64,
     pub(crate) waited: Histogram,
 }
 
@@ -51,6 +55,7 @@ impl Metrics {
                 expired: event("expired"),
                 missed: event("missed_deadline"),
                 held: held.with_label_values(&[kind.name()]),
+                told: AtomicI64::new(0),
                 waited: waited.with_label_values(&[kind.name()]),
             }
         };
@@ -69,6 +74,12 @@ impl Metrics {
 }
 
 impl OfKind {
+    /// So many messages more are in memory.
+    pub(crate) fn hold(&self, change: i64) {
+        self.held.add(change);
+        self.told.fetch_add(change, Ordering::Relaxed);
+    }
+
     pub(crate) fn add(&self, tally: &Tally) {
         let Tally {
             enqueued,
@@ -91,5 +102,11 @@ impl OfKind {
                 counter.inc_by(count);
             }
         }
+    }
+}
+
+impl Drop for OfKind {
+    fn drop(&mut self) {
+        self.held.sub(*self.told.get_mut());
     }
 }

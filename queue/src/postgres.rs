@@ -46,6 +46,8 @@ pub(crate) const FEWER: &str = include_str!("postgres/fewer.sql");
 pub(crate) const STAGE: &str = include_str!("postgres/stage.sql");
 /// What the sixth version changes.
 pub(crate) const HEADS: &str = include_str!("postgres/heads.sql");
+/// What the seventh version changes.
+pub(crate) const ROWS: &str = include_str!("postgres/rows.sql");
 
 /// A handle on all queues of one database, which any number of nodes may share. Cheap to clone.
 #[derive(Clone)]

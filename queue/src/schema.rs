@@ -86,6 +86,12 @@ Migration {
     sql: "",
     postgres: crate::postgres::HEADS,
 },
+Migration {
+    subsystem: "queue",
+    version: 7,
+    sql: "",
+    postgres: crate::postgres::ROWS,
+},
 ];
 
 /// The tables of queues that one process owns in a PostgreSQL schema of their own, as a partition of a cluster has them.

@@ -354,7 +354,9 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
             }
         }
         ("events", None, ..) => said.map_or(About::Events, About::Partition),
-        ("runs" | "nodes" | "queues" | "artifacts", ..) | ("services", _, None, _) => About::Home,
+        ("runs" | "nodes" | "queues" | "artifacts" | "releases", ..) | ("services", _, None, _) => {
+            About::Home
+        }
         // Whatever else there is belongs to a service as a whole.
         _ => said.map_or(About::Each, About::Partition),
     }
@@ -363,7 +365,11 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
 /// What stands where an operation's name stands, and is none.
 const OF_SERVICES: [&str; 1] = ["facts"];
 
-/// One answer made of those of all partitions: rows one after the other; otherwise the first that says something.
+/// How many runs, in an answer about some of them: each partition has counted its own.
+const COUNTS: [&str; 5] = ["runs", "told", "moved", "still", "missed"];
+
+/// One answer made of those of all partitions: rows one after the other and counts of runs added up; otherwise the first
+/// that says something.
 async fn united(answers: Vec<Response>) -> Response {
     let rank = |status: StatusCode| match status {
         // A partition that failed must be heard of; one that knows nothing of an id must not.
@@ -387,21 +393,42 @@ async fn united(answers: Vec<Response>) -> Response {
     let Ok(mut page) = serde_json::from_slice::<Value>(&bytes) else {
         return Response::from_parts(head, Body::from(bytes));
     };
-    let Some(rows) = page.get_mut("rows").and_then(Value::as_array_mut) else {
-        return Response::from_parts(head, Body::from(bytes));
+    let counts = |page: &Value| {
+        COUNTS
+            .iter()
+            .any(|name| page.get(name).is_some_and(Value::is_u64))
     };
+    if !page.get("rows").is_some_and(Value::is_array) && !counts(&page) {
+        return Response::from_parts(head, Body::from(bytes));
+    }
     for other in chosen {
         let bytes = axum::body::to_bytes(other.into_body(), ANSWERS_MAX)
             .await
             .unwrap_or_default();
-        let more = serde_json::from_slice::<Value>(&bytes).ok();
-        let more = more.and_then(|mut page| page.get_mut("rows").map(Value::take));
-        if let Some(Value::Array(more)) = more {
-            rows.extend(more);
+        if let Ok(more) = serde_json::from_slice::<Value>(&bytes) {
+            unite(&mut page, more);
         }
     }
     head.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(head, Body::from(page.to_string()))
+}
+
+/// Adds what another partition says to what is known.
+fn unite(page: &mut Value, mut more: Value) {
+    if let Some(rows) = page.get_mut("rows").and_then(Value::as_array_mut) {
+        if let Some(Value::Array(more)) = more.get_mut("rows").map(Value::take) {
+            rows.extend(more);
+        }
+        return;
+    }
+    for name in COUNTS {
+        if let Some(count) = more.get(name).and_then(Value::as_u64)
+            && let Some(known) = page.get_mut(name)
+            && (known.is_u64() || known.is_null())
+        {
+            *known = known.as_u64().unwrap_or(0).saturating_add(count).into();
+        }
+    }
 }
 
 /// Bytes of one partition's page.
@@ -503,6 +530,7 @@ mod tests {
             "/v1/runs/nonsense",
             "/v1/services",
             "/v1/services/s",
+            "/v1/releases/s",
             "/metrics",
             "/",
         ] {
@@ -518,6 +546,11 @@ mod tests {
         let keyed = [("idempotency-key", "k"), ("celesta-partition", "3")];
         assert_eq!(of(Method::POST, submit, &keyed), kept, "a key has one place");
         assert_eq!(of(Method::PUT, "/v1/services/shop", &[]), About::Home);
+        // Done once: each partition would take one more version back.
+        for step in ["rollback", "promote"] {
+            let path = format!("/v1/releases/shop/{step}");
+            assert_eq!(of(Method::POST, &path, &[]), About::Home, "{path}");
+        }
         assert_eq!(of(Method::POST, "/v1/events", &[]), About::Events);
         let sent = [("celesta-partition", "3")];
         assert_eq!(of(Method::POST, "/v1/events", &sent), About::Partition(3));
@@ -554,6 +587,13 @@ mod tests {
         assert_eq!(read(pages).await, (ok, r#"{"rows":[1,2,3]}"#.to_owned()));
         let found = vec![answer(StatusCode::NOT_FOUND, "no"), answer(ok, r#"{"id":1}"#)];
         assert_eq!(read(found).await, (ok, r#"{"id":1}"#.to_owned()));
+        let counted = vec![
+            answer(ok, r#"{"id":7,"runs":2}"#),
+            answer(StatusCode::NOT_FOUND, "no"),
+            answer(ok, r#"{"id":7,"runs":3}"#),
+        ];
+        let (_, sum) = read(counted).await;
+        assert_eq!(sum, r#"{"id":7,"runs":5}"#, "each has counted its own");
         let failed = vec![answer(ok, "{}"), answer(StatusCode::SERVICE_UNAVAILABLE, "away")];
         assert_eq!(
             read(failed).await,

@@ -6,6 +6,8 @@
 //!
 //! - `dispatch` decides who runs next and holds no process; `lane` is one function's queue and its warm processes.
 //! - `exec` and `serve` are the two protocols; `launch` starts a guard; `files` brings artifacts in and out.
+//! - `recall` keeps results of pure functions, `sift` takes out of what was leased whose result is known, and
+//!   [`SharedResults`] is what the partitions of a deployment know of each other's.
 //! - [`attempts`] is the record of what failed or printed something.
 //!
 //! It decides nothing about runs and never parses the JSON that passes through, unless a manifest has a schema or the
@@ -30,6 +32,8 @@ mod parted;
 mod queue_feed;
 mod recall;
 mod serve;
+mod shared_results;
+mod sift;
 mod slots;
 mod worker;
 
@@ -43,4 +47,5 @@ pub use packages::{Package, PackageError, Packages, Served};
 pub use parted::PartedFeed;
 pub use queue_feed::{QueueFeed, queue_template};
 pub use recall::RESULTS_MAX;
+pub use shared_results::{SHARED_MIGRATIONS, SharedResults};
 pub use worker::{Capacity, Handle, StartError, Worker, WorkerParts};

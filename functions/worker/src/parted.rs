@@ -18,6 +18,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::feed::{Feed, FeedError, Finished, Progress, ProgressHook, Ready};
 use crate::queue_feed::QueueFeed;
+use crate::shared_results::SharedResults;
+use crate::sift::sift;
 
 /// Feeds of the partitions that are here.
 pub struct PartedFeed {
@@ -29,6 +31,8 @@ pub struct PartedFeed {
     turn: AtomicUsize,
     progress: ProgressHook,
     clock: Clock,
+    /// What the partitions know of each other's results; nothing where there is one.
+    results: Option<SharedResults>,
 }
 
 struct Part {
@@ -57,9 +61,15 @@ impl Part {
 }
 
 impl PartedFeed {
-    /// A feed of so many partitions, none of which is here yet.
+    /// A feed of so many partitions, none of which is here yet. They reuse each other's results of pure functions by
+    /// `results`.
     #[must_use]
-    pub fn new(count: u32, clock: &Clock, progress: ProgressHook) -> Arc<Self> {
+    pub fn new(
+        count: u32,
+        clock: &Clock,
+        progress: ProgressHook,
+        results: Option<SharedResults>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             count,
             parts: RwLock::default(),
@@ -67,11 +77,15 @@ impl PartedFeed {
             turn: AtomicUsize::new(0),
             progress,
             clock: clock.clone(),
+            results,
         })
     }
 
     /// The partition is here.
     pub fn add(&self, partition: u32, feed: Arc<QueueFeed>) {
+        if let Some(results) = &self.results {
+            feed.share_results(results);
+        }
         let part = Part {
             feed,
             leased: AtomicUsize::new(0),
@@ -138,22 +152,36 @@ impl PartedFeed {
         });
         let mut heads: Vec<_> = heads.collect();
         heads.sort_by_key(|(place, _)| *place);
-        let mut gathered = Vec::new();
+        let (mut taken, mut room) = (Vec::new(), max);
         for (_, part) in heads {
-            let room = max - gathered.len();
             if room == 0 {
                 break;
             }
-            let leased = part.feed.take(queue, room, lease, Duration::ZERO).await?;
-            gathered.extend(Self::sift(&part, queue, leased).await);
+            let leased = match part.feed.take(queue, room, lease, Duration::ZERO).await {
+                Ok(leased) => leased,
+                Err(error) if taken.is_empty() => return Err(error),
+                // What was leased before must not lapse for it.
+                Err(_) => break,
+            };
+            room -= leased.len();
+            taken.push((part, leased));
         }
-        Ok(gathered)
+        Ok(self.sift(queue, taken).await)
     }
 
-    async fn sift(part: &Part, queue: &QueueName, leased: Vec<Leased>) -> Vec<Leased> {
-        let fresh = part.feed.sift(queue, leased).await;
-        part.count(fresh.len());
-        fresh
+    /// Reports what is known, and gives the rest.
+    async fn sift(&self, queue: &QueueName, taken: Vec<(Arc<Part>, Vec<Leased>)>) -> Vec<Leased> {
+        let (parts, taken): (Vec<_>, Vec<_>) = taken
+            .into_iter()
+            .map(|(part, leased)| (Arc::clone(&part), (Arc::clone(&part.feed), leased)))
+            .unzip();
+        let sifted = sift(self.results.as_ref(), queue, taken).await;
+        let mut rest = Vec::new();
+        for (part, (_, leased)) in parts.iter().zip(sifted) {
+            part.count(leased.len());
+            rest.extend(leased);
+        }
+        rest
     }
 
     /// Waits until one of the partitions gives something.
@@ -163,13 +191,13 @@ impl PartedFeed {
         max: usize,
         lease: Duration,
         wait: Duration,
-    ) -> Result<Vec<Leased>, FeedError> {
+    ) -> Result<(Arc<Part>, Vec<Leased>), FeedError> {
         let waits = parts
             .iter()
             .map(|part| Box::pin(async move { (part, part.feed.take(queue, max, lease, wait).await) }));
         // The others have leased nothing: a wait that is dropped has not happened.
         let ((part, leased), ..) = select_all(waits).await;
-        Ok(Self::sift(part, queue, leased?).await)
+        Ok((Arc::clone(part), leased?))
     }
 }
 
@@ -243,11 +271,12 @@ impl Feed for PartedFeed {
                         () = self.clock.sleep(left) => return Ok(Vec::new()),
                     }
                 }
-                tokio::select! {
+                let taken = tokio::select! {
                     biased;
-                    leased = Self::wait(parts, &queue, max, lease, left) => return leased,
-                    _ = changes.changed() => {}
-                }
+                    taken = Self::wait(parts, &queue, max, lease, left) => taken?,
+                    _ = changes.changed() => continue,
+                };
+                return Ok(self.sift(&queue, vec![taken]).await);
             }
         })
     }

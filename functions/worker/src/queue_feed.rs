@@ -26,6 +26,8 @@ use crate::attempts::{self, AttemptRecord};
 use crate::feed::{Feed, FeedError, Finish, Finished, Progress, ProgressHook, Ready};
 use crate::packages::Packages;
 use crate::recall::{Recall, Recalled};
+use crate::shared_results::SharedResults;
+use crate::sift::sift;
 
 /// Reports that wait to be handed over again after their unit failed. What does not fit lapses and is run again.
 const AGAIN_MAX: usize = 16_384;
@@ -51,7 +53,7 @@ pub fn queue_template() -> (String, Settings) {
 /// A feed straight from the queues of this process.
 pub struct QueueFeed {
     queues: Queues,
-    store: Store,
+    pub(crate) store: Store,
     tasks: TaskSet,
     runs: QueueName,
     consumer: Arc<str>,
@@ -59,8 +61,8 @@ pub struct QueueFeed {
     progress: ProgressHook,
     again: mpsc::Sender<Again>,
     clock: Clock,
-    packages: Arc<dyn Packages>,
-    recall: Recall,
+    pub(crate) packages: Arc<dyn Packages>,
+    pub(crate) recall: Recall,
 }
 
 /// The queues that are watched at this moment.
@@ -223,16 +225,16 @@ impl QueueFeed {
         })
     }
 
-    /// Reports those whose result is known, and gives the others.
-    pub(crate) async fn sift(&self, queue: &QueueName, leased: Vec<Leased>) -> Vec<Leased> {
-        let (fresh, recalled) = self
-            .recall
-            .split(&self.store, &*self.packages, queue, leased)
-            .await;
-        if !recalled.is_empty() {
-            self.report(recalled);
+    /// Has the feed tell what results it finds. Only the first counts.
+    pub(crate) fn share_results(&self, results: &SharedResults) {
+        self.recall.shared.set(results.clone()).ok();
+    }
+
+    /// Gives leases back that nobody has begun with.
+    pub(crate) fn give_back(&self, leases: &[LeaseRef]) {
+        for stale in self.queues.release(leases).into_iter().filter_map(Result::err) {
+            tracing::debug!(%stale, "a lease to be given back was over");
         }
-        fresh
     }
 
     /// Those of `queues` that have something to lease this instant.
@@ -246,7 +248,7 @@ impl QueueFeed {
     }
 
     /// Reports what is known already.
-    fn report(&self, recalled: Vec<Recalled>) {
+    pub(crate) fn report(&self, recalled: Vec<Recalled>) {
         let now = self.clock.now();
         let reports = recalled.into_iter().filter_map(|Recalled { leased, result }| {
             let invocation = Invocation::decode(&leased.payload).ok()?;
@@ -347,7 +349,8 @@ impl Feed for QueueFeed {
     ) -> BoxFuture<'static, Result<Vec<Leased>, FeedError>> {
         Box::pin(async move {
             let leased = self.take(&queue, max, lease, wait).await?;
-            Ok(self.sift(&queue, leased).await)
+            let sifted = sift(None, &queue, vec![(self, leased)]).await;
+            Ok(sifted.into_iter().flat_map(|(_, leased)| leased).collect())
         })
     }
 
@@ -399,9 +402,7 @@ impl Feed for QueueFeed {
         if !failures.is_empty() {
             self.fail(failures, rows);
         }
-        for stale in self.queues.release(&releases).into_iter().filter_map(Result::err) {
-            tracing::debug!(%stale, "a lease to be given back was over");
-        }
+        self.give_back(&releases);
         Box::pin(std::future::ready(()))
     }
 

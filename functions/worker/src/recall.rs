@@ -1,10 +1,12 @@
 //! Results of pure functions, kept so that equal work is not done twice, in whichever run it is asked for.
 //!
 //! A result is known by the content of the function's folder and the bytes of the input, artifacts by their digests. It
-//! is written in the commit that reports it, and read when an invocation is leased: one that is known is reported at
-//! once and never reaches a process. Only successes are kept. A call of a run that wants no reuse is run, always.
+//! is written in the commit that reports it, and read when an invocation is leased (`sift.rs`): one that is known is
+//! reported at once and never reaches a process. Only successes are kept. A call of a run that wants no reuse is run,
+//! always. What other partitions know is asked of `shared_results.rs`.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 use celesta_functions::Invocation;
 use celesta_queue::{Leased, QueueName};
@@ -14,6 +16,7 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use crate::packages::Packages;
+use crate::shared_results::{self, SharedResults};
 
 /// Results kept; beyond it the oldest are forgotten. At a kilobyte each about a gigabyte of disk.
 pub const RESULTS_MAX: i64 = 1_000_000;
@@ -41,7 +44,7 @@ static FORGET: Statement = Statement {
 };
 
 /// What a result is known by.
-type Known = [u8; 32];
+pub(crate) type Known = [u8; 32];
 
 /// The recorded results of pure functions, as one feed uses them.
 #[derive(Debug, Default)]
@@ -49,8 +52,18 @@ pub(crate) struct Recall {
     /// The queues of pure functions; other queues cost nothing.
     queues: Mutex<HashSet<QueueName>>,
     /// Leased invocations whose result will be kept.
-    awaited: Mutex<HashMap<MessageId, Known>>,
+    awaited: Mutex<HashMap<MessageId, Awaited>>,
     remembered: Mutex<usize>,
+    /// Where results of other partitions are, if there are others.
+    pub(crate) shared: OnceLock<SharedResults>,
+}
+
+/// A result that will be kept.
+#[derive(Debug, Clone, Copy)]
+struct Awaited {
+    known: Known,
+    /// It comes from another partition: all of them know it already.
+    adopted: bool,
 }
 
 /// A leased invocation whose result is known.
@@ -72,49 +85,38 @@ impl Recall {
             .collect();
     }
 
-    /// Splits what was leased of `queue` into what has to be run and what is known. What cannot be looked up is run.
-    pub(crate) async fn split(
-        &self,
-        store: &Store,
-        packages: &dyn Packages,
-        queue: &QueueName,
-        leased: Vec<Leased>,
-    ) -> (Vec<Leased>, Vec<Recalled>) {
-        if leased.is_empty() || !self.queues.lock().contains(queue) {
-            return (leased, Vec::new());
-        }
-        let mut keyed = Vec::with_capacity(leased.len());
-        for leased in leased {
-            keyed.push((known_by(packages, &leased).await, leased));
-        }
-        let mut found = match read(store, keyed.iter().filter_map(|(known, _)| *known)).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "recorded results cannot be read; the functions run");
-                HashMap::new()
-            }
-        };
-        let (mut fresh, mut recalled) = (Vec::new(), Vec::new());
-        let mut awaited = self.awaited.lock();
-        for (known, leased) in keyed {
-            match known.and_then(|known| found.get_mut(&known)) {
-                Some(result) => recalled.push(Recalled {
-                    leased,
-                    result: result.clone(),
-                }),
-                None => {
-                    if let Some(known) = known {
-                        awaited.insert(leased.id, known);
-                    }
-                    fresh.push(leased);
-                }
-            }
-        }
-        drop(awaited);
-        (fresh, recalled)
+    /// Whether results of the queue's function are kept.
+    pub(crate) fn is_pure(&self, queue: &QueueName) -> bool {
+        self.queues.lock().contains(queue)
     }
 
-    /// The invocation is over: with a result, that is kept in `unit`.
+    /// The results that this partition knows.
+    pub(crate) async fn read(
+        &self,
+        store: &Store,
+        known: impl Iterator<Item = Known>,
+    ) -> Result<HashMap<Known, Vec<u8>>, QueryError> {
+        shared_results::read(store, "recorded_results", known).await
+    }
+
+    /// Keeps what these invocations will give.
+    pub(crate) fn awaiting(&self, leased: &[(Option<Known>, Leased)]) {
+        let mut awaited = self.awaited.lock();
+        for (known, leased) in leased {
+            if let Some(known) = *known {
+                let adopted = false;
+                awaited.insert(leased.id, Awaited { known, adopted });
+            }
+        }
+    }
+
+    /// Keeps the result of another partition that is about to be reported.
+    pub(crate) fn adopt(&self, invocation: MessageId, known: Known) {
+        let adopted = true;
+        self.awaited.lock().insert(invocation, Awaited { known, adopted });
+    }
+
+    /// The invocation is over: with a result, that is kept in `unit`, and told to the other partitions when that is durable.
     pub(crate) fn ended<'a>(
         &self,
         invocation: MessageId,
@@ -122,7 +124,7 @@ impl Recall {
         result: impl FnOnce() -> Option<&'a [u8]>,
         unit: &mut Unit,
     ) {
-        let Some(known) = self.awaited.lock().remove(&invocation) else {
+        let Some(Awaited { known, adopted }) = self.awaited.lock().remove(&invocation) else {
             return;
         };
         let Some(result) = result() else { return };
@@ -134,6 +136,14 @@ impl Recall {
                 Cell::Id(run.to_bytes()),
             ],
         );
+        if let (false, Some(shared)) = (adopted, self.shared.get()) {
+            let (shared, result) = (shared.clone(), result.to_vec());
+            unit.on_done(move |outcome| {
+                if outcome.is_ok() {
+                    shared.publish(known, result);
+                }
+            });
+        }
         let mut remembered = self.remembered.lock();
         *remembered += 1;
         if remembered.is_multiple_of(FORGET_EVERY) {
@@ -142,7 +152,8 @@ impl Recall {
     }
 }
 
-async fn known_by(packages: &dyn Packages, leased: &Leased) -> Option<Known> {
+/// What the result of the invocation is known by; nothing when it has to be run.
+pub(crate) async fn known_by(packages: &dyn Packages, leased: &Leased) -> Option<Known> {
     let invocation = Invocation::decode(&leased.payload).ok()?;
     if invocation.fresh {
         return None;
@@ -156,22 +167,4 @@ async fn known_by(packages: &dyn Packages, leased: &Leased) -> Option<Known> {
     hasher.update(content.as_bytes());
     hasher.update(invocation.input);
     Some(hasher.finalize().into())
-}
-
-async fn read(
-    store: &Store,
-    known: impl Iterator<Item = Known>,
-) -> Result<HashMap<Known, Vec<u8>>, QueryError> {
-    let cells: Vec<Cell> = known.map(|known| known.to_vec().into()).collect();
-    if cells.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let places = vec!["?"; cells.len()].join(", ");
-    let sql = format!("SELECT known_by, result FROM recorded_results WHERE known_by IN ({places})");
-    let rows = store.fetch(&sql, &cells).await?;
-    let read = rows.into_iter().filter_map(|mut row| {
-        let known = row.blob(0)?.try_into().ok()?;
-        Some((known, row.take_blob(1)?))
-    });
-    Ok(read.collect())
 }

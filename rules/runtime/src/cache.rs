@@ -29,6 +29,8 @@ struct Held {
     /// Runs in the order they came in; one that was used since is passed over once (second chance).
     order: VecDeque<(RunId, u64)>,
     bytes: usize,
+    /// What of it the gauge was told; other caches of the process tell theirs.
+    told: i64,
     ticket: u64,
 }
 
@@ -107,8 +109,16 @@ impl Cache {
                 break;
             }
         }
-        self.bytes.set(i64::try_from(held.bytes).unwrap_or(i64::MAX));
+        let bytes = i64::try_from(held.bytes).unwrap_or(i64::MAX);
+        self.bytes.add(bytes - held.told);
+        held.told = bytes;
         drop(held);
         drop(evicted);
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.bytes.sub(self.held.get_mut().told);
     }
 }

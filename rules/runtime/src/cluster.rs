@@ -256,7 +256,6 @@ impl Partitions {
         tracing::info!(
             database = means.version,
             notices = means.notices,
-            advisory_locks = means.advisory_locks,
             "ownership goes by rows with leases and epochs; changes are heard by {}",
             if means.notices {
                 "LISTEN and a look each second"

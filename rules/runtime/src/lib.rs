@@ -12,6 +12,7 @@ mod cache;
 mod cluster;
 mod evaluate;
 mod events;
+mod everywhere;
 mod facts;
 mod gate;
 mod gates;

@@ -352,9 +352,11 @@ impl Registry {
             .map_err(PushError::unavailable)
     }
 
-    /// Checks, keeps and makes current what an author pushes; with a share, only for some new runs.
+    /// Checks, keeps and makes current what an author pushes; with a share, only for some new runs. `runs` says which
+    /// runs there are.
     pub(crate) async fn push(
         &self,
+        runs: &Inner,
         service: &str,
         files: Files,
         share: Option<Share>,
@@ -370,7 +372,7 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let before = self.current(service);
         if let Some(before) = &before {
-            self.check_breaks(before, &bundle).await?;
+            check_breaks(runs, before, &bundle).await?;
         }
         let now = self.clock.now();
         let packed = celesta_bundle::pack(&files);
@@ -432,49 +434,6 @@ impl Registry {
         Ok(Pushed { version, changed })
     }
 
-    /// Refuses what stored facts would not survive.
-    async fn check_breaks(&self, before: &Version, bundle: &Bundle) -> Result<(), PushError> {
-        if before.digest == bundle.digest {
-            return Ok(());
-        }
-        let mut broken = Vec::new();
-        for (workflow, rules) in &bundle.workflows {
-            let Some(versions) = bundle
-                .versions
-                .get(workflow)
-                .filter(|versions| versions.policy.moves())
-            else {
-                continue;
-            };
-            let Some(old) = before.rules(workflow) else {
-                continue;
-            };
-            let breaks = versions.moves.breaks(old, rules);
-            if breaks.is_empty() {
-                continue;
-            }
-            // Without a run there is nothing to break.
-            let sql = "SELECT 1 FROM runs WHERE service = ? AND workflow = ? LIMIT 1";
-            let cells = [Cell::Text(Arc::clone(&before.service)), workflow.as_str().into()];
-            let rows = self
-                .store
-                .fetch(sql, &cells)
-                .await
-                .map_err(PushError::unavailable)?;
-            if !rows.is_empty() {
-                broken.extend(breaks.into_iter().map(|what| Broken {
-                    workflow: workflow.clone(),
-                    what,
-                }));
-            }
-        }
-        if broken.is_empty() {
-            Ok(())
-        } else {
-            Err(PushError::Breaks { broken })
-        }
-    }
-
     /// Unpacks the files to their folder and remembers the version.
     async fn keep(
         &self,
@@ -507,6 +466,41 @@ impl Registry {
             .write()
             .insert(version.digest, Arc::clone(&version));
         Ok(version)
+    }
+}
+
+/// Refuses what stored facts would not survive.
+async fn check_breaks(runs: &Inner, before: &Version, bundle: &Bundle) -> Result<(), PushError> {
+    if before.digest == bundle.digest {
+        return Ok(());
+    }
+    let mut broken = Vec::new();
+    for (workflow, rules) in &bundle.workflows {
+        let versions = bundle.versions.get(workflow);
+        let Some(versions) = versions.filter(|versions| versions.policy.moves()) else {
+            continue;
+        };
+        let Some(old) = before.rules(workflow) else {
+            continue;
+        };
+        let breaks = versions.moves.breaks(old, rules);
+        // Without a run there is nothing to break.
+        let found = !breaks.is_empty()
+            && runs
+                .has_runs(&before.service, workflow)
+                .await
+                .map_err(PushError::unavailable)?;
+        if found {
+            broken.extend(breaks.into_iter().map(|what| Broken {
+                workflow: workflow.clone(),
+                what,
+            }));
+        }
+    }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(PushError::Breaks { broken })
     }
 }
 

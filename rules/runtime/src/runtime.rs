@@ -307,7 +307,8 @@ impl Runtime {
         files: celesta_bundle::Files,
         share: Option<Share>,
     ) -> Result<Pushed, PushError> {
-        let pushed = self.inner.registry.push(service, files, share).await?;
+        let inner = &self.inner;
+        let pushed = inner.registry.push(inner, service, files, share).await?;
         self.inner.move_runs(service);
         Ok(pushed)
     }

@@ -1,6 +1,7 @@
 //! Workers with real processes: both protocols, their limits, and what is left behind.
 
 mod durable;
+mod elsewhere;
 mod exec;
 mod files;
 mod limits;

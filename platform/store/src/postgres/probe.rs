@@ -10,8 +10,6 @@ pub struct Means {
     pub version: String,
     /// Whether it carries notices between connections (LISTEN, NOTIFY).
     pub notices: bool,
-    /// Whether it has advisory locks.
-    pub advisory_locks: bool,
 }
 
 impl Postgres {
@@ -30,12 +28,6 @@ impl Postgres {
         let notices = self
             .ask(&call("probe notices", "SELECT pg_notify('celesta_probe', '')"))
             .await;
-        let locks = self
-            .ask(&call(
-                "probe advisory locks",
-                "SELECT pg_try_advisory_xact_lock(7263548002)::text",
-            ))
-            .await;
         Ok(Means {
             version: version
                 .first()
@@ -43,7 +35,6 @@ impl Postgres {
                 .unwrap_or("a database that does not say what it is")
                 .to_owned(),
             notices: notices.is_ok(),
-            advisory_locks: locks.is_ok(),
         })
     }
 }

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 
 use celesta_bundle::{Files, VersionPolicy};
 use celesta_engine::Break;
-use celesta_store::Cell;
-use celesta_types::RunId;
 use serde::Serialize;
 
 use crate::registry::{PushError, compile};
 use crate::runtime::Runtime;
 
 /// Runs of a workflow that are looked at, the newest: each is read and matched anew.
-const RUNS_LOOKED_AT: i64 = 200;
+const RUNS_LOOKED_AT: usize = 200;
 
 /// What would become of the runs of one workflow.
 #[derive(Debug, Clone, Serialize)]
@@ -61,6 +59,7 @@ impl Runtime {
             });
         }
         let inner = &self.inner;
+        inner.registry.refresh_shared().await?;
         let before = inner.registry.current(service);
         let mut found = Vec::new();
         for (workflow, rules) in &bundle.workflows {
@@ -69,24 +68,11 @@ impl Runtime {
             let breaks = old
                 .map(|old| versions.moves.breaks(old, rules))
                 .unwrap_or_default();
-            let cells = || {
-                [
-                    Cell::from(service),
-                    workflow.as_str().into(),
-                    bundle.digest.as_bytes().to_vec().into(),
-                ]
-            };
-            let sql = "SELECT COUNT(*) FROM runs WHERE service = ? AND workflow = ? AND version <> ?";
-            let rows = inner
-                .store
-                .fetch(sql, &cells())
-                .await
-                .map_err(PushError::unavailable)?;
-            let runs = rows.first().and_then(|row| row.int(0)).unwrap_or(0);
+            let counted = inner.count_others(service, workflow, bundle.digest).await;
             let mut preview = WorkflowPreview {
                 workflow: workflow.clone(),
                 policy: versions.policy,
-                runs: u64::try_from(runs).unwrap_or(0),
+                runs: counted.map_err(PushError::unavailable)?,
                 looked_at: 0,
                 would_stay: 0,
                 reason: None,
@@ -94,20 +80,13 @@ impl Runtime {
                 breaks,
             };
             if versions.policy.moves() {
-                let sql = "SELECT id FROM runs WHERE service = ? AND workflow = ? AND version <> ? ORDER BY id DESC LIMIT ?";
-                let cells: Vec<Cell> = cells().into_iter().chain([RUNS_LOOKED_AT.into()]).collect();
-                let rows = inner
-                    .store
-                    .fetch(sql, &cells)
+                let newest = inner
+                    .newest_others(service, workflow, bundle.digest, RUNS_LOOKED_AT)
                     .await
                     .map_err(PushError::unavailable)?;
-                let runs: Vec<RunId> = rows
-                    .iter()
-                    .filter_map(|row| RunId::from_bytes(row.blob(0)?))
-                    .collect();
                 let mut fire: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-                for run in runs {
-                    let live = inner.load(run).await.map_err(PushError::unavailable)?;
+                for (run, reader) in newest {
+                    let live = reader.load(run).await.map_err(PushError::unavailable)?;
                     let Some(live) = live else { continue };
                     preview.looked_at += 1;
                     match live.memory.moved_to(rules, &versions.moves) {
