@@ -8,6 +8,7 @@ mod damage;
 mod driven;
 mod events;
 mod groups;
+mod holds;
 mod line;
 mod sharing;
 mod steering;

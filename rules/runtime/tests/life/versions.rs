@@ -10,7 +10,7 @@ use celesta_types::{Digest, RunId};
 use crate::bed::{Node, node};
 
 /// A service whose runs count; `policy` is what stands below `[versions.count]`.
-fn service(rules: &str, policy: &str) -> Files {
+pub(crate) fn service(rules: &str, policy: &str) -> Files {
     let service = format!(
         "name = \"bench\"\n[operations.count]\nworkflow = \"count\"\nfact = \"Counter\"\n[versions.count]\n{policy}\n"
     );
@@ -26,7 +26,7 @@ fn service(rules: &str, policy: &str) -> Files {
         .collect()
 }
 
-const FIRST: &str = r#"
+pub(crate) const FIRST: &str = r#"
 workflow count;
 fact Counter { id: string, total: int, done: int = 0, state: string = "idle" }
 rule "step" {
@@ -40,7 +40,7 @@ rule "finish" {
 }
 "#;
 
-const SECOND: &str = r#"
+pub(crate) const SECOND: &str = r#"
 workflow count;
 fact Counter { id: string, total: int, made: int = 0, state: string = "idle", unit: string, twice: int }
 rule "before all" salience 5 {
@@ -58,7 +58,7 @@ rule "finish" {
 }
 "#;
 
-const MOVES: &str = r#"
+pub(crate) const MOVES: &str = r#"
 [[versions.count.facts]]
 fact = "Counter"
 rename = { done = "made" }
