@@ -57,7 +57,7 @@ impl Model {
     }
 
     /// A client asks for it; a clone has a key and may be asked for again.
-    pub(crate) fn derive(&mut self, runtime: &Runtime, number: usize) -> (Ask, Waiting<Answer>) {
+    pub(crate) fn derive(&self, runtime: &Runtime, number: usize) -> (Ask, Waiting<Answer>) {
         let Derived { from, how, .. } = self.derived[number];
         let runtime = runtime.clone();
         let answer = async move {
