@@ -84,6 +84,36 @@ pub const BUGS: &[Bug] = &[
         what: "from where a run has moved to another version is not stored",
         mistake: Mistake::LeftOut("upgrades.insert"),
     },
+    Bug {
+        name: "gate-shuffled",
+        what: "runs that come to a gate together are stored in another order",
+        mistake: Mistake::Swapped("places.put"),
+    },
+    Bug {
+        name: "pause-forgotten",
+        what: "that a workflow is stopped is not stored: after a crash its runs go on",
+        mistake: Mistake::LeftOut("orders.upsert"),
+    },
+    Bug {
+        name: "bulk-place-forgotten",
+        what: "how far a bulk operation is, is not stored: after a crash it begins again",
+        mistake: Mistake::LeftOut("operations.advance"),
+    },
+    Bug {
+        name: "breakpoints-forgotten",
+        what: "before which rules a run stops is not stored: read again, it does not",
+        mistake: Mistake::LeftOut("runs.steer"),
+    },
+    Bug {
+        name: "sweep-goes-on",
+        what: "a sweep that somebody has paused is stored as one that goes on",
+        mistake: Mistake::Altered {
+            statement: "sweeps.move",
+            column: 2,
+            from: 3,
+            to: 2,
+        },
+    },
 ];
 
 /// The bug of that name.

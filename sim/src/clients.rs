@@ -1,19 +1,30 @@
 //! The clients: what they ask, and what they were promised. What they ask by events is in `clients/events.rs`, what they
-//! write for all runs of a service in `clients/sharing.rs`.
+//! write for all runs of a service in `clients/sharing.rs`, what they order for all runs of a workflow in
+//! `clients/orders.rs`, what they do to all runs of a filter in `clients/bulk.rs`, what they do over in `clients/over.rs`,
+//! and how they steer sweeps in `clients/sweeps.rs`.
 
+mod bulk;
 mod events;
+mod orders;
+mod over;
 mod sharing;
+mod sweeps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use celesta_runs::{
-    LifecycleError, ReleaseError, RunState, RunView, Runtime, SharedWritten, Submit, SubmitError, Wish,
-    WriteError, WriteFacts, WriteSharedError, Written,
+    Action, LifecycleError, OperationError, OrderError, ReleaseError, RunState, RunView, Runtime,
+    SharedWritten, Submit, SubmitError, SweepError, SweepState, Wish, WriteError, WriteFacts,
+    WriteSharedError, Written,
 };
-use celesta_types::{ErrorKind, RunId};
+use celesta_types::{ErrorKind, RunId, SweepId};
 
+pub(crate) use self::bulk::Bulk;
+pub(crate) use self::orders::{Order, SCOPES};
+pub(crate) use self::over::{Derived, EDITS, How};
 pub(crate) use self::sharing::{Share, fact_of};
+pub(crate) use self::sweeps::SweepWish;
 use crate::node::Waiting;
 use crate::workloads::{MAIN, WORKLOADS};
 
@@ -37,6 +48,16 @@ pub(crate) enum Ask {
     Steer { run: RunId, how: Steer },
     /// That another version is current.
     Release,
+    /// That the runs of that scope are stopped, or let go on.
+    Order { scope: usize, pause: bool },
+    /// That the bulk operation of that number is accepted.
+    Bulk { number: usize },
+    /// That the run is done over or repeated, with the wish of that number.
+    Derive { number: usize },
+    /// That a sweep is steered.
+    Sweep { sweep: SweepId, wish: SweepWish },
+    /// Something that nobody counts on.
+    Told,
     /// The end of a run.
     End,
 }
@@ -48,6 +69,7 @@ pub(crate) enum Steer {
     Pause,
     Resume,
     Retry,
+    Step,
 }
 
 /// What a client heard.
@@ -59,6 +81,11 @@ pub(crate) enum Answer {
     Share(Result<SharedWritten, WriteSharedError>),
     Steer(Result<RunState, LifecycleError>),
     Release(Result<(), ReleaseError>),
+    Order(Result<(), OrderError>),
+    Bulk(Result<(), OperationError>),
+    Derive(Result<RunId, Refusal>),
+    Sweep(Result<SweepState, SweepError>),
+    Told(Result<String, String>),
     End(Option<Box<RunView>>),
 }
 
@@ -106,14 +133,27 @@ pub(crate) struct Try {
     pub(crate) request: usize,
     pub(crate) known: Known,
     pub(crate) run: Option<RunId>,
+    /// When it was asked and when it was promised, by the count of what clients ask and hear.
+    span: Span,
+}
+
+/// When something was asked for, and when it was promised if it was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) asked: u64,
+    pub(crate) promised: Option<u64>,
 }
 
 impl Try {
-    const fn of(request: usize) -> Self {
+    const fn of(request: usize, asked: u64) -> Self {
         Self {
             request,
             known: Known::Doubtful,
             run: None,
+            span: Span {
+                asked,
+                promised: None,
+            },
         }
     }
 }
@@ -142,6 +182,15 @@ pub(crate) struct Model {
     pub(crate) workload_of: BTreeMap<RunId, usize>,
     /// Runs whose cancel was promised.
     pub(crate) canceled: BTreeMap<RunId, Known>,
+    pub(crate) orders: BTreeMap<usize, Order>,
+    pub(crate) bulks: Vec<Bulk>,
+    pub(crate) derived: Vec<Derived>,
+    /// Sweeps that were promised to be paused, and nobody has let go on since.
+    pub(crate) paused_sweeps: BTreeSet<SweepId>,
+    /// Whether a sweep may have been given up: some runs have not heard what was written then.
+    pub(crate) has_aborted: bool,
+    /// How often clients have asked or heard.
+    moments: u64,
     /// Results that clients have seen of completed runs.
     pub(crate) seen: BTreeMap<RunId, Option<String>>,
     /// Refusals are lies at this moment: the disk has kept what it says it has not.
@@ -160,9 +209,11 @@ impl Model {
             ..
         } = &self.requests[request];
         let tried = self.tries.len();
+        self.moments += 1;
+        let asked = self.moments;
         if let Some(event_type) = event {
             let event = events::asking(event_type, request, tried, input);
-            self.tries.push(Try::of(request));
+            self.tries.push(Try::of(request, asked));
             return (Ask::Run { tried }, events::publish_request(runtime, event));
         }
         let submit = Submit {
@@ -173,7 +224,7 @@ impl Model {
             labels: BTreeMap::from([(TRY.to_owned(), tried.to_string())]),
             ..Submit::default()
         };
-        self.tries.push(Try::of(request));
+        self.tries.push(Try::of(request, asked));
         let runtime = runtime.clone();
         let answer = async move {
             let submitted = runtime.submit(submit, None).await;
@@ -218,6 +269,7 @@ impl Model {
                 Steer::Pause => runtime.pause(run, &wish).await,
                 Steer::Resume => runtime.resume(run, &wish).await,
                 Steer::Retry => runtime.retry(run, &wish).await,
+                Steer::Step => runtime.act(run, Action::Step, &wish).await,
             })
         };
         (Ask::Steer { run, how }, Box::pin(answer))
@@ -248,6 +300,7 @@ impl Model {
 
     /// A client hears; gives the line for the trace.
     pub(crate) fn hear(&mut self, ask: Ask, answer: Answer) -> String {
+        self.moments += 1;
         match (ask, answer) {
             (Ask::Run { tried }, Answer::Run(answer)) => self.heard_of_run(tried, answer),
             (Ask::Note { note }, Answer::Note(answer)) => self.heard_of_note(note, answer),
@@ -257,6 +310,11 @@ impl Model {
                 Ok(()) => "another version is current".to_owned(),
                 Err(error) => format!("the version stays: {error}"),
             },
+            (Ask::Order { scope, pause }, Answer::Order(answer)) => self.heard_of_order(scope, pause, answer),
+            (Ask::Bulk { number }, Answer::Bulk(answer)) => self.heard_of_bulk(number, answer),
+            (Ask::Derive { number }, Answer::Derive(answer)) => self.heard_of_derived(number, answer),
+            (Ask::Sweep { sweep, wish }, Answer::Sweep(answer)) => self.heard_of_sweep(sweep, wish, answer),
+            (_, Answer::Told(answer)) => answer.unwrap_or_else(|error| format!("refused: {error}")),
             (_, Answer::End(view)) => self.heard_of_end(view),
             (ask, answer) => {
                 self.violations
@@ -277,6 +335,29 @@ impl Model {
         }
     }
 
+    /// When the promised runs were asked for first and promised first.
+    pub(crate) fn spans(&self) -> BTreeMap<RunId, Span> {
+        let mut asked: BTreeMap<usize, u64> = BTreeMap::new();
+        for tried in &self.tries {
+            asked.entry(tried.request).or_insert(tried.span.asked);
+        }
+        let mut spans: BTreeMap<RunId, Span> = BTreeMap::new();
+        for tried in &self.tries {
+            let (Some(run), Some(promised)) = (tried.run, tried.span.promised) else {
+                continue;
+            };
+            let asked = asked.get(&tried.request).copied().unwrap_or(0);
+            let span = spans.entry(run).or_insert(Span {
+                asked,
+                promised: None,
+            });
+            span.promised = Some(span.promised.map_or(promised, |before| before.min(promised)));
+        }
+        let derived = self.derived.iter().filter_map(|one| Some((one.run?, one.span)));
+        spans.extend(derived);
+        spans
+    }
+
     const fn refused(&self) -> Known {
         if self.lied_to {
             Known::Doubtful
@@ -287,6 +368,7 @@ impl Model {
 
     fn heard_of_run(&mut self, tried: usize, answer: Result<Option<RunId>, Refusal>) -> String {
         let known = self.refused();
+        let now = self.moments;
         let one = &mut self.tries[tried];
         let request = &mut self.requests[one.request];
         match answer {
@@ -296,6 +378,7 @@ impl Model {
             }
             Ok(Some(run)) => {
                 (one.known, one.run) = (Known::Promised, Some(run));
+                one.span.promised = Some(now);
                 match request.run {
                     None => {
                         request.run = Some(run);

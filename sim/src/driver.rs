@@ -4,6 +4,7 @@
 mod asking;
 mod calm;
 mod events;
+mod steering;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -40,6 +41,19 @@ const IN_THE_RECORD: &[(&str, &str)] = &[
         "SELECT count(DISTINCT run) FROM upgrades",
     ),
     ("archived runs", "SELECT count(*) FROM archived"),
+    ("bulk operations", "SELECT count(*) FROM operations"),
+    (
+        "pauses of workflows",
+        "SELECT count(*) FROM sim_history WHERE what = 'ordered'",
+    ),
+    (
+        "pauses of sweeps",
+        "SELECT count(*) FROM sim_history WHERE what = 'sweep stands' AND number = 3",
+    ),
+    (
+        "runs done over",
+        "SELECT count(*) FROM runs WHERE parent IS NULL AND labels LIKE '%celesta.%-from%'",
+    ),
 ];
 
 /// How a seed is run.

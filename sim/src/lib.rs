@@ -10,6 +10,7 @@
 //! - `clients` asks, and remembers what it was promised. `workers` leases calls and answers, late, twice or never.
 //! - `workloads` are the services that are asked; add one there, with its rules in `bundles/`.
 //! - `oracle` compares what stands in the record at the end with the promises.
+//! - `history` keeps what the record went through and does not show any more.
 //! - `bugs` are mistakes put in on purpose, to prove that they are found.
 //!
 //! It simulates one node with one record, as SQLite has it. The network, PostgreSQL and real processes have their own tests.
@@ -18,6 +19,7 @@ pub mod bugs;
 mod chance;
 mod clients;
 pub mod driver;
+mod history;
 mod many;
 mod node;
 mod oracle;

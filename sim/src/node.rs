@@ -84,12 +84,13 @@ impl Ground {
     }
 }
 
-/// All tables of a node.
+/// All tables of a node, and the simulation's own.
 pub(crate) fn migrations() -> Vec<Migration> {
     [
         celesta_queue::MIGRATIONS,
         celesta_runs::MIGRATIONS,
         celesta_worker::MIGRATIONS,
+        &[crate::history::MIGRATION],
     ]
     .concat()
 }

@@ -2,9 +2,14 @@
 //! what workers have said.
 
 mod archive;
+mod bulk;
+mod gates;
 mod journal;
 mod lanes;
+mod orders;
+mod over;
 mod shared;
+mod sweeps;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +24,10 @@ use celesta_types::{Digest, RunId};
 use serde_json::Value;
 
 pub(crate) use self::archive::Before;
+use self::bulk::Reached;
 use self::lanes::Lanes;
+use self::orders::Pauses;
+use self::over::MadeFrom;
 use self::shared::Standing;
 use self::versions::Versions;
 use crate::clients::{EMITTER, Known, Model, Note, TRY, Try};
@@ -51,6 +59,8 @@ struct Row {
     tried: Option<usize>,
     /// The run that has emitted the event which began it.
     emitter: Option<RunId>,
+    /// The run that was done over or repeated as this one.
+    made_from: Option<MadeFrom>,
     is_child: bool,
     is_archived: bool,
     input: Value,
@@ -74,15 +84,26 @@ pub(crate) fn judge(view: &mut View<'_>) {
     };
     promised_runs(view.model, &rows, &mut broken);
     emitted_once(&rows, &mut broken);
-    broken.extend(Lanes::read(view.record).all_turned_away());
+    let lanes = Lanes::read(view.record);
+    broken.extend(lanes.all_turned_away());
+    broken.extend(lanes.out_of_turn(view.model));
+    over::check(view.model, &rows, &mut broken);
+    let pauses = Pauses::read(view.record, &mut broken);
+    let mut reached = Reached::new();
     let standing = Standing::read(view.record, view.model, &mut broken);
     let versions = Versions::read(view.record);
     for row in &rows {
         let before = broken.len();
         let said = |what: String| format!("{} ({}, {}): {what}", row.run, row.operation, row.state);
         if !row.is_archived {
-            let told = journal::check(view.record, row.run, row.state, view.said);
+            let told = journal::check(view.record, row, &pauses, view.said);
             broken.extend(told.broken.into_iter().map(said));
+            for actor in told.actors {
+                *reached.entry(actor).or_default().entry(row.run).or_default() += 1;
+            }
+            if let Err(what) = over::stops_hold(view.node, row.run, &told.stops) {
+                broken.push(said(what));
+            }
             if let Err(what) = versions.are_right(row, &told.moves) {
                 broken.push(said(what));
             }
@@ -98,17 +119,26 @@ pub(crate) fn judge(view: &mut View<'_>) {
             break;
         }
     }
+    if broken.len() <= VIOLATIONS_MAX {
+        bulk::check(view.record, view.model, &rows, &reached, &mut broken);
+    }
     broken.truncate(VIOLATIONS_MAX);
     view.model.violations.extend(broken);
-    record_is_sound(view);
+    is_sound(view, lanes);
 }
 
 /// What holds of every store at every instant holds of the record.
 pub(crate) fn record_is_sound(view: &mut View<'_>) {
+    let lanes = Lanes::read(view.record);
+    is_sound(view, lanes);
+}
+
+fn is_sound(view: &mut View<'_>, lanes: Lanes) {
     let found = view.node.now(invariants(view));
     let found = found.unwrap_or_else(|error| vec![error]);
-    let lanes = Lanes::read(view.record).broken;
-    let broken = lanes.into_iter().chain(found).take(VIOLATIONS_MAX);
+    let sweeps = sweeps::check(view.record);
+    let broken = lanes.broken.into_iter().chain(sweeps).chain(found);
+    let broken: Vec<String> = broken.take(VIOLATIONS_MAX).collect();
     view.model.violations.extend(broken);
 }
 
@@ -161,6 +191,7 @@ fn rows(record: &Record) -> Result<Vec<Row>, String> {
                 .filter(|_| !is_child)
                 .and_then(|tried| tried.parse().ok()),
             emitter: labels.get(EMITTER).and_then(|run| run.parse().ok()),
+            made_from: MadeFrom::of(&labels),
             is_child,
             is_archived: false,
             input: serde_json::from_slice(row.blob(5)?).ok()?,
@@ -190,7 +221,10 @@ pub(crate) fn queues_are_empty(view: &mut View<'_>) {
 /// Each promised request has exactly one run, and nobody has one that was refused.
 fn promised_runs(model: &Model, rows: &[Row], broken: &mut Vec<String>) {
     let mut by_try: BTreeMap<usize, Vec<RunId>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| !row.is_child && row.emitter.is_none()) {
+    for row in rows
+        .iter()
+        .filter(|row| !row.is_child && row.emitter.is_none() && row.made_from.is_none())
+    {
         match row.tried {
             Some(tried) if tried < model.tries.len() => by_try.entry(tried).or_default().push(row.run),
             _ => broken.push(format!("nobody has asked for {}", row.run)),
@@ -270,8 +304,12 @@ fn run_is_right(view: &View<'_>, row: &Row, standing: &Standing) -> Result<(), S
         RunState::Canceled => return Ok(()),
         // A child that refuses fails always; and there are calls whose input no worker takes, tried again in vain.
         RunState::Failed => row.is_child || workload.is_some_and(|workload| workload.fails),
-        // Of what refuses always nothing is left to do when it is tried again.
-        RunState::Idle => row.is_child && row.input["x"].as_i64().is_some_and(|x| x % 5 == 4),
+        // Of what refuses always nothing is left to do when it is tried again; of what had completed before it heard what it
+        // is done over from, neither.
+        RunState::Idle => {
+            let had_completed = row.operation == "watch" && row.made_from.is_some_and(|from| from.is_restart);
+            had_completed || (row.is_child && row.input["x"].as_i64().is_some_and(|x| x % 5 == 4))
+        }
         RunState::Waiting | RunState::Running | RunState::Quarantined | RunState::Paused => false,
     };
     if !is_ended {
@@ -346,6 +384,9 @@ fn notes_are_right(model: &Model, row: &Row, counts: Option<&str>, ended: &Ended
             ));
         }
         there.remove(&i64::try_from(number).unwrap_or(-1));
+    }
+    if let Some(from) = row.made_from {
+        over::inherited(model, row, from, &mut there)?;
     }
     if !there.is_empty() {
         return Err(format!("notes that nobody has written: {there:?}"));

@@ -150,6 +150,8 @@ pub struct Workload {
     pub event: Option<&'static str>,
     /// Whether a call that fails for good fails the run.
     pub fails: bool,
+    /// Rules before which its runs are stopped, and from which they are done over.
+    pub rules: &'static [&'static str],
     pub(crate) input: fn(&Chance) -> Value,
     /// What must hold of a run that has completed.
     pub(crate) check: fn(&Ended) -> Result<(), String>,
@@ -164,6 +166,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: Some("Order"),
         event: Some("sim.fan"),
         fails: false,
+        rules: &["open", "work", "close"],
         input: |chance| json!({ "parts": chance.below(12), "base": chance.below(100) }),
         check: check_fan,
     },
@@ -174,6 +177,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: Some("Walk"),
         event: None,
         fails: true,
+        rules: &["step", "rest", "end"],
         input: |chance| json!({ "total": chance.below(9) }),
         check: |run| {
             let total = run.input["total"].as_i64().unwrap_or(-1);
@@ -192,6 +196,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: Some("Wish"),
         event: None,
         fails: false,
+        rules: &["ask", "ring"],
         input: |_| json!({ "seconds": 90 }),
         check: |run| equal("the result", &run.result, &json!({ "early": 0 })),
     },
@@ -202,6 +207,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: None,
         event: None,
         fails: false,
+        rules: &[],
         input: |chance| json!({ "calls": chance.between(1, 8) }),
         check: |run| {
             equal("answers", &run.one("Burst")?["answers"], &json!(1))?;
@@ -219,6 +225,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: Some("Plan"),
         event: None,
         fails: false,
+        rules: &["open", "ask", "close"],
         input: |chance| json!({ "children": chance.below(6) }),
         check: check_parent,
     },
@@ -229,6 +236,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: None,
         event: None,
         fails: true,
+        rules: &["write", "bind"],
         input: |chance| json!({ "pages": chance.between(8, 24) }),
         check: |run| {
             equal("the pages", &run.result["pages"], &run.input["pages"])?;
@@ -250,6 +258,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: Some("Easel"),
         event: None,
         fails: true,
+        rules: &["stretch", "stroke", "sign"],
         input: |chance| json!({ "strokes": chance.between(1, 4) }),
         check: check_canvas,
     },
@@ -260,6 +269,7 @@ pub const WORKLOADS: &[Workload] = &[
         notes: None,
         event: None,
         fails: false,
+        rules: &["hear", "close at once", "call and close"],
         input: |chance| json!({ "name": NAMES[chance.below(NAMES.len())], "calls": chance.percent(50) }),
         check: |run| equal("the result", &run.result, &json!({ "y": 1 })),
     },

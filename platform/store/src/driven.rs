@@ -67,6 +67,19 @@ pub enum Mistake {
     WithoutTable(&'static str),
     /// The rows of this statement become durable when their unit arrives, ahead of the rest of it.
     Ahead(&'static str),
+    /// The last values of the first two rows of this statement in a unit change places.
+    Swapped(&'static str),
+    /// Rows of this statement have the number `to` in a column where they should have `from`.
+    Altered {
+        /// The statement.
+        statement: &'static str,
+        /// The column, from 0.
+        column: usize,
+        /// What should be there.
+        from: i64,
+        /// What is.
+        to: i64,
+    },
 }
 
 /// What one commit did.
@@ -227,6 +240,31 @@ impl Hand {
                 }
                 Unit::of_parts(rows, after)
             }
+            Mistake::Swapped(name) => {
+                let named = rows.starts.iter().filter(|(statement, _)| statement.name == name);
+                let last: Vec<usize> = named
+                    .map(|(statement, start)| start + statement.cells - 1)
+                    .collect();
+                if let [first, second, ..] = last[..] {
+                    rows.cells.swap(first, second);
+                }
+                Unit::of_parts(rows, after)
+            }
+            Mistake::Altered {
+                statement: name,
+                column,
+                from,
+                to,
+            } => {
+                for (_, start) in rows.starts.iter().filter(|(statement, _)| statement.name == name) {
+                    if let Some(cell) = rows.cells.get_mut(start + column)
+                        && *cell == Cell::Int(from)
+                    {
+                        *cell = Cell::Int(to);
+                    }
+                }
+                Unit::of_parts(rows, after)
+            }
         }
     }
 }
@@ -354,7 +392,21 @@ mod tests {
         hand.make(Mistake::WithoutTable("tes"));
         store.submit(row(8)).await;
         hand.waiting();
+        hand.make(Mistake::Altered {
+            statement: "test.insert",
+            column: 0,
+            from: 9,
+            to: 10,
+        });
+        for key in [9, 11] {
+            store.submit(row(key)).await;
+            hand.waiting();
+        }
         hand.commit(9, Ending::Durable);
-        assert_eq!(keys(&record), [2, 3, 4, 5, 8]);
+        assert_eq!(keys(&record), [2, 3, 4, 5, 8, 10, 11]);
+        let mut unit = row(12);
+        unit.add(&INSERT, [13.into()]);
+        let (swapped, _) = hand.mistaken(unit, Mistake::Swapped("test.insert")).into_parts();
+        assert_eq!(swapped.cells, [Cell::Int(13), Cell::Int(12)]);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use celesta_engine::SharedFacts;
 use celesta_queue::{Failure, LeaseKeys, Leased, LeasedKey};
+use celesta_runtime::Fate;
 use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
 use celesta_store::Unit;
 use celesta_types::{Partition, RunId};
@@ -28,8 +29,8 @@ const KEYS_PER_LEASE: usize = 64;
 const MESSAGES_PER_TURN: usize = 4_096;
 /// How long a turn may take before its run is given to somebody else: far above the bound of a script.
 const LEASE_MS: i64 = 60_000;
-/// A run that could not be read is tried again after this.
-const RELOAD_DELAY_MS: i64 = 1_000;
+/// A run or a gate that could not be read is tried again after this; far below the lease, which holds meanwhile.
+const RELOAD_DELAY: Duration = Duration::from_secs(1);
 /// How long an evaluator waits in one call; only bounds how soon it notices a shutdown that no message announces.
 const WAIT: Duration = Duration::from_secs(3_600);
 
@@ -127,7 +128,7 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
                         inner.store.submit(unit).await;
                     }
                 }
-                Err(error) => give_back(inner, &key, RELOAD_DELAY_MS, &error.to_string()).await,
+                Err(error) => read_later(inner, &key, &error.to_string()),
             }
             continue;
         }
@@ -161,7 +162,7 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             // A run's row may travel with its first message, which is not stored yet, while the run has left the cache:
             // given back, the two are stored.
             Ok(None) if key.messages.iter().any(|message| message.attempt == 1) => {
-                give_back(inner, &key, 0, "the run is not in the record yet").await;
+                give_back(inner, &key, "the run is not in the record yet").await;
             }
             Ok(None) => {
                 tracing::warn!(%run, messages = key.messages.len(), "messages of a run that does not exist are dropped");
@@ -172,19 +173,35 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
                 }
             }
             Err(error) => {
-                tracing::error!(%run, %error, "cannot read a run; its messages are given back");
-                give_back(inner, &key, RELOAD_DELAY_MS, &error.to_string()).await;
+                read_later(inner, &key, &error.to_string());
             }
         }
     }
 }
 
-/// The messages come again after a while: reading may succeed then.
-async fn give_back(inner: &Inner, key: &LeasedKey, delay_ms: i64, error: &str) {
+/// What cannot be read now may be read soon. Its messages are kept until then and given back untouched: were they to come
+/// again by themselves, what comes meanwhile would overtake them.
+fn read_later(inner: &Arc<Inner>, key: &LeasedKey, error: &str) {
+    tracing::error!(key = ?key.key, %error, "cannot read a run or a gate; it is read again");
+    let leases: Vec<_> = key.messages.iter().map(Leased::lease).collect();
+    let (keeper, shutdown) = (Arc::clone(inner), inner.tasks.shutdown().clone());
+    let keeping = async move {
+        tokio::select! {
+            () = keeper.clock.sleep(RELOAD_DELAY) => {}
+            () = shutdown.requested() => {}
+        }
+        // Who is refused has lost the key: its messages are another's already.
+        drop(keeper.queues.release(&leases));
+    };
+    inner.tasks.spawn("runs.read-later", Fate::Expendable, keeping);
+}
+
+/// The messages come again at once.
+async fn give_back(inner: &Inner, key: &LeasedKey, error: &str) {
     let failure = |message: &Leased| Failure {
         lease: message.lease(),
         retryable: true,
-        delay_ms,
+        delay_ms: 0,
         error: error.to_owned(),
     };
     let failures = key.messages.iter().map(failure).collect();

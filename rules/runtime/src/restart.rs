@@ -164,8 +164,7 @@ impl Runtime {
             ..old
         };
         let mut unit = Unit::new();
-        if turn > 1 {
-            let state = self.state_before(run, turn, &head, &rules).await?;
+        if let Some(state) = self.state_before(run, turn, &head, &rules).await? {
             let record = Record {
                 at: now,
                 effects: vec![Recorded::Log {
@@ -235,14 +234,15 @@ impl Runtime {
         }
     }
 
-    /// What `run` knew before `turn`, as the snapshot of the new run.
+    /// What `run` knew before `turn`, as the snapshot of the new run; none when it knew nothing: it was to begin with its
+    /// request.
     async fn state_before(
         &self,
         run: RunId,
         turn: u64,
         new: &RunHead,
         rules: &Arc<RuleSet>,
-    ) -> Result<Vec<u8>, RestartError> {
+    ) -> Result<Option<Vec<u8>>, RestartError> {
         let refused = |reason: String| RestartError::Version {
             service: new.service.to_string(),
             run,
@@ -262,6 +262,9 @@ impl Runtime {
                 }
             }
         }
+        if deltas.is_empty() {
+            return Ok(None);
+        }
         let (rules, run) = (Arc::clone(rules), new.run);
         // A large run takes longer to read than the threads that serve requests have.
         let restored = tokio::task::spawn_blocking(move || {
@@ -271,6 +274,7 @@ impl Runtime {
         restored
             .await
             .map_err(LifecycleError::unavailable)?
+            .map(Some)
             .map_err(|error| refused(error.to_string()))
     }
 }

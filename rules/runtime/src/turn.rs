@@ -197,10 +197,14 @@ fn take_turn(
         now_ms: now.as_millis(),
         events,
     };
-    let mut breakpoints = live.head.steering().breakpoints.clone();
-    sender
-        .orders
-        .breakpoints(&live.head.service, &live.head.workflow, &mut breakpoints);
+    let mut breakpoints = Vec::new();
+    // Nobody could let a finished run go on.
+    if !live.head.state.is_ended() {
+        breakpoints.clone_from(&live.head.steering().breakpoints);
+        sender
+            .orders
+            .breakpoints(&live.head.service, &live.head.workflow, &mut breakpoints);
+    }
     let stops = Stops {
         rules: &breakpoints,
         all: wishes.step,
@@ -472,6 +476,7 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         && outcome.effects.is_empty()
         && outcome.firings.is_empty()
         && outcome.changes.is_empty()
+        && outcome.stopped.is_none()
     {
         done.live = Some(live);
         return done;
@@ -580,6 +585,10 @@ fn settle(mut live: Box<Live>, mut asked: Asked, outcome: Outcome, sender: &Outg
         changed = true;
         sender.answer_parent(&live, &mut done);
         sender.leave_gates(&live, &mut done);
+        if outcome.stopped.is_some() {
+            // What it stopped before as it finished nobody holds any more.
+            sender.wake(&mut live, Some(now.as_millis() + 1), &mut done);
+        }
     } else if let Some(at) = &outcome.stopped {
         stop_before(&mut live, at, asked.resume, &mut record);
         changed = true;
@@ -678,7 +687,9 @@ fn append(live: &mut Live, seq: u64, record: &Record, unit: &mut Unit) {
     live.deltas = live.deltas.saturating_add(1);
     live.delta_bytes += record.delta.len();
     let large = live.delta_bytes >= DELTA_BYTES_PER_SNAPSHOT.max(live.snapshot_bytes);
-    if record.note.is_none() && (large || live.deltas >= DELTAS_PER_SNAPSHOT) {
+    // A snapshot holds nothing of what is kept for later.
+    let keeps = matches!(record.note, Some(Note::Paused { .. } | Note::Quarantined { .. }));
+    if !keeps && (large || live.deltas >= DELTAS_PER_SNAPSHOT) {
         let state = live.memory.snapshot();
         live.snapshot_bytes = state.len();
         live.deltas = 0;

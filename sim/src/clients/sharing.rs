@@ -16,6 +16,8 @@ pub(crate) struct Share {
     is_first: bool,
     /// Runs that are told in a second.
     rate: u32,
+    /// Whether nobody is told before somebody says so.
+    hold: bool,
     tries: usize,
     pub(crate) known: Known,
     /// The service's count of changes with it, when it is promised.
@@ -36,13 +38,14 @@ pub(crate) fn fact_of(name: usize) -> u64 {
 
 impl Model {
     /// Somebody wants the fact of a name changed: the number of the write.
-    pub(crate) fn new_share(&mut self, name: usize, rate: u32) -> usize {
+    pub(crate) fn new_share(&mut self, name: usize, rate: u32, hold: bool) -> usize {
         let is_there = |share: &Share| share.name == name && share.is_first && share.known == Known::Promised;
         let is_first = !self.shares.iter().any(is_there);
         self.shares.push(Share {
             name,
             is_first,
             rate,
+            hold,
             tries: 0,
             known: Known::Doubtful,
             revision: None,
@@ -69,7 +72,7 @@ impl Model {
             writes: writes.into_iter().collect(),
             idempotency_key: Some(format!("share-{number}")),
             sweep: None,
-            hold: false,
+            hold: share.hold,
             rate: share.rate,
             dry_run: false,
         };

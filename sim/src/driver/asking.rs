@@ -20,10 +20,11 @@ const STEERS: &[(Steer, usize)] = &[
     (Steer::Pause, 4),
     (Steer::Resume, 6),
     (Steer::Retry, 6),
+    (Steer::Step, 3),
 ];
 
 impl Sim<'_> {
-    fn start(&mut self, (ask, answer): (Ask, Waiting<Answer>)) -> Result<bool, SimError> {
+    pub(super) fn start(&mut self, (ask, answer): (Ask, Waiting<Answer>)) -> Result<bool, SimError> {
         self.trace.line(format_args!("ask {ask:?}"));
         self.count("requests");
         self.node()?.ask(ask, answer);
@@ -141,7 +142,8 @@ impl Sim<'_> {
     pub(super) fn share(&mut self) -> Result<bool, SimError> {
         let name = self.chance.below(NAMES.len());
         let rate = RATES[self.chance.below(RATES.len())];
-        let number = self.model.new_share(name, rate);
+        let hold = self.chance.percent(15);
+        let number = self.model.new_share(name, rate, hold);
         let runtime = self.node()?.runtime.clone();
         let asking = self.model.share(&runtime, number);
         self.start(asking)

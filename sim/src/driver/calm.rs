@@ -1,15 +1,17 @@
 //! The calm after the events: no more faults, workers answer well, people let runs go on; everything must come to rest.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use celesta_runs::{RunFilter, RunState, SweepState, SweepsFilter};
+use celesta_queue::Filter;
+use celesta_runs::{RunFilter, RunState, StoppedView, SweepState, SweepsFilter};
 use celesta_store::driven::Ending;
 use celesta_types::RunId;
 
 use super::Sim;
 use crate::clients::{Known, Model, Steer};
-use crate::node::SimError;
+use crate::node::{SimError, own_queues};
 use crate::oracle::{Before, View};
 use crate::workloads::{KEPT, lanes};
 
@@ -21,6 +23,14 @@ const QUIET_MAX: Duration = Duration::from_secs(1_800);
 const STILLNESS: Duration = Duration::from_secs(5);
 /// How often a failed run is tried again: some fail always.
 const RETRIES_MAX: usize = 2;
+
+/// A run that stands still.
+struct Standing {
+    run: RunId,
+    /// Whether others wait until it is settled.
+    blocks: bool,
+    stopped: Option<StoppedView>,
+}
 
 impl Sim<'_> {
     pub(super) fn calm(&mut self) -> Result<(), SimError> {
@@ -47,6 +57,7 @@ impl Sim<'_> {
         // What was given up for want of the disk is done when a process begins.
         self.restart()?;
         self.ask_in_doubt()?;
+        self.lift()?;
         let mut retried = BTreeMap::new();
         let mut busy_at = self.now();
         let mut still_for = Duration::ZERO;
@@ -58,7 +69,7 @@ impl Sim<'_> {
             if self.go_on()? {
                 busy_at = self.now();
                 still_for = Duration::ZERO;
-            } else if self.depth()? > 0 || self.node()?.is_waited_for() || self.is_sweeping()? {
+            } else if self.depth()? > 0 || self.is_under_way()? {
                 if self.now().since(busy_at) > QUIET_MAX {
                     break;
                 }
@@ -88,16 +99,34 @@ impl Sim<'_> {
                 )
             })
             .collect();
-        let sweeping = if self.is_sweeping()? {
-            ", a sweep is open"
-        } else {
-            ""
-        };
+        let unread = self.unread()?;
+        let (sweeping, operating) = (self.is_sweeping()?, self.is_operating()?);
         self.violation(format!(
-            "nothing comes to rest: {clients} clients wait, {}{sweeping}",
+            "nothing comes to rest: {clients} clients wait, {}; a sweep is open: {sweeping}, an operation: {operating}{unread}",
             left.join("; ")
         ));
         Ok(())
+    }
+
+    /// Runs with messages left that cannot be read, and why.
+    fn unread(&mut self) -> Result<String, SimError> {
+        let [runs, _] = own_queues()?;
+        let node = self.node()?;
+        let page = node.now(node.queues.list(&runs, &Filter::default(), None, usize::MAX));
+        let mut told = String::new();
+        for message in page.map(|page| page.messages).unwrap_or_default() {
+            let Some(key) = message.key else { continue };
+            let run = RunId::from_bits(key.bits());
+            if let Err(error) = node.now(node.runtime.differs_from_record(run)) {
+                write!(told, "; {run} cannot be read: {error}").expect("writing to a string");
+            }
+        }
+        Ok(told)
+    }
+
+    /// Whether somebody is waited for who has no message on the way.
+    fn is_under_way(&mut self) -> Result<bool, SimError> {
+        Ok(self.node()?.is_waited_for() || self.is_sweeping()? || self.is_operating()?)
     }
 
     /// Whether runs are still to be told of a change.
@@ -155,7 +184,7 @@ impl Sim<'_> {
         Ok(())
     }
 
-    fn evaluate_all(&mut self) -> Result<(), SimError> {
+    pub(super) fn evaluate_all(&mut self) -> Result<(), SimError> {
         self.take()?;
         while !self.taken.is_empty() {
             self.evaluate()?;
@@ -195,11 +224,18 @@ impl Sim<'_> {
     /// Runs that stand still for want of somebody's wish go on; says whether there were any.
     fn let_go(&mut self, retried: &mut BTreeMap<RunId, usize>) -> Result<bool, SimError> {
         let mut wishes = Vec::new();
-        for (run, _) in self.runs_in(RunState::Paused)? {
-            wishes.push((run, Steer::Resume));
+        for stopped in self.runs_in(RunState::Paused)? {
+            if Self::is_forgotten(stopped.stopped.as_ref()) {
+                self.violation(format!(
+                    "{} is still stopped, and nobody's order says so any more",
+                    stopped.run
+                ));
+                return Ok(false);
+            }
+            wishes.push((stopped.run, Steer::Resume));
         }
         for state in [RunState::Failed, RunState::Quarantined] {
-            for (run, blocks) in self.runs_in(state)? {
+            for Standing { run, blocks, .. } in self.runs_in(state)? {
                 let times = retried.entry(run).or_default();
                 *times += 1;
                 if *times <= RETRIES_MAX {
@@ -218,8 +254,8 @@ impl Sim<'_> {
         Ok(!wishes.is_empty())
     }
 
-    /// The runs in that state, and whether others wait until they are settled.
-    fn runs_in(&mut self, state: RunState) -> Result<Vec<(RunId, bool)>, SimError> {
+    /// The runs in that state.
+    fn runs_in(&mut self, state: RunState) -> Result<Vec<Standing>, SimError> {
         let node = self.node()?;
         let filter = RunFilter {
             state: Some(state),
@@ -234,8 +270,12 @@ impl Sim<'_> {
             let blocks = |service: &str, operation: &str| {
                 lanes::limit_of(service, operation).is_some_and(|limit| limit.failed_block)
             };
-            let found = page.rows.iter();
-            runs.extend(found.map(|view| (view.id, blocks(&view.service, &view.operation))));
+            let found = page.rows.into_iter();
+            runs.extend(found.map(|view| Standing {
+                run: view.id,
+                blocks: blocks(&view.service, &view.operation),
+                stopped: view.stopped,
+            }));
             match page.next.and_then(|next| next.parse().ok()) {
                 Some(next) => cursor = Some(next),
                 None => return Ok(runs),

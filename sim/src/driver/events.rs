@@ -1,5 +1,5 @@
 //! The events: what the seed may choose next. To add one: a name, its weight, and what it does. What clients ask is in
-//! `driver/asking.rs`.
+//! `driver/asking.rs`, what people do to many runs or over in `driver/steering.rs`.
 
 use std::time::Duration;
 
@@ -38,6 +38,20 @@ pub enum Event {
     ShareAgain,
     /// Another version becomes current.
     Release,
+    /// Somebody stops all runs of a service or workflow, or lets them go on.
+    Order,
+    /// Somebody wants something done to all runs of a filter.
+    Bulk,
+    /// Somebody stops a bulk operation, lets it go on or ends it.
+    ChangeBulk,
+    /// Somebody does a run over.
+    Derive,
+    /// A client asks again for what has a key.
+    DeriveAgain,
+    /// Somebody says before which rules a run stops.
+    Break,
+    /// Somebody steers a sweep.
+    Sweep,
     /// An evaluator leases runs.
     Take,
     /// An evaluator evaluates what it has leased.
@@ -87,6 +101,13 @@ pub const EVENTS: &[(Event, usize)] = &[
     (Event::Share, 4),
     (Event::ShareAgain, 1),
     (Event::Release, 1),
+    (Event::Order, 4),
+    (Event::Bulk, 2),
+    (Event::ChangeBulk, 2),
+    (Event::Derive, 4),
+    (Event::DeriveAgain, 1),
+    (Event::Break, 4),
+    (Event::Sweep, 4),
     (Event::Take, 170),
     (Event::Evaluate, 170),
     (Event::Commit, 260),
@@ -137,6 +158,13 @@ impl Sim<'_> {
             Event::Share => self.share(),
             Event::ShareAgain => self.share_again(),
             Event::Release => self.release(),
+            Event::Order => self.order(),
+            Event::Bulk => self.bulk(),
+            Event::ChangeBulk => self.change_bulk(),
+            Event::Derive => self.derive(),
+            Event::DeriveAgain => self.derive_again(),
+            Event::Break => self.set_breakpoints(),
+            Event::Sweep => self.steer_sweep(),
             Event::Take => self.take(),
             Event::Evaluate => self.evaluate(),
             Event::Commit => self.some_commit(Ending::Durable),

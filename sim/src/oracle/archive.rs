@@ -93,6 +93,7 @@ pub(super) fn rows(node: &Node, record: &Record) -> Result<Vec<Row>, String> {
             version: view.version,
             state: view.state,
             emitter: None,
+            made_from: None,
             is_child: false,
             is_archived: true,
             error: view.error,

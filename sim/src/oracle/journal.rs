@@ -9,6 +9,9 @@ use celesta_store::driven::Record;
 use celesta_types::{CallId, ErrorClass, RunId, Timestamp};
 use serde_json::Value;
 
+use super::Row;
+use super::orders::Pauses;
+use super::over::Stop;
 use super::versions::Move;
 use crate::workers::Said;
 use crate::workloads::answer;
@@ -35,11 +38,16 @@ pub(super) struct Told {
     pub(super) broken: Vec<String>,
     /// The moves of the run to other versions.
     pub(super) moves: Vec<Move>,
+    /// The turns in which it was to stop before rules.
+    pub(super) stops: Vec<Stop>,
+    /// Who has asked for what was done to it as a whole.
+    pub(super) actors: Vec<String>,
 }
 
-/// Walks through the journal of `run`.
-pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -> Told {
-    let sql = "SELECT seq, record FROM journal WHERE run = ? ORDER BY seq";
+/// Walks through the journal of a run.
+pub(super) fn check(record: &Record, row: &Row, pauses: &Pauses, said: &Said) -> Told {
+    let Row { run, state, .. } = *row;
+    let sql = "SELECT seq, record, position FROM journal WHERE run = ? ORDER BY seq";
     let rows = match record.fetch(sql, &[Cell::Id(run.to_bytes())]) {
         Ok(rows) => rows,
         Err(error) => {
@@ -50,11 +58,15 @@ pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -
         }
     };
     let mut walk = Walk {
-        run,
+        row,
+        pauses,
         said,
         calls: BTreeMap::new(),
         paused: false,
+        ended: false,
         canceled: false,
+        position: 0,
+        rules: Vec::new(),
         told: Told::default(),
     };
     for (row, expected) in rows.iter().zip(1_u64..) {
@@ -66,7 +78,12 @@ pub(super) fn check(record: &Record, run: RunId, state: RunState, said: &Said) -
             break;
         }
         match Turn::decode(row.blob(1).unwrap_or_default()) {
-            Ok(turn) => walk.turn(seq, turn),
+            Ok(turn) => {
+                let had_ended = walk.ended;
+                walk.stands(seq, row.int(2).unwrap_or(0), &turn);
+                walk.steered(seq, &turn, had_ended);
+                walk.turn(seq, turn);
+            }
             Err(error) => walk
                 .told
                 .broken
@@ -113,15 +130,87 @@ pub(super) fn told(record: &Record, run: RunId) -> String {
 }
 
 struct Walk<'a> {
-    run: RunId,
+    row: &'a Row,
+    pauses: &'a Pauses,
     said: &'a Said,
     calls: BTreeMap<CallId, Call>,
     paused: bool,
+    /// Whether it has completed or failed.
+    ended: bool,
     canceled: bool,
+    /// Where the turn before stands among those of all runs.
+    position: i64,
+    /// The rules before which it stops.
+    rules: Vec<String>,
     told: Told,
 }
 
 impl Walk<'_> {
+    /// While an order stops its workflow nothing fires, but in the turn that was under way when the order came. People may
+    /// let single runs go on, and try those again that have failed; and finished runs are not stopped.
+    fn stands(&mut self, seq: u64, position: i64, turn: &Turn) {
+        let before = std::mem::replace(&mut self.position, position);
+        let since = self
+            .pauses
+            .since(&self.row.service, &self.row.operation, position);
+        let is_wished = turn.causes.iter().any(|cause| {
+            matches!(
+                cause,
+                Cause::Resumed { .. } | Cause::CancelRequested { .. } | Cause::RetryRequested { .. }
+            )
+        });
+        if since.is_some_and(|since| since < before) && !is_wished && !self.ended && !turn.firings.is_empty()
+        {
+            self.told.broken.push(format!(
+                "rules fired in turn {seq} while its workflow was stopped"
+            ));
+        }
+        if turn
+            .causes
+            .iter()
+            .any(|cause| matches!(cause, Cause::RetryRequested { .. }))
+        {
+            self.ended = false;
+        }
+        let ends = |effect: &Recorded| matches!(effect, Recorded::Complete { .. } | Recorded::Fail { .. });
+        self.ended |= turn.effects.iter().any(ends) || matches!(turn.note, Some(Note::Quarantined { .. }));
+    }
+
+    /// Takes in what people said of the run as a whole. One that had ended stops nowhere.
+    fn steered(&mut self, seq: u64, turn: &Turn, had_ended: bool) {
+        let mut is_free = false;
+        for cause in &turn.causes {
+            match cause {
+                Cause::BreakpointsSet { rules, .. } => self.rules.clone_from(rules),
+                Cause::Resumed { by, .. } => {
+                    is_free = true;
+                    self.told.actors.push(by.clone());
+                }
+                Cause::CancelRequested { by, .. } | Cause::RetryRequested { by, .. } => {
+                    self.told.actors.push(by.clone());
+                }
+                _ => {}
+            }
+        }
+        let stopped = match &turn.note {
+            Some(Note::Paused { by, .. }) => {
+                self.told.actors.push(by.clone());
+                None
+            }
+            Some(Note::Stopped { rule, .. }) => Some(rule.clone()),
+            _ => None,
+        };
+        let fires = !had_ended && !self.rules.is_empty() && !turn.firings.is_empty();
+        if stopped.is_some() || fires {
+            self.told.stops.push(Stop {
+                seq,
+                rules: self.rules.clone(),
+                is_free,
+                stopped,
+            });
+        }
+    }
+
     fn turn(&mut self, seq: u64, turn: Turn) {
         if self.canceled {
             self.told
@@ -156,7 +245,13 @@ impl Walk<'_> {
                 .broken
                 .push(format!("rules fired in turn {seq} while it was paused"));
         }
-        if matches!(&turn.note, Some(Note::Paused { .. })) {
+        // What a run keeps is in nobody's name: it may wait at a gate.
+        let stops = match &turn.note {
+            Some(Note::Paused { by, .. }) => !by.is_empty(),
+            Some(Note::Stopped { .. }) => true,
+            _ => false,
+        };
+        if stops {
             self.paused = true;
         }
         for (effect, index) in turn.effects.into_iter().zip(0_u32..) {
@@ -196,7 +291,7 @@ impl Walk<'_> {
     }
 
     fn failed(&mut self, seq: u64, id: CallId, class: ErrorClass) {
-        let (run, said) = (self.run, self.said);
+        let (run, said) = (self.row.run, self.said);
         let Some(call) = self.call(seq, id) else { return };
         call.answers += 1;
         if let What::Function { .. } = &call.what {

@@ -87,6 +87,7 @@ pub(super) const fn workload(operation: &'static str) -> Workload {
         notes: None,
         event: None,
         fails: true,
+        rules: &["pass"],
         input: |chance| json!({ "lane": chance.below(LANES) }),
         check: |run| equal("the lane", &run.result["lane"], &run.input["lane"]),
     }

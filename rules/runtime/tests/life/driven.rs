@@ -18,19 +18,19 @@ use futures_util::poll;
 use crate::bed::{answer_with, files, migrations};
 use crate::sharing::{catalogue, insert};
 
-struct Driven {
+pub(crate) struct Driven {
     _folder: tempfile::TempDir,
-    record: Record,
+    pub(crate) record: Record,
     hand: Hand,
-    time: ManualClock,
+    pub(crate) time: ManualClock,
     queues: Queues,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     clock: Clock,
 }
 
 impl Driven {
     /// A node whose cache holds so many bytes.
-    async fn open(cache_bytes: usize) -> Self {
+    pub(crate) async fn open(cache_bytes: usize) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let record = Record::create(&migrations()).expect("a record");
         let (clock, time) = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
@@ -70,7 +70,7 @@ impl Driven {
     }
 
     /// Commits until the future is done.
-    async fn until<T>(&mut self, future: impl Future<Output = T>) -> T {
+    pub(crate) async fn until<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         loop {
             if let Poll::Ready(done) = poll!(future.as_mut()) {
@@ -84,7 +84,7 @@ impl Driven {
     }
 
     /// One turn of whoever has something to do, made durable; says whether there was one.
-    async fn turn(&mut self) -> bool {
+    pub(crate) async fn turn(&mut self) -> bool {
         let turns = self.runtime.take_turns(8).await.expect("the queue answers");
         let any = !turns.is_empty();
         let runtime = self.runtime.clone();
@@ -94,12 +94,12 @@ impl Driven {
     }
 
     /// Turns until nobody has anything to do; calls are answered.
-    async fn rest(&mut self) {
+    pub(crate) async fn rest(&mut self) {
         while self.turn().await || self.answer().await {}
     }
 
     /// Answers all calls; says whether there were any.
-    async fn answer(&self) -> bool {
+    pub(crate) async fn answer(&self) -> bool {
         let request = LeaseRequest {
             metadata: Vec::new(),
             queue: QueueName::new(&function_queue("bench", "echo")).expect("a good name"),
@@ -124,7 +124,7 @@ impl Driven {
         }
     }
 
-    async fn submit(&mut self, total: u32) -> RunId {
+    pub(crate) async fn submit(&mut self, total: u32) -> RunId {
         let runtime = self.runtime.clone();
         let submitting = runtime.submit(Self::count(total), None);
         let submitted = self.until(submitting).await;
@@ -146,7 +146,7 @@ impl Driven {
         self.until(writing).await.expect("it is taken");
     }
 
-    async fn state(&self, run: RunId) -> RunState {
+    pub(crate) async fn state(&self, run: RunId) -> RunState {
         let view = self.runtime.run(run).await.expect("the store answers");
         view.expect("the run is there").state
     }

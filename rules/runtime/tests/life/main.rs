@@ -10,6 +10,7 @@ mod events;
 #[path = "../given/mod.rs"]
 mod given;
 mod groups;
+mod holds;
 mod line;
 mod sharing;
 mod steering;

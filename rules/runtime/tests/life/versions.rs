@@ -11,7 +11,7 @@ use crate::bed::{Node, node};
 use crate::given;
 
 /// A service whose runs count; `policy` is what stands below `[versions.count]`.
-fn service(rules: &str, policy: &str) -> Files {
+pub(crate) fn service(rules: &str, policy: &str) -> Files {
     let service = format!(
         "name = \"bench\"\n[operations.count]\nworkflow = \"count\"\nfact = \"Counter\"\n[versions.count]\n{policy}\n"
     );
@@ -24,7 +24,7 @@ fn service(rules: &str, policy: &str) -> Files {
     given::files(entries)
 }
 
-const FIRST: &str = r#"
+pub(crate) const FIRST: &str = r#"
 workflow count;
 fact Counter { id: string, total: int, done: int = 0, state: string = "idle" }
 rule "step" {
@@ -38,7 +38,7 @@ rule "finish" {
 }
 "#;
 
-const SECOND: &str = r#"
+pub(crate) const SECOND: &str = r#"
 workflow count;
 fact Counter { id: string, total: int, made: int = 0, state: string = "idle", unit: string, twice: int }
 rule "before all" salience 5 {
@@ -56,7 +56,7 @@ rule "finish" {
 }
 "#;
 
-const MOVES: &str = r#"
+pub(crate) const MOVES: &str = r#"
 [[versions.count.facts]]
 fact = "Counter"
 rename = { done = "made" }
