@@ -1,13 +1,14 @@
 //! `GET /v1/nodes`: who owns what.
 
 use axum::Json;
+use celesta_runs::MAIN_DATABASE;
 use serde_json::{Value, json};
 
 use crate::server::State;
 
 /// The nodes of the deployment and the partitions they own.
 #[utoipa::path(get, path = "/v1/nodes", operation_id = "list_nodes", tag = "nodes", responses(
-    (status = 200, description = "`nodes` with their addresses and releases, `partitions` with their owners and epochs. A node on its own has none to tell of.", body = serde_json::Value)))]
+    (status = 200, description = "`nodes` with their addresses and releases, and the databases they know, `partitions` with their owners, epochs and databases. A node on its own has none to tell of.", body = serde_json::Value)))]
 pub(crate) async fn list(shared: State) -> Json<Value> {
     let (nodes, partitions) = shared
         .partitions
@@ -29,6 +30,7 @@ pub(crate) async fn list(shared: State) -> Json<Value> {
                 "release": node.release,
                 "alive": node.alive,
                 "leaving": node.leaving,
+                "databases": node.databases,
                 "partitions": owned(&node.name),
             })
         })
@@ -39,6 +41,7 @@ pub(crate) async fn list(shared: State) -> Json<Value> {
             json!({
                 "partition": partition.partition,
                 "node": partition.node,
+                "database": partition.database.as_deref().unwrap_or(MAIN_DATABASE),
                 "epoch": partition.epoch,
                 "lease_ms": partition.lease_ms,
             })

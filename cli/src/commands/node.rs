@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: NodeArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     out.line(table(&columns, &nodes))?;
-    let columns = ["partition", "node", "epoch", "lease_ms"];
+    let columns = ["partition", "database", "node", "epoch", "lease_ms"];
     out.line(table(&columns, &rows("partitions", &columns)))?;
     Ok(Exit::Done)
 }

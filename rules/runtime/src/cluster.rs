@@ -8,6 +8,7 @@
 //! A node on a file is the same with one partition that is never lost. This module knows no HTTP: it says which partition
 //! is here and where the others are.
 
+mod databases;
 mod keeper;
 mod mail;
 mod member;
@@ -30,6 +31,8 @@ use futures_util::future::{BoxFuture, join_all};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
+use self::databases::Marks;
+pub use self::databases::{DATABASE_NAME_MAX, DATABASES_MAX, Databases, DatabasesError, MAIN_DATABASE};
 pub use self::member::Member;
 pub(crate) use self::member::schema as partition_schema;
 use self::ownership::Process;
@@ -49,6 +52,8 @@ pub const PARTITIONS: u32 = 8;
 const SETTLE: Duration = Duration::from_secs(30);
 /// For so long a node that leaves still takes requests, at least: load balancers ask each second or so.
 const NOTICE: Duration = Duration::from_millis(1_500);
+/// A database beside the main one that does not answer within this is not waited for at the start.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long a node that leaves waits for its partitions to be given up.
 const LEAVE: Duration = Duration::from_secs(20);
 
@@ -57,8 +62,8 @@ const LEAVE: Duration = Duration::from_secs(20);
 pub struct ClusterParts {
     /// What all nodes share, opened in [`MAIN_SCHEMA`] with [`CLUSTER_MIGRATIONS`] and [`crate::MIGRATIONS`].
     pub store: Store,
-    /// The database's URL, where the partitions are.
-    pub url: String,
+    /// The databases, where the partitions are; the main one is that of `store`.
+    pub databases: Databases,
     /// The schema steps of a partition.
     pub migrations: Vec<Migration>,
     /// How the queues of a partition are set up.
@@ -71,7 +76,7 @@ pub struct ClusterParts {
     pub random: Random,
     /// Where the keeper is spawned.
     pub tasks: TaskSet,
-    /// Where committers of readers are spawned.
+    /// Where the committer of what belongs to no partition is spawned.
     pub keepers: TaskSet,
 }
 
@@ -83,8 +88,9 @@ impl ClusterParts {
         config: RuntimeConfig,
         registry: Arc<Registry>,
         readers: Readers,
+        keepers: &TaskSet,
     ) -> Result<Runtime, OpenError> {
-        let queues = Queues::in_memory(&self.clock, &self.keepers, self.queues.clone());
+        let queues = Queues::in_memory(&self.clock, keepers, self.queues.clone());
         let config = RuntimeConfig {
             evaluators: 0,
             cache_bytes: 0,
@@ -140,6 +146,28 @@ pub enum OpenError {
     /// The shared store is none of PostgreSQL.
     #[error("partitions need a PostgreSQL database")]
     NoDatabase,
+    /// Partitions are in a database this node was not told of.
+    #[error("it is in the database `{name}`, which this node was not told: give it --database {name}=URL")]
+    UnknownDatabase {
+        /// Its name.
+        name: String,
+    },
+    /// The same of a node that would start: its lists would have holes.
+    #[error(
+        "partitions {partitions:?} are in the database `{name}`, which this node was not told: give it --database {name}=URL"
+    )]
+    Unplaced {
+        /// The partitions.
+        partitions: Vec<u32>,
+        /// The database's name.
+        name: String,
+    },
+    /// A database is not the one that its name says.
+    #[error("{reason}")]
+    Database {
+        /// What was found.
+        reason: String,
+    },
     /// Something did not open.
     #[error("{reason}")]
     Failed {
@@ -159,7 +187,11 @@ impl OpenError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Count { .. } | Self::NoDatabase => ErrorKind::Invalid,
+            Self::Count { .. }
+            | Self::NoDatabase
+            | Self::UnknownDatabase { .. }
+            | Self::Unplaced { .. }
+            | Self::Database { .. } => ErrorKind::Invalid,
             Self::Failed { .. } => ErrorKind::Unavailable,
         }
     }
@@ -179,6 +211,8 @@ pub struct PartitionSeen {
     pub epoch: i64,
     /// What is left of the lease.
     pub lease_ms: i64,
+    /// The database where it is; nothing means the main one.
+    pub database: Option<String>,
 }
 
 /// The partitions of a deployment, as one node has and knows them. Cheap to clone.
@@ -204,6 +238,8 @@ struct Cluster {
     config: ClusterConfig,
     parts: ClusterParts,
     registry: Arc<Registry>,
+    /// Which database is which.
+    marks: Marks,
     /// All partitions, for reading.
     readers: Readers,
     notices: bool,
@@ -265,9 +301,17 @@ impl Partitions {
                 "a look each second"
             }
         );
-        let count = Table::settle_count(database, config.partitions)
+        let deal = parts.databases.deal();
+        let count = Table::settle_count(database, config.partitions, deal)
             .await
             .map_err(OpenError::failed)?;
+        let (databases, main) = (parts.databases.clone(), database.clone());
+        let marks = Marks::open(databases, main, parts.random.clone(), parts.clock.clone())
+            .await
+            .map_err(OpenError::failed)?;
+        marks.look_at_all().await?;
+        let look = Table::look(database).await.map_err(OpenError::failed)?;
+        known_places(&look, &parts.databases)?;
         let registry = Registry::open(
             config.bundles.clone(),
             parts.store.clone(),
@@ -279,7 +323,13 @@ impl Partitions {
         let usual = config.usual();
         let readers = Readers::default();
         let home = parts
-            .bystander(parts.store.clone(), usual, Arc::clone(&registry), readers.clone())
+            .bystander(
+                parts.store.clone(),
+                usual,
+                Arc::clone(&registry),
+                readers.clone(),
+                &parts.keepers,
+            )
             .await?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -293,6 +343,7 @@ impl Partitions {
                     config,
                     parts,
                     registry,
+                    marks,
                     readers,
                     notices: means.notices,
                     wake: Arc::default(),
@@ -323,6 +374,7 @@ impl Partitions {
             },
             address,
             notices: cluster.notices,
+            databases: cluster.parts.databases.told(),
         };
         // A database that does not answer is said now, not found out later.
         table.beat(false).await.map_err(OpenError::failed)?;
@@ -351,19 +403,32 @@ impl Partitions {
                 tracing::warn!("not every partition has an owner yet; requests for the others wait");
             }
         }
-        // Every partition has been opened by now, so its tables are there.
-        let usual = cluster.config.usual();
-        let mut readers = Vec::new();
-        for index in 0..self.shared.count {
-            let partition = Partition {
-                index,
-                count: self.shared.count,
-            };
-            let registry = Arc::clone(&cluster.registry);
-            readers.push(Member::reader(partition, usual.clone(), &cluster.parts, registry).await?);
-        }
-        cluster.readers.set(readers);
+        // Every partition has been opened by now, so its tables are there, unless its database does not answer.
+        let look = Table::look(database).await.map_err(OpenError::failed)?;
+        let places = look.rows.into_iter().map(|row| row.place);
+        let readers = (0..).zip(places).map(async |(index, place)| {
+            let opened = self.reader(cluster, index, place.as_deref()).await;
+            (place, opened)
+        });
+        cluster.readers.set(join_all(readers).await);
         Ok(())
+    }
+
+    /// Opens a partition for reading, where it is.
+    async fn reader(&self, cluster: &Cluster, index: u32, place: Option<&str>) -> Result<Runtime, String> {
+        let partition = Partition {
+            index,
+            count: self.shared.count,
+        };
+        let opening = async {
+            let (usual, registry) = (cluster.config.usual(), Arc::clone(&cluster.registry));
+            let url = cluster.marks.url(place).await?;
+            Member::reader(partition, url, usual, &cluster.parts, registry).await
+        };
+        opening.await.map_err(|error| {
+            tracing::warn!(partition = index, %error, "a partition cannot be read; lists fail until it can");
+            error.to_string()
+        })
     }
 
     /// Gives up every partition in good order, so that others go on with them at once. Requests are answered meanwhile,
@@ -459,6 +524,7 @@ impl Partitions {
             node: row.holder.as_ref().map(|holder| holder.node.clone()),
             epoch: row.epoch,
             lease_ms: row.left_ms,
+            database: row.place.clone(),
         });
         (look.nodes.clone(), partitions.collect())
     }
@@ -471,6 +537,19 @@ impl Partitions {
     fn changed(&self) {
         self.shared.changes.send_modify(|changes| *changes += 1);
     }
+}
+
+/// Whether this node knows every database where something is, or is to be.
+fn known_places(look: &Look, databases: &Databases) -> Result<(), OpenError> {
+    let mut places = look.rows.iter().filter_map(|row| row.place.as_deref());
+    let Some(name) = places.find(|name| databases.url(Some(name)).is_none()) else {
+        return Ok(());
+    };
+    let there = look.rows.iter().filter(|row| row.place.as_deref() == Some(name));
+    Err(OpenError::Unplaced {
+        partitions: there.map(|row| row.partition).collect(),
+        name: name.to_owned(),
+    })
 }
 
 /// Reads a page of every partition and makes one of them, the newest first.

@@ -44,8 +44,9 @@ mod view;
 mod watch;
 
 pub use cluster::{
-    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, Drain, MAIN_SCHEMA, Member, NodeSeen, OpenError,
-    PARTITIONS, PartitionSeen, Partitions,
+    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, DATABASE_NAME_MAX, DATABASES_MAX, Databases,
+    DatabasesError, Drain, MAIN_DATABASE, MAIN_SCHEMA, Member, NodeSeen, OpenError, PARTITIONS,
+    PartitionSeen, Partitions,
 };
 pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};
 pub use facts::{FactWrite, WRITES_MAX, WriteError, WriteFacts, Written};

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_runtime::Fate;
-use celesta_store::{Heard, Listener};
+use celesta_store::{Heard, Listener, Site};
 use celesta_types::Partition;
 use tokio::sync::mpsc;
 
+use super::member::schema;
 use super::ownership::{Own, Standing, Step, decide};
 use super::table::Table;
 use super::{Cluster, Member, OpenError, Partitions};
@@ -109,6 +110,33 @@ pub(super) async fn run(partitions: Partitions, table: Table) {
     }
 }
 
+/// Opens the partition where it is, as the owner of `epoch`.
+async fn open(
+    cluster: &Cluster,
+    partition: Partition,
+    epoch: i64,
+    place: Option<String>,
+    config: RuntimeConfig,
+) -> Result<Member, OpenError> {
+    let (parts, registry) = (&cluster.parts, Arc::clone(&cluster.registry));
+    let url = cluster.marks.url(place.as_deref()).await?;
+    if place.is_some() {
+        // A release that knows of no other databases would open an empty partition in the main one.
+        let main = Site::new(parts.databases.main(), &schema(partition.index)).map_err(OpenError::failed)?;
+        main.bury(epoch, true).await.map_err(OpenError::failed)?;
+    }
+    Member::open(
+        partition,
+        epoch,
+        url,
+        config,
+        parts,
+        registry,
+        cluster.readers.clone(),
+    )
+    .await
+}
+
 impl Keeper {
     /// One look and what follows from it.
     async fn look(&mut self, cluster: &Cluster) {
@@ -139,11 +167,19 @@ impl Keeper {
             .rows
             .iter()
             .any(|row| row.holder.as_ref() == Some(&self.own.process));
+        for (partition, place) in cluster.readers.stale(&look.rows) {
+            self.read(cluster, partition, place);
+        }
+        let places: BTreeMap<u32, Option<String>> = look
+            .rows
+            .iter()
+            .map(|row| (row.partition, row.place.clone()))
+            .collect();
         *self.partitions.shared.look.write() = look;
         self.partitions.changed();
         let any = !steps.is_empty();
         for step in steps {
-            self.step(cluster, step).await;
+            self.step(cluster, step, &places).await;
         }
         if self.own.leaving && !any && !mine && self.own.standings.is_empty() {
             if let Err(error) = self.table.forget().await {
@@ -153,14 +189,32 @@ impl Keeper {
         }
     }
 
-    async fn step(&mut self, cluster: &Cluster, step: Step) {
+    /// Opens a partition for reading, where it is by now.
+    fn read(&self, cluster: &Cluster, partition: u32, place: Option<String>) {
+        let partitions = self.partitions.clone();
+        cluster
+            .parts
+            .tasks
+            .spawn("cluster.reader", Fate::Expendable, async move {
+                let Some(cluster) = &partitions.shared.cluster else {
+                    return;
+                };
+                let opened = partitions.reader(cluster, partition, place.as_deref()).await;
+                cluster.readers.put(partition, place, opened);
+            });
+    }
+
+    async fn step(&mut self, cluster: &Cluster, step: Step, places: &BTreeMap<u32, Option<String>>) {
         match step {
             Step::Claim { partition, epoch } => match self.table.claim(partition, epoch).await {
-                Ok(Some(epoch)) => self.open(cluster, partition, epoch),
+                Ok(Some(claimed)) => self.open(cluster, partition, claimed.epoch, claimed.place),
                 Ok(None) => tracing::debug!(partition, "somebody else was faster"),
                 Err(error) => tracing::warn!(partition, %error, "cannot be claimed"),
             },
-            Step::Open { partition, epoch } => self.open(cluster, partition, epoch),
+            Step::Open { partition, epoch } => {
+                let place = places.get(&partition).cloned().flatten();
+                self.open(cluster, partition, epoch, place);
+            }
             Step::GiveUp { partition } => self.give_up(cluster, partition),
             Step::Drop { partition } => self.lose(partition),
             Step::Free { partition, epoch } => {
@@ -171,7 +225,7 @@ impl Keeper {
         }
     }
 
-    fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64) {
+    fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64, place: Option<String>) {
         self.own.standings.insert(partition, Standing::Opening { epoch });
         let count = self.partitions.count();
         let usual = cluster.config.usual();
@@ -181,19 +235,19 @@ impl Keeper {
             cache_bytes: usual.cache_bytes / usize::try_from(count).unwrap_or(1),
             ..usual
         };
-        let (parts, registry) = (cluster.parts.clone(), Arc::clone(&cluster.registry));
-        let readers = cluster.readers.clone();
-        let events = self.events.clone();
+        let (partitions, events) = (self.partitions.clone(), self.events.clone());
         cluster
             .parts
             .tasks
             .spawn("cluster.open", Fate::Expendable, async move {
-                let place = Partition {
+                let which = Partition {
                     index: partition,
                     count,
                 };
-                let outcome = Member::open(place, epoch, config, &parts, registry, readers).await;
-                let outcome = outcome.map(Arc::new);
+                let Some(cluster) = &partitions.shared.cluster else {
+                    return;
+                };
+                let outcome = open(cluster, which, epoch, place, config).await.map(Arc::new);
                 // When the keeper has ended, so does the process.
                 events
                     .send(Event::Opened {

@@ -57,10 +57,12 @@ impl Member {
         }
     }
 
-    /// Opens the partition as the owner of `epoch`: from here on nobody with a lower one writes to it.
+    /// Opens the partition in the database at `url` as the owner of `epoch`: from here on nobody with a lower one writes to
+    /// it.
     pub(super) async fn open(
         partition: Partition,
         epoch: i64,
+        url: &str,
         config: RuntimeConfig,
         parts: &ClusterParts,
         registry: std::sync::Arc<Registry>,
@@ -68,7 +70,7 @@ impl Member {
     ) -> Result<Self, OpenError> {
         let set = || TaskSet::new(Shutdown::new());
         let (tasks, keepers, committer) = (set(), set(), set());
-        let options = StoreOptions::postgres(parts.url.as_str())
+        let options = StoreOptions::postgres(url)
             .in_schema(&schema(partition.index))
             .fenced(epoch)
             .sessions(SESSIONS);
@@ -105,19 +107,22 @@ impl Member {
         })
     }
 
-    /// Reads what others own, without a part in it: lists show every partition.
+    /// Reads what others own, without a part in it: lists show every partition. `url` is that of its database.
     pub(super) async fn reader(
         partition: Partition,
+        url: &str,
         config: RuntimeConfig,
         parts: &ClusterParts,
         registry: std::sync::Arc<Registry>,
     ) -> Result<Runtime, OpenError> {
         let none: &[Migration] = &[];
-        let options = StoreOptions::postgres(parts.url.as_str())
+        let options = StoreOptions::postgres(url)
             .in_schema(&schema(partition.index))
             .sessions(1)
             .as_found();
-        let store = Store::open(&options, none, &parts.clock, &parts.keepers)
+        // Its end is nobody's: another one follows when the partition changes its place.
+        let keepers = TaskSet::new(Shutdown::new());
+        let store = Store::open(&options, none, &parts.clock, &keepers)
             .await
             .map_err(OpenError::failed)?;
         parts
@@ -126,6 +131,7 @@ impl Member {
                 RuntimeConfig { partition, ..config },
                 registry,
                 Readers::default(),
+                &keepers,
             )
             .await
     }

@@ -1,40 +1,115 @@
-//! The partitions of a deployment as each of its nodes can read them, whoever owns them.
+//! The partitions of a deployment as each of its nodes can read them, whoever owns them and wherever they are.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_runtime::Clock;
 use celesta_store::QueryError;
+use parking_lot::RwLock;
 use tokio::sync::SetOnce;
 
+use super::ownership::Row;
 use crate::runtime::Runtime;
 
 /// How long somebody who has to read all partitions waits for them to be open: a deployment's first start takes seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A runtime for each partition that only reads, by number. There are none where there is one partition, and none yet
-/// while the deployment starts. Cheap to clone.
+/// while the deployment starts. Whoever reads all reads every one: one that cannot be read is an error, not a hole. Cheap
+/// to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Readers(Arc<SetOnce<Vec<Runtime>>>);
+pub(crate) struct Readers(Arc<Shelf>);
+
+#[derive(Debug, Default)]
+struct Shelf {
+    opened: SetOnce<()>,
+    slots: RwLock<Vec<Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// The database it reads.
+    place: Option<String>,
+    /// Somebody opens it right now.
+    opening: bool,
+    /// Why it cannot be read otherwise.
+    runtime: Result<Runtime, String>,
+}
 
 impl Readers {
     /// All of them, when there are any.
-    pub(crate) fn get(&self) -> Option<&[Runtime]> {
-        self.0.get().map(Vec::as_slice)
+    pub(crate) fn get(&self) -> Option<Result<Vec<Runtime>, QueryError>> {
+        self.0.opened.get().map(|()| self.all())
     }
 
     /// All of them, once they are open.
-    pub(crate) async fn opened(&self, clock: &Clock) -> Result<&[Runtime], QueryError> {
+    pub(crate) async fn opened(&self, clock: &Clock) -> Result<Vec<Runtime>, QueryError> {
         tokio::select! {
-            readers = self.0.wait() => Ok(readers),
+            _ = self.0.opened.wait() => self.all(),
             () = clock.sleep(PATIENCE) => Err(QueryError {
                 reason: "not every partition is open yet".to_owned(),
             }),
         }
     }
 
-    /// Only the first ones count.
-    pub(super) fn set(&self, readers: Vec<Runtime>) {
-        self.0.set(readers).ok();
+    fn all(&self) -> Result<Vec<Runtime>, QueryError> {
+        let slots = self.0.slots.read();
+        let read = |(partition, slot): (usize, &Slot)| match &slot.runtime {
+            Ok(runtime) => Ok(runtime.clone()),
+            Err(reason) => Err(QueryError {
+                reason: format!("partition {partition} cannot be read: {reason}"),
+            }),
+        };
+        slots.iter().enumerate().map(read).collect()
+    }
+
+    /// Only the first ones count; each with its database.
+    pub(super) fn set(&self, readers: Vec<(Option<String>, Result<Runtime, String>)>) {
+        let slots = readers.into_iter().map(|(place, runtime)| Slot {
+            place,
+            opening: false,
+            runtime,
+        });
+        let mut here = self.0.slots.write();
+        if here.is_empty() {
+            here.extend(slots);
+            self.0.opened.set(()).ok();
+        }
+    }
+
+    /// The partitions that are to be opened for reading (again), with their databases: whoever asks opens them.
+    pub(super) fn stale(&self, rows: &[Row]) -> Vec<(u32, Option<String>)> {
+        let mut slots = self.0.slots.write();
+        let mut stale = Vec::new();
+        for row in rows {
+            let slot = usize::try_from(row.partition)
+                .ok()
+                .and_then(|at| slots.get_mut(at));
+            let Some(slot) = slot.filter(|slot| !slot.opening) else {
+                continue;
+            };
+            if slot.place != row.place {
+                // What it reads is left by everybody.
+                slot.runtime = Err("it has been moved a moment ago".to_owned());
+                slot.place.clone_from(&row.place);
+            }
+            if slot.runtime.is_err() {
+                slot.opening = true;
+                stale.push((row.partition, row.place.clone()));
+            }
+        }
+        stale
+    }
+
+    /// What has become of opening it.
+    pub(super) fn put(&self, partition: u32, place: Option<String>, runtime: Result<Runtime, String>) {
+        let mut slots = self.0.slots.write();
+        if let Some(slot) = usize::try_from(partition).ok().and_then(|at| slots.get_mut(at)) {
+            *slot = Slot {
+                place,
+                opening: false,
+                runtime,
+            };
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! A sound deployment has no violation, also while its nodes work; each kind of damage to what they share is found.
 
+use std::collections::BTreeMap;
+
 use celesta_artifacts::Artifacts;
-use celesta_runs::invariants::{Blobs, Findings, Invariant, Tables, check_deployment};
+use celesta_runs::invariants::{Blobs, Findings, Invariant, Looks, Tables, check_deployment};
 use celesta_runs::{CLUSTER_MIGRATIONS, MAIN_SCHEMA, MIGRATIONS};
 use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
@@ -13,7 +15,26 @@ use crate::bed::{Node, submit};
 const COUNT: u32 = 2;
 
 async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Findings {
-    let mut snapshot = Snapshot::of_database(&database.url()).await.expect("a database");
+    look_at(database, &[], artifacts).await
+}
+
+/// The same with other databases by name.
+pub(crate) async fn look_at(
+    database: &TestDatabase,
+    others: &[(&str, &TestDatabase)],
+    artifacts: Option<&Artifacts>,
+) -> Findings {
+    let snapshot = async |database: &TestDatabase| {
+        let taken = Snapshot::of_database(&database.url()).await;
+        taken.expect("a database")
+    };
+    let mut looks = Looks {
+        main: snapshot(database).await,
+        named: BTreeMap::new(),
+    };
+    for (name, other) in others {
+        looks.named.insert((*name).to_owned(), snapshot(other).await);
+    }
     let shared = [MIGRATIONS, CLUSTER_MIGRATIONS].concat();
     let partition = [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS].concat();
     let tables = Tables {
@@ -24,12 +45,18 @@ async fn look(database: &TestDatabase, artifacts: Option<&Artifacts>) -> Finding
         artifacts,
         hash: true,
     });
-    let checked = check_deployment(&mut snapshot, tables, blobs).await;
+    let checked = check_deployment(&mut looks, tables, blobs).await;
     checked.expect("the database answers")
 }
 
 /// Does `sql` to the schema, once with `cell`.
-async fn write(database: &TestDatabase, schema: &str, head: &'static str, tail: &'static str, cell: Cell) {
+pub(crate) async fn write(
+    database: &TestDatabase,
+    schema: &str,
+    head: &'static str,
+    tail: &'static str,
+    cell: Cell,
+) {
     let tasks = TaskSet::new(Shutdown::new());
     let options = StoreOptions::postgres(database.url())
         .in_schema(schema)

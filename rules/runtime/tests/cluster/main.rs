@@ -1,6 +1,7 @@
 //! Nodes of one deployment in one process, on a real PostgreSQL, with a test in the place of the workers.
 
 mod bed;
+mod databases;
 mod doctor;
 mod events;
 mod releases;

@@ -25,6 +25,9 @@ fn row(partition: u32, holder: Option<Process>, left_ms: i64) -> Row {
         holder,
         epoch: 7,
         left_ms,
+        place: None,
+        wanted: None,
+        problem: None,
     }
 }
 
