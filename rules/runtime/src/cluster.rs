@@ -12,6 +12,7 @@ mod databases;
 mod keeper;
 mod mail;
 mod member;
+mod moving;
 mod ownership;
 mod readers;
 mod schema;
@@ -35,7 +36,9 @@ use self::databases::Marks;
 pub use self::databases::{DATABASE_NAME_MAX, DATABASES_MAX, Databases, DatabasesError, MAIN_DATABASE};
 pub use self::member::Member;
 pub(crate) use self::member::schema as partition_schema;
+pub use self::moving::MoveError;
 use self::ownership::Process;
+use self::readers::Reader;
 pub(crate) use self::readers::Readers;
 pub use self::schema::CLUSTER_MIGRATIONS;
 pub(crate) use self::schema::{BUNDLE, BUNDLE_INSERT};
@@ -213,6 +216,10 @@ pub struct PartitionSeen {
     pub lease_ms: i64,
     /// The database where it is; nothing means the main one.
     pub database: Option<String>,
+    /// The database it is on its way to.
+    pub moving_to: Option<String>,
+    /// Why it could not be moved the last time.
+    pub problem: Option<String>,
 }
 
 /// The partitions of a deployment, as one node has and knows them. Cheap to clone.
@@ -415,7 +422,7 @@ impl Partitions {
     }
 
     /// Opens a partition for reading, where it is.
-    async fn reader(&self, cluster: &Cluster, index: u32, place: Option<&str>) -> Result<Runtime, String> {
+    async fn reader(&self, cluster: &Cluster, index: u32, place: Option<&str>) -> Result<Reader, String> {
         let partition = Partition {
             index,
             count: self.shared.count,
@@ -525,6 +532,8 @@ impl Partitions {
             epoch: row.epoch,
             lease_ms: row.left_ms,
             database: row.place.clone(),
+            moving_to: row.wanted.clone(),
+            problem: row.problem.clone(),
         });
         (look.nodes.clone(), partitions.collect())
     }

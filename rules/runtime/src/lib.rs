@@ -45,7 +45,7 @@ mod watch;
 
 pub use cluster::{
     CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, DATABASE_NAME_MAX, DATABASES_MAX, Databases,
-    DatabasesError, Drain, MAIN_DATABASE, MAIN_SCHEMA, Member, NodeSeen, OpenError, PARTITIONS,
+    DatabasesError, Drain, MAIN_DATABASE, MAIN_SCHEMA, Member, MoveError, NodeSeen, OpenError, PARTITIONS,
     PartitionSeen, Partitions,
 };
 pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};

@@ -5,14 +5,15 @@
 //! counts until the caller has said elsewhere, once and for all, where the store is. Whatever ends in between, the source
 //! is as it was, and the next owner begins again.
 //!
-//! A *grave* is a schema of the store's name with nothing but a fence of the highest epoch: an earlier owner that still
-//! works is refused by it, and so is one that opens the store late, which would make an empty one otherwise. Beside it
-//! stands the epoch with which the store left, so that only a later owner brings it back.
+//! A *grave* is a schema of the store's name with nothing but a fence of the highest epoch (and what a transaction needs to
+//! come so far): an earlier owner that still works is refused by it, and so is one that opens the store late, which would
+//! make an empty one otherwise. Beside it stands the epoch with which the store left, so that only a later owner brings it
+//! back.
 
 use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::{Fault, Postgres, Work, control, fence};
+use super::{FATES_TABLE, Fault, Postgres, Work, control, fence};
 use crate::error::{OpenError, QueryError};
 use crate::migrate::{Migration, migrate_postgres};
 
@@ -183,7 +184,7 @@ impl Site {
         Ok(copied)
     }
 
-    /// Leaves a grave where the store is not, as the owner of `epoch`, and takes away what is left of it there. Where
+    /// Leaves a grave where the store is not, as the owner of `epoch`, and sets what is left of it there aside. Where
     /// there is nothing, a grave is made only when `always`. What a later owner has is left alone.
     ///
     /// # Errors
@@ -195,9 +196,17 @@ impl Site {
             always,
         };
         self.database.repeat(&mut burying).await?;
+        Ok(())
+    }
+
+    /// Removes what graves and copies have set aside. Somebody who read it before may hold it for a while; then it stays
+    /// until the next time.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn clear(&self) -> Result<(), QueryError> {
         let remains = self.database.repeat(&mut Remains(&self.schema)).await?;
         for name in remains {
-            // Nobody finds it by its name; somebody who read it before may hold it for a while.
             if let Err(fault) = self.database.repeat(&mut DropSchema(&name)).await {
                 let reason = QueryError::from(fault).reason;
                 tracing::info!(schema = name, reason, "an emptied schema is removed later");
@@ -331,7 +340,7 @@ impl Work for Bury<'_> {
         let grave = format!(
             "CREATE SCHEMA {schema}; \
              CREATE TABLE {schema}.store_fence (one BIGINT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL); \
-             INSERT INTO {schema}.store_fence VALUES (1, {NEVER}), (2, {epoch})"
+             INSERT INTO {schema}.store_fence VALUES (1, {NEVER}), (2, {epoch}); {FATES_TABLE}"
         );
         run(connection, grave).await
     }
@@ -484,3 +493,6 @@ async fn positions(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,7 +232,8 @@ impl Marks {
         let url = url.ok_or_else(|| OpenError::UnknownDatabase {
             name: name.to_owned(),
         })?;
-        if !self.good.lock().contains(name) {
+        let known = self.good.lock().contains(name);
+        if !known {
             self.look(name, url).await?;
             self.good.lock().insert(name.to_owned());
         }
@@ -266,6 +267,8 @@ impl Marks {
         let store = Store::open(&options, MARK_MIGRATIONS, &self.clock, &tasks)
             .await
             .map_err(|error| MarkError::Unknown(format!("database `{name}`: {error}")))?;
+        // Nothing goes through its committer.
+        tasks.shutdown().request();
         let Some(database) = store.database() else {
             return Err(MarkError::Other(format!(
                 "database `{name}` is none of PostgreSQL"

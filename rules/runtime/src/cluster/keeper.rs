@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_runtime::Fate;
-use celesta_store::{Heard, Listener, Site};
+use celesta_store::{Heard, Listener};
 use celesta_types::Partition;
 use tokio::sync::mpsc;
 
-use super::member::schema;
 use super::ownership::{Own, Standing, Step, decide};
 use super::table::Table;
-use super::{Cluster, Member, OpenError, Partitions};
+use super::{Cluster, Member, OpenError, Partitions, moving};
 use crate::runtime::RuntimeConfig;
 
 /// Time between two looks: a fifth of the lease.
@@ -110,20 +109,25 @@ pub(super) async fn run(partitions: Partitions, table: Table) {
     }
 }
 
+/// Where a partition is, and where it is wanted.
+#[derive(Debug, Clone, Default)]
+struct Placed {
+    place: Option<String>,
+    wanted: Option<String>,
+}
+
 /// Opens the partition where it is, as the owner of `epoch`.
 async fn open(
     cluster: &Cluster,
     partition: Partition,
     epoch: i64,
-    place: Option<String>,
+    place: Option<&str>,
     config: RuntimeConfig,
 ) -> Result<Member, OpenError> {
     let (parts, registry) = (&cluster.parts, Arc::clone(&cluster.registry));
-    let url = cluster.marks.url(place.as_deref()).await?;
+    let url = cluster.marks.url(place).await?;
     if place.is_some() {
-        // A release that knows of no other databases would open an empty partition in the main one.
-        let main = Site::new(parts.databases.main(), &schema(partition.index)).map_err(OpenError::failed)?;
-        main.bury(epoch, true).await.map_err(OpenError::failed)?;
+        moving::shut_main(parts, partition, epoch).await?;
     }
     Member::open(
         partition,
@@ -170,16 +174,19 @@ impl Keeper {
         for (partition, place) in cluster.readers.stale(&look.rows) {
             self.read(cluster, partition, place);
         }
-        let places: BTreeMap<u32, Option<String>> = look
+        let placed: BTreeMap<u32, Placed> = look
             .rows
             .iter()
-            .map(|row| (row.partition, row.place.clone()))
+            .map(|row| {
+                let (place, wanted) = (row.place.clone(), row.wanted.clone());
+                (row.partition, Placed { place, wanted })
+            })
             .collect();
         *self.partitions.shared.look.write() = look;
         self.partitions.changed();
         let any = !steps.is_empty();
         for step in steps {
-            self.step(cluster, step, &places).await;
+            self.step(cluster, step, &placed).await;
         }
         if self.own.leaving && !any && !mine && self.own.standings.is_empty() {
             if let Err(error) = self.table.forget().await {
@@ -199,21 +206,28 @@ impl Keeper {
                 let Some(cluster) = &partitions.shared.cluster else {
                     return;
                 };
-                let opened = partitions.reader(cluster, partition, place.as_deref()).await;
-                cluster.readers.put(partition, place, opened);
+                tokio::select! {
+                    opened = partitions.reader(cluster, partition, place.as_deref()) => {
+                        cluster.readers.put(partition, place.clone(), opened);
+                    }
+                    () = cluster.parts.tasks.shutdown().requested() => {}
+                }
             });
     }
 
-    async fn step(&mut self, cluster: &Cluster, step: Step, places: &BTreeMap<u32, Option<String>>) {
+    async fn step(&mut self, cluster: &Cluster, step: Step, placed: &BTreeMap<u32, Placed>) {
         match step {
             Step::Claim { partition, epoch } => match self.table.claim(partition, epoch).await {
-                Ok(Some(claimed)) => self.open(cluster, partition, claimed.epoch, claimed.place),
+                Ok(Some(claimed)) => {
+                    let (place, wanted) = (claimed.place, claimed.wanted);
+                    self.open(cluster, partition, claimed.epoch, Placed { place, wanted });
+                }
                 Ok(None) => tracing::debug!(partition, "somebody else was faster"),
                 Err(error) => tracing::warn!(partition, %error, "cannot be claimed"),
             },
             Step::Open { partition, epoch } => {
-                let place = places.get(&partition).cloned().flatten();
-                self.open(cluster, partition, epoch, place);
+                let placed = placed.get(&partition).cloned().unwrap_or_default();
+                self.open(cluster, partition, epoch, placed);
             }
             Step::GiveUp { partition } => self.give_up(cluster, partition),
             Step::Drop { partition } => self.lose(partition),
@@ -225,7 +239,7 @@ impl Keeper {
         }
     }
 
-    fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64, place: Option<String>) {
+    fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64, placed: Placed) {
         self.own.standings.insert(partition, Standing::Opening { epoch });
         let count = self.partitions.count();
         let usual = cluster.config.usual();
@@ -235,7 +249,11 @@ impl Keeper {
             cache_bytes: usual.cache_bytes / usize::try_from(count).unwrap_or(1),
             ..usual
         };
-        let (partitions, events) = (self.partitions.clone(), self.events.clone());
+        let (partitions, events, table) = (
+            self.partitions.clone(),
+            self.events.clone(),
+            Arc::clone(&self.table),
+        );
         cluster
             .parts
             .tasks
@@ -247,7 +265,18 @@ impl Keeper {
                 let Some(cluster) = &partitions.shared.cluster else {
                     return;
                 };
-                let outcome = open(cluster, which, epoch, place, config).await.map(Arc::new);
+                let Placed { place, wanted } = placed;
+                let place = match wanted {
+                    None => Ok(place),
+                    Some(wanted) => moving::bring(cluster, &table, partition, epoch, place, &wanted).await,
+                };
+                let outcome = match &place {
+                    Ok(place) => open(cluster, which, epoch, place.as_deref(), config)
+                        .await
+                        .map(Arc::new),
+                    Err(error) => Err(OpenError::failed(error)),
+                };
+                let opened = outcome.is_ok();
                 // When the keeper has ended, so does the process.
                 events
                     .send(Event::Opened {
@@ -257,6 +286,13 @@ impl Keeper {
                     })
                     .await
                     .ok();
+                if let (true, Ok(place)) = (opened, place) {
+                    // A database that does not answer is waited for by nobody else.
+                    tokio::select! {
+                        () = moving::clear(cluster, partition, epoch, place.as_deref()) => {}
+                        () = cluster.parts.tasks.shutdown().requested() => {}
+                    }
+                }
             });
     }
 

@@ -7,6 +7,7 @@ use celesta_runtime::{Shutdown, TaskSet};
 use celesta_store::{Migration, Store, StoreOptions, Unit};
 use celesta_types::Partition;
 
+use super::readers::Reader;
 use super::{ClusterParts, OpenError, Readers};
 use crate::registry::Registry;
 use crate::runtime::{Parts, Runtime, RuntimeConfig};
@@ -114,7 +115,7 @@ impl Member {
         config: RuntimeConfig,
         parts: &ClusterParts,
         registry: std::sync::Arc<Registry>,
-    ) -> Result<Runtime, OpenError> {
+    ) -> Result<Reader, OpenError> {
         let none: &[Migration] = &[];
         let options = StoreOptions::postgres(url)
             .in_schema(&schema(partition.index))
@@ -122,18 +123,22 @@ impl Member {
             .as_found();
         // Its end is nobody's: another one follows when the partition changes its place.
         let keepers = TaskSet::new(Shutdown::new());
-        let store = Store::open(&options, none, &parts.clock, &keepers)
-            .await
-            .map_err(OpenError::failed)?;
-        parts
-            .bystander(
-                store,
-                RuntimeConfig { partition, ..config },
-                registry,
-                Readers::default(),
-                &keepers,
-            )
-            .await
+        let opening = async {
+            let store = Store::open(&options, none, &parts.clock, &keepers)
+                .await
+                .map_err(OpenError::failed)?;
+            let config = RuntimeConfig { partition, ..config };
+            parts
+                .bystander(store, config, registry, Readers::default(), &keepers)
+                .await
+        };
+        match opening.await {
+            Ok(runtime) => Ok(Reader { runtime, keepers }),
+            Err(error) => {
+                keepers.shutdown().request();
+                Err(error)
+            }
+        }
     }
 
     /// Waits until it cannot go on: somebody else owns it, or a part of it has ended.

@@ -145,6 +145,11 @@ pub(crate) fn decide(own: &Own, alive: usize, rows: &[Row]) -> (Vec<Step>, BTree
         };
         let refused = own.leaving || own.refused.contains(&partition);
         match verdict(whose, row.epoch, standing) {
+            Verdict::Nothing if row.wanted.is_some() && matches!(standing, Some(Standing::Open { .. })) => {
+                // Whoever claims it next brings it there; as a rule that is this process, so its room is kept.
+                held.push((partition, None));
+                steps.push(Step::GiveUp { partition });
+            }
             Verdict::Nothing => {
                 if let Some(Standing::Opening { .. } | Standing::Open { .. }) = standing {
                     held.push((partition, standing));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_runtime::Clock;
+use celesta_runtime::{Clock, TaskSet};
 use celesta_store::QueryError;
 use parking_lot::RwLock;
 use tokio::sync::SetOnce;
@@ -13,6 +13,9 @@ use crate::runtime::Runtime;
 
 /// How long somebody who has to read all partitions waits for them to be open: a deployment's first start takes seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Looks between two tries to open one that cannot be read.
+const REST_LOOKS: u32 = 5;
 
 /// A runtime for each partition that only reads, by number. There are none where there is one partition, and none yet
 /// while the deployment starts. Whoever reads all reads every one: one that cannot be read is an error, not a hole. Cheap
@@ -32,8 +35,24 @@ struct Slot {
     place: Option<String>,
     /// Somebody opens it right now.
     opening: bool,
+    /// Looks until it is tried again.
+    rest: u32,
     /// Why it cannot be read otherwise.
-    runtime: Result<Runtime, String>,
+    reader: Result<Reader, String>,
+}
+
+/// A runtime that reads, with what was spawned for it.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) runtime: Runtime,
+    pub(super) keepers: TaskSet,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Who still reads goes on; the committer, which nobody uses, ends.
+        self.keepers.shutdown().request();
+    }
 }
 
 impl Readers {
@@ -54,8 +73,8 @@ impl Readers {
 
     fn all(&self) -> Result<Vec<Runtime>, QueryError> {
         let slots = self.0.slots.read();
-        let read = |(partition, slot): (usize, &Slot)| match &slot.runtime {
-            Ok(runtime) => Ok(runtime.clone()),
+        let read = |(partition, slot): (usize, &Slot)| match &slot.reader {
+            Ok(reader) => Ok(reader.runtime.clone()),
             Err(reason) => Err(QueryError {
                 reason: format!("partition {partition} cannot be read: {reason}"),
             }),
@@ -64,11 +83,12 @@ impl Readers {
     }
 
     /// Only the first ones count; each with its database.
-    pub(super) fn set(&self, readers: Vec<(Option<String>, Result<Runtime, String>)>) {
-        let slots = readers.into_iter().map(|(place, runtime)| Slot {
+    pub(super) fn set(&self, readers: Vec<(Option<String>, Result<Reader, String>)>) {
+        let slots = readers.into_iter().map(|(place, reader)| Slot {
             place,
             opening: false,
-            runtime,
+            rest: 0,
+            reader,
         });
         let mut here = self.0.slots.write();
         if here.is_empty() {
@@ -90,10 +110,16 @@ impl Readers {
             };
             if slot.place != row.place {
                 // What it reads is left by everybody.
-                slot.runtime = Err("it has been moved a moment ago".to_owned());
+                slot.reader = Err("it has been moved a moment ago".to_owned());
                 slot.place.clone_from(&row.place);
+                slot.rest = 0;
             }
-            if slot.runtime.is_err() {
+            if slot.reader.is_ok() {
+                continue;
+            }
+            if slot.rest > 0 {
+                slot.rest -= 1;
+            } else {
                 slot.opening = true;
                 stale.push((row.partition, row.place.clone()));
             }
@@ -102,13 +128,14 @@ impl Readers {
     }
 
     /// What has become of opening it.
-    pub(super) fn put(&self, partition: u32, place: Option<String>, runtime: Result<Runtime, String>) {
+    pub(super) fn put(&self, partition: u32, place: Option<String>, reader: Result<Reader, String>) {
         let mut slots = self.0.slots.write();
         if let Some(slot) = usize::try_from(partition).ok().and_then(|at| slots.get_mut(at)) {
             *slot = Slot {
                 place,
                 opening: false,
-                runtime,
+                rest: if reader.is_ok() { 0 } else { REST_LOOKS },
+                reader,
             };
         }
     }

@@ -76,8 +76,8 @@ pub(super) const KNOW_DATABASE: &str =
 pub(super) const KNOWN_DATABASE: &str = "SELECT mark FROM cluster_databases WHERE name = $1";
 
 /// `$1` name, `$2` address, `$3` incarnation, `$4` release, `$5` whether it is leaving, `$6` the databases it knows.
-pub(super) const SEEN: &str = "INSERT INTO cluster_nodes (name, address, incarnation, release, leaving, seen) \
-     VALUES ($1, $2, $3, $4, $5, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
+pub(super) const SEEN: &str = "INSERT INTO cluster_nodes (name, address, incarnation, release, leaving, databases, seen) \
+     VALUES ($1, $2, $3, $4, $5, $6, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
      ON CONFLICT (name) DO UPDATE SET address = excluded.address, incarnation = excluded.incarnation, \
      release = excluded.release, leaving = excluded.leaving, databases = excluded.databases, \
      seen = excluded.seen";
@@ -97,5 +97,14 @@ pub(super) const CLAIM: &str = "UPDATE cluster_partitions SET node = $3, incarna
 /// `$1` partition, `$2` epoch, `$3` name, `$4` incarnation.
 pub(super) const FREE: &str = "UPDATE cluster_partitions SET node = NULL, incarnation = NULL, until = 0 \
      WHERE partition = $1 AND epoch = $2 AND node = $3 AND incarnation = $4";
+/// `$1` partition, `$2` the database it is wanted in.
+pub(super) const WANT: &str = "UPDATE cluster_partitions SET wanted = $2, problem = NULL \
+     WHERE partition = $1 AND wanted IS NULL AND COALESCE(place, 'main') <> $2 RETURNING partition";
+/// `$1` partition, `$2` epoch, `$3` name, `$4` incarnation, `$5` the database where it is from now on.
+pub(super) const MOVED: &str = "UPDATE cluster_partitions SET place = NULLIF($5, 'main'), wanted = NULL, problem = NULL \
+     WHERE partition = $1 AND epoch = $2 AND node = $3 AND incarnation = $4 RETURNING partition";
+/// `$1` partition, `$2` epoch, `$3` name, `$4` incarnation, `$5` why it stays where it is.
+pub(super) const STAY: &str = "UPDATE cluster_partitions SET wanted = NULL, problem = $5 \
+     WHERE partition = $1 AND epoch = $2 AND node = $3 AND incarnation = $4 RETURNING partition";
 /// `$1` name, `$2` incarnation.
 pub(super) const FORGET: &str = "DELETE FROM cluster_nodes WHERE name = $1 AND incarnation = $2";

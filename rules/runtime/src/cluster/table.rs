@@ -130,6 +130,35 @@ impl Table {
         Ok(())
     }
 
+    /// The partition is in the database `to` from now on; whether this process still held it with `epoch`.
+    pub(super) async fn moved(&self, partition: u32, epoch: i64, to: &str) -> Result<bool, QueryError> {
+        self.place(schema::MOVED, partition, epoch, text(to)).await
+    }
+
+    /// The partition is not brought elsewhere, because of `problem` if there is one; whether this process still held it.
+    pub(super) async fn stay(
+        &self,
+        partition: u32,
+        epoch: i64,
+        problem: Option<&str>,
+    ) -> Result<bool, QueryError> {
+        let problem = Arg::Text(problem.map(Into::into));
+        self.place(schema::STAY, partition, epoch, problem).await
+    }
+
+    async fn place(
+        &self,
+        sql: &'static str,
+        partition: u32,
+        epoch: i64,
+        last: Arg,
+    ) -> Result<bool, QueryError> {
+        let mut args = vec![Arg::Int(partition.into()), Arg::Int(epoch)];
+        args.extend(self.name());
+        args.push(last);
+        update(&self.database, "cluster.place", sql, args).await
+    }
+
     /// This process is about to end: nobody counts on it any more.
     pub(super) async fn forget(&self) -> Result<(), QueryError> {
         ask(&self.database, "cluster.forget", schema::FORGET, self.name())
@@ -149,6 +178,24 @@ impl Table {
     fn name(&self) -> Vec<Arg> {
         vec![text(&self.process.node), Arg::Int(self.process.incarnation)]
     }
+}
+
+/// The partition is wanted in the database `to`; whether it was neither there nor on its way.
+pub(super) async fn want(database: &Postgres, partition: u32, to: &str) -> Result<bool, QueryError> {
+    let args = vec![Arg::Int(partition.into()), text(to)];
+    update(database, "cluster.want", schema::WANT, args).await
+}
+
+/// One update of a partition's row; whether it was still as expected.
+async fn update(
+    database: &Postgres,
+    name: &'static str,
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> Result<bool, QueryError> {
+    // Exactly once: repeated, it would find its own doing.
+    let answers = database.write(&[Call { name, sql, args }]).await?;
+    Ok(answers.first().is_some_and(|rows| !rows.is_empty()))
 }
 
 fn text(text: &str) -> Arg {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use celesta_runs::invariants::Invariant;
-use celesta_runs::{RunFilter, RunState};
+use celesta_runs::{MoveError, RunFilter, RunState};
 use celesta_store::testing::TestDatabase;
 use celesta_store::{Store, StoreOptions};
 use celesta_types::RunId;
@@ -120,5 +120,168 @@ async fn an_earlier_release_cannot_open_what_is_in_another_database() {
         matches!(opened, Err(celesta_store::OpenError::Fenced { .. })),
         "{opened:?}"
     );
+    node.leave().await;
+}
+
+/// Everything the deployment lists, once all of it can be read.
+async fn listed(node: &Node) -> usize {
+    for _ in 0..200 {
+        if let Ok(page) = node.partitions.home().list(&RunFilter::default(), None, 99).await {
+            return page.rows.len();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    unreachable!("the readers do not follow");
+}
+
+/// Waits until the partition is there and somebody of them has it.
+async fn arrives(nodes: &[&Node], partition: u32, database: Option<&str>) {
+    let at = usize::try_from(partition).expect("small");
+    for node in nodes {
+        node.until(|node| {
+            places(node)
+                .get(at)
+                .is_some_and(|place| place.as_deref() == database)
+        })
+        .await;
+    }
+    for _ in 0..600 {
+        if nodes.iter().any(|node| node.partitions.here(partition).is_some()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    unreachable!("nobody has it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_moves_with_everything_it_holds_and_back_again() {
+    let (main, other, named) = two().await;
+    let first = start(&main, &named, "a").await;
+    first.push().await;
+    let keys = (0..).map(|number| format!("key {number}"));
+    let key = { keys }.find(|key| celesta_types::Partition::of_key("bench", key, COUNT).index == 0);
+    let key = key.expect("a quarter of them are there");
+    let mut runs = Vec::new();
+    for member in first.partitions.members() {
+        let key = Some(key.as_str()).filter(|_| member.partition.index == 0);
+        let run = submit(&member.runtime, 2, key).await;
+        runs.push(run.expect("accepted"));
+        bed::serve_one(&member).await;
+    }
+    let second = start(&main, &named, "b").await;
+    second.until(|node| node.owned().len() == 2).await;
+    first.until(|node| node.owned().len() == 2).await;
+    let nodes = [&first, &second];
+    let lost = nodes.iter().find_map(|node| node.partitions.here(0));
+    let lost = lost.expect("somebody has it");
+
+    // Any node may be asked, whoever owns it.
+    let asked = second.partitions.relocate(0, "fast").await;
+    assert!(asked.expect("everybody knows it"), "it is not there yet");
+    let asked = first.partitions.relocate(1, "main").await;
+    assert!(asked.expect("everybody knows it"), "it is not there yet");
+    arrives(&nodes, 0, Some("fast")).await;
+    arrives(&nodes, 1, None).await;
+    let again = first.partitions.relocate(0, "fast").await;
+    assert!(!again.expect("everybody knows it"), "it is there");
+    assert!(
+        submit(&lost.runtime, 0, None).await.is_err(),
+        "its earlier owner is out"
+    );
+    for node in nodes {
+        assert_eq!(listed(node).await, 4, "lists follow");
+    }
+    let moved = nodes.iter().find_map(|node| node.partitions.here(0));
+    let moved = moved.expect("somebody has it");
+    let known = submit(&moved.runtime, 2, Some(&key)).await;
+    assert_eq!(known.expect("known"), runs[0], "its keys came along");
+    let findings = look_at(&main, &[("fast", &other)], None).await;
+    assert!(findings.is_sound(), "{findings:#?}");
+    assert_eq!(findings.runs, 4);
+    for run in runs {
+        let partition = celesta_types::Partition::of_run(run, COUNT).index;
+        let owner = nodes
+            .iter()
+            .find(|node| node.partitions.here(partition).is_some());
+        completes(owner.expect("somebody has it"), run).await;
+    }
+
+    let asked = first.partitions.relocate(0, "main").await;
+    assert!(asked.expect("main is known"), "it is not there");
+    arrives(&nodes, 0, None).await;
+    assert_eq!(listed(&second).await, 4);
+    let findings = look_at(&main, &[("fast", &other)], None).await;
+    assert!(findings.is_sound(), "{findings:#?}");
+    let (_, partitions) = second.partitions.seen();
+    assert!(
+        partitions.iter().all(|seen| seen.problem.is_none()),
+        "{partitions:?}"
+    );
+    first.leave().await;
+    second.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_refused_where_somebody_does_not_know_the_database() {
+    let (main, _other, named) = two().await;
+    let first = start(&main, &named, "a").await;
+    let slow = TestDatabase::create().await;
+    let more = [named[0].clone(), format!("slow={}", slow.url())];
+    let second = start(&main, &more, "b").await;
+    let refused = async |partition, to: &str| {
+        let asked = second.partitions.relocate(partition, to).await;
+        asked.expect_err("it is refused")
+    };
+    let said = refused(4, "fast").await;
+    assert!(
+        matches!(said, MoveError::NoSuchPartition { count: 4, .. }),
+        "{said}"
+    );
+    let said = refused(0, "nowhere").await;
+    assert!(matches!(said, MoveError::NoSuchDatabase { .. }), "{said}");
+    let said = refused(0, "slow").await;
+    assert!(
+        matches!(&said, MoveError::NodeLacks { node, .. } if node == "a"),
+        "{said}"
+    );
+    first.leave().await;
+    let asked = second.partitions.relocate(0, "slow").await;
+    assert!(
+        asked.expect("nobody is left who does not know it"),
+        "it is not there"
+    );
+    arrives(&[&second], 0, Some("slow")).await;
+    second.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_cannot_be_moved_stays_and_says_why() {
+    let (main, other, named) = two().await;
+    let node = start(&main, &[], "a").await;
+    node.push().await;
+    node.leave().await;
+    let node = start(&main, &named, "a").await;
+    assert_eq!(
+        places(&node),
+        [None, None, None, None],
+        "everything keeps its place"
+    );
+    let member = node.partitions.here(2).expect("it is here");
+    let run = submit(&member.runtime, 1, None).await.expect("accepted");
+    drop(other);
+    let asked = node.partitions.relocate(2, "fast").await;
+    assert!(asked.expect("it is known"), "it is not there");
+    node.until(|node| node.partitions.seen().1[2].problem.is_some() && node.owned().len() == 4)
+        .await;
+    let (_, partitions) = node.partitions.seen();
+    let problem = partitions[2].problem.as_deref().unwrap_or_default();
+    assert!(problem.starts_with("target: "), "{problem}");
+    assert!(!problem.contains("://"), "no URL is kept: {problem}");
+    assert_eq!(
+        (&partitions[2].database, &partitions[2].moving_to),
+        (&None, &None)
+    );
+    completes(&node, run).await;
     node.leave().await;
 }
