@@ -9,6 +9,7 @@
 //! is here and where the others are.
 
 mod databases;
+mod error;
 mod keeper;
 mod mail;
 mod member;
@@ -27,13 +28,14 @@ use celesta_artifacts::Artifacts;
 use celesta_queue::Queues;
 use celesta_runtime::{Clock, Fate, Random, Shutdown, TaskSet};
 use celesta_store::{Migration, Store};
-use celesta_types::{ErrorKind, PARTITIONS_MAX, Partition};
+use celesta_types::{PARTITIONS_MAX, Partition};
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
 use self::databases::Marks;
 pub use self::databases::{DATABASE_NAME_MAX, DATABASES_MAX, Databases, DatabasesError, MAIN_DATABASE};
+pub use self::error::OpenError;
 pub use self::member::Member;
 pub(crate) use self::member::schema as partition_schema;
 pub use self::moving::MoveError;
@@ -134,69 +136,6 @@ impl ClusterConfig {
         config.node.clone_from(&self.node);
         config.events_kept = self.events_kept.unwrap_or(config.events_kept);
         config
-    }
-}
-
-/// A partition, or all of them, could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The number of partitions asked for.
-    #[error("{asked} partitions; expected 1 to {PARTITIONS_MAX}")]
-    Count {
-        /// The number.
-        asked: u32,
-    },
-    /// The shared store is none of PostgreSQL.
-    #[error("partitions need a PostgreSQL database")]
-    NoDatabase,
-    /// Partitions are in a database this node was not told of.
-    #[error("it is in the database `{name}`, which this node was not told: give it --database {name}=URL")]
-    UnknownDatabase {
-        /// Its name.
-        name: String,
-    },
-    /// The same of a node that would start: its lists would have holes.
-    #[error(
-        "partitions {partitions:?} are in the database `{name}`, which this node was not told: give it --database {name}=URL"
-    )]
-    Unplaced {
-        /// The partitions.
-        partitions: Vec<u32>,
-        /// The database's name.
-        name: String,
-    },
-    /// A database is not the one that its name says.
-    #[error("{reason}")]
-    Database {
-        /// What was found.
-        reason: String,
-    },
-    /// Something did not open.
-    #[error("{reason}")]
-    Failed {
-        /// What was said.
-        reason: String,
-    },
-}
-
-impl OpenError {
-    fn failed(error: impl std::fmt::Display) -> Self {
-        Self::Failed {
-            reason: error.to_string(),
-        }
-    }
-
-    /// What a caller may do about it.
-    #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Count { .. }
-            | Self::NoDatabase
-            | Self::UnknownDatabase { .. }
-            | Self::Unplaced { .. }
-            | Self::Database { .. } => ErrorKind::Invalid,
-            Self::Failed { .. } => ErrorKind::Unavailable,
-        }
     }
 }
 
@@ -318,7 +257,7 @@ impl Partitions {
             .map_err(OpenError::failed)?;
         marks.look_at_all().await?;
         let look = Table::look(database).await.map_err(OpenError::failed)?;
-        known_places(&look, &parts.databases)?;
+        parts.databases.cover(&look.rows)?;
         let registry = Registry::open(
             config.bundles.clone(),
             parts.store.clone(),
@@ -546,19 +485,6 @@ impl Partitions {
     fn changed(&self) {
         self.shared.changes.send_modify(|changes| *changes += 1);
     }
-}
-
-/// Whether this node knows every database where something is, or is to be.
-fn known_places(look: &Look, databases: &Databases) -> Result<(), OpenError> {
-    let mut places = look.rows.iter().filter_map(|row| row.place.as_deref());
-    let Some(name) = places.find(|name| databases.url(Some(name)).is_none()) else {
-        return Ok(());
-    };
-    let there = look.rows.iter().filter(|row| row.place.as_deref() == Some(name));
-    Err(OpenError::Unplaced {
-        partitions: there.map(|row| row.partition).collect(),
-        name: name.to_owned(),
-    })
 }
 
 /// Reads a page of every partition and makes one of them, the newest first.

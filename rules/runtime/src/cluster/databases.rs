@@ -12,6 +12,7 @@ use celesta_store::{Arg, Call, Migration, Postgres, QueryError, Store, StoreOpti
 use celesta_types::ErrorKind;
 use parking_lot::Mutex;
 
+use super::ownership::Row;
 use super::{MAIN_SCHEMA, OpenError, schema};
 
 /// What the main database is called where a name is asked for.
@@ -142,6 +143,19 @@ impl Databases {
             None => Some(&self.main),
             Some(name) => self.named.get(name).map(|url| &**url),
         }
+    }
+
+    /// Whether this node knows every database where a partition is.
+    pub(super) fn cover(&self, rows: &[Row]) -> Result<(), OpenError> {
+        let mut places = rows.iter().filter_map(|row| row.place.as_deref());
+        let Some(name) = places.find(|name| self.url(Some(name)).is_none()) else {
+            return Ok(());
+        };
+        let there = rows.iter().filter(|row| row.place.as_deref() == Some(name));
+        Err(OpenError::Unplaced {
+            partitions: there.map(|row| row.partition).collect(),
+            name: name.to_owned(),
+        })
     }
 
     /// Where the partitions of a new deployment go, in turn: the main one has its share, too. Whoever adds a database

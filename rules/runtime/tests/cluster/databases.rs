@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use celesta_runs::invariants::Invariant;
-use celesta_runs::{MoveError, RunFilter, RunState};
+use celesta_runs::{MAIN_SCHEMA, MoveError, RunFilter, RunState};
 use celesta_store::testing::TestDatabase;
 use celesta_store::{Store, StoreOptions};
 use celesta_types::RunId;
 
 use crate::bed::{self, Node, submit};
-use crate::doctor::look_at;
+use crate::doctor::{look_at, write};
 
 const COUNT: u32 = 4;
 
@@ -284,4 +284,32 @@ async fn a_partition_that_cannot_be_moved_stays_and_says_why() {
     );
     completes(&node, run).await;
     node.leave().await;
+}
+
+/// What the refusals above prevent, and what happens all the same when a row says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_know_a_database_leaves_its_partitions_alone() {
+    let (main, _other, named) = two().await;
+    let stranger = start(&main, &[], "a").await;
+    let head = "UPDATE cluster_partitions SET place = (SELECT v.column1 FROM (VALUES ";
+    let node = start(&main, &named, "b").await;
+    node.until(|node| node.owned().len() == 2).await;
+    let taken = node.owned()[0];
+    let tail: &'static str = Box::leak(format!(") AS v) WHERE partition = {taken}").into_boxed_str());
+    write(&main, MAIN_SCHEMA, head, tail, "fast".into()).await;
+    node.leave().await;
+    stranger.until(|node| node.owned().len() == 3).await;
+    let page = stranger
+        .partitions
+        .home()
+        .list(&RunFilter::default(), None, 9)
+        .await;
+    let said = page.expect_err("there would be holes").to_string();
+    assert!(said.contains("--database fast=URL"), "{said}");
+    let heir = start(&main, &named, "b").await;
+    heir.until(|node| node.owned().contains(&taken)).await;
+    stranger.leave().await;
+    heir.until(|node| node.owned().len() == 4).await;
+    assert_eq!(listed(&heir).await, 0);
+    heir.leave().await;
 }
