@@ -116,7 +116,7 @@ pub(crate) enum Command {
     Publish(commands::publish::PublishArgs),
     /// Use queues on their own: send messages, take them, look at them
     Queue(commands::queue::QueueArgs),
-    /// Look at the nodes of a deployment
+    /// Look at the nodes of a deployment, and move partitions between databases
     Node(commands::node::NodeArgs),
     /// Look at services, and at the facts their runs share
     Service(commands::service::ServiceArgs),

@@ -88,6 +88,7 @@ impl ServerProcess {
         }
         for variable in [
             "CELESTA_STORE",
+            "CELESTA_DATABASES",
             "CELESTA_NODE",
             "CELESTA_ADVERTISE",
             "CELESTA_ARTIFACTS",

@@ -18,7 +18,7 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_queue::AnyQueues;
 use celesta_rabbitmq::BrokerUrl;
-use celesta_runs::{Partitions, Runtime};
+use celesta_runs::{Databases, Partitions, Runtime};
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_server::{Api, Server, ServerConfig};
 use celesta_store::{Migration, Store, StoreOptions};
@@ -65,6 +65,15 @@ fn migrations_with(queues: &[Migration]) -> Vec<Migration> {
     [queues, celesta_runs::MIGRATIONS, celesta_worker::MIGRATIONS].concat()
 }
 
+/// The databases of a deployment: the one at `store`, and each `NAME=URL` of `named`, which may hold several.
+pub(crate) fn databases(store: &str, named: &[String]) -> Result<Databases, Failure> {
+    let named = named.iter().flat_map(|text| text.split_whitespace());
+    Databases::new(store, named).map_err(|error| {
+        Failure::new(Exit::Usage, error.to_string())
+            .hint("write --database fast=postgres://user@host:port/database")
+    })
+}
+
 /// How a node is set up.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeOptions {
@@ -84,6 +93,8 @@ pub(crate) struct NodeOptions {
     pub(crate) events_kept: Option<Duration>,
     /// The PostgreSQL database of the deployment this node is part of; a file in the data folder unless given.
     pub(crate) store: Option<String>,
+    /// Other databases of the deployment, each `NAME=URL`, or several with spaces between.
+    pub(crate) databases: Vec<String>,
     /// The name of this node among others; made once and kept in the data folder unless given.
     pub(crate) node: Option<String>,
     /// Where the other nodes reach this one, `host:port`; where it listens unless given.
@@ -106,6 +117,7 @@ impl NodeOptions {
             workers: None,
             events_kept: None,
             store: None,
+            databases: Vec::new(),
             node: None,
             advertise: None,
             partitions: None,

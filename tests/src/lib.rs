@@ -111,6 +111,7 @@ pub fn celesta(folder: &Path, arguments: &[&str]) -> Said {
         "CELESTA_DATA",
         "CELESTA_BROKER",
         "CELESTA_STORE",
+        "CELESTA_DATABASES",
         "CELESTA_ARTIFACTS",
         "NO_COLOR",
         "CLICOLOR_FORCE",

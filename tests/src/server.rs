@@ -259,6 +259,7 @@ fn launch(data: &Path, listen: &str, folder: &Path, arguments: &[String]) -> (Ch
         "CELESTA_DATA",
         "CELESTA_QUEUES",
         "CELESTA_STORE",
+        "CELESTA_DATABASES",
         "CELESTA_NODE",
     ] {
         command.env_remove(variable);

@@ -112,6 +112,7 @@ pub(crate) struct ProblemBody {
     ),
     paths(
         crate::nodes::list,
+        crate::nodes::relocate,
         crate::services::list,
         crate::services::show,
         crate::services::push,

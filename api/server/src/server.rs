@@ -262,6 +262,7 @@ fn routes(shared: Arc<Shared>) -> Router {
                 .layer(artifact_bodies),
         )
         .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/partitions/{partition}/move", post(nodes::relocate))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -1,9 +1,10 @@
 //! `celesta doctor`: checks every invariant of a node's data and says what is wrong, where, and what to do.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use celesta_artifacts::Artifacts;
-use celesta_runs::invariants::{self, Blobs, Findings, Invariant, Tables};
+use celesta_runs::invariants::{self, Blobs, Findings, Invariant, Looks, Tables};
 use celesta_store::Snapshot;
 use clap::Args;
 use serde_json::json;
@@ -25,6 +26,14 @@ pub(crate) struct DoctorArgs {
     /// Check the deployment in this PostgreSQL database instead of a folder
     #[arg(long, env = "CELESTA_STORE", hide_env_values = true, value_name = "URL")]
     store: Option<String>,
+    /// Another database of the deployment, as its nodes were told it: a name and a PostgreSQL URL. May be repeated
+    #[arg(
+        long = "database",
+        env = "CELESTA_DATABASES",
+        hide_env_values = true,
+        value_name = "NAME=URL"
+    )]
+    databases: Vec<String>,
     /// The folder of artifacts; in the data folder unless given. Those of a deployment are not looked at without it
     #[arg(long, env = "CELESTA_ARTIFACTS", value_name = "DIR")]
     artifacts: Option<PathBuf>,
@@ -41,10 +50,22 @@ pub(crate) async fn run(context: &Context, args: DoctorArgs) -> Outcome {
 
 /// What stands in a database that nodes share.
 async fn look_at_database(url: &str, args: &DoctorArgs) -> Result<Findings, Failure> {
-    let mut snapshot = Snapshot::of_database(url).await.map_err(|error| {
-        Failure::new(Exit::Unreachable, error.to_string())
-            .hint("name a PostgreSQL database that is there, as postgres://user@host:port/database")
-    })?;
+    let databases = node::databases(url, &args.databases)?;
+    let look = async |url: &str, which: &str| {
+        let snapshot = Snapshot::of_database(url).await;
+        snapshot.map_err(|error| {
+            Failure::new(Exit::Unreachable, format!("{which}: {error}"))
+                .hint("name a PostgreSQL database that is there, as postgres://user@host:port/database")
+        })
+    };
+    let mut looks = Looks {
+        main: look(databases.main(), "the main database").await?,
+        named: BTreeMap::new(),
+    };
+    for (name, url) in databases.named() {
+        let taken = look(url, &format!("database `{name}`")).await?;
+        looks.named.insert(name.to_owned(), taken);
+    }
     let artifacts = args.artifacts.as_ref().map(Artifacts::reading);
     let blobs = artifacts.as_ref().map(|artifacts| Blobs {
         artifacts,
@@ -55,7 +76,7 @@ async fn look_at_database(url: &str, args: &DoctorArgs) -> Result<Findings, Fail
         shared: &shared,
         partition: &partition,
     };
-    let checked = invariants::check_deployment(&mut snapshot, tables, blobs).await;
+    let checked = invariants::check_deployment(&mut looks, tables, blobs).await;
     checked.map_err(|error| {
         Failure::new(Exit::Failed, error.to_string())
             .hint("the database must hold a deployment that a node of this release has opened")

@@ -1,7 +1,7 @@
-//! `celesta node ls`: the nodes of a deployment and what they own.
+//! `celesta node`: the nodes of a deployment, what they own and where that is.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Context;
 use crate::exit::{Exit, Outcome};
@@ -16,14 +16,45 @@ pub(crate) struct NodeArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the nodes, and the partitions with their owners and epochs
+    /// List the nodes, and the partitions with their databases, owners and epochs
     #[command(visible_alias = "list")]
     Ls,
+    /// Bring a partition into another database; requests about it wait meanwhile
+    Move {
+        /// The partition's number
+        #[arg(value_name = "PARTITION")]
+        partition: u32,
+        /// The database's name, as nodes were told it; `main` is the one of --store
+        #[arg(long, value_name = "NAME")]
+        to: String,
+    },
 }
 
 /// Does what was asked.
 pub(crate) async fn run(context: &Context, args: NodeArgs) -> Outcome {
-    let Action::Ls = args.action;
+    match args.action {
+        Action::Ls => list(context).await,
+        Action::Move { partition, to } => relocate(context, partition, &to).await,
+    }
+}
+
+async fn relocate(context: &Context, partition: u32, to: &str) -> Outcome {
+    let (client, out) = (context.client()?, context.out);
+    let number = partition.to_string();
+    let path = ["v1", "nodes", "partitions", number.as_str(), "move"];
+    let answer = client.post(&path, &json!({ "to": to })).await?;
+    out.json(&answer)?;
+    if answer["moving"] == true {
+        out.line(format_args!(
+            "partition {partition} is on its way to {to}; `celesta node ls` shows when it is there"
+        ))?;
+    } else {
+        out.line(format_args!("partition {partition} is in {to} already"))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn list(context: &Context) -> Outcome {
     let (client, out) = (context.client()?, context.out);
     let answer = client.get(&["v1", "nodes"], &[]).await?;
     out.json(&answer)?;
@@ -39,8 +70,16 @@ pub(crate) async fn run(context: &Context, args: NodeArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     out.line(table(&columns, &nodes))?;
-    let columns = ["partition", "node", "epoch", "lease_ms"];
+    let columns = ["partition", "database", "node", "epoch", "lease_ms"];
     out.line(table(&columns, &rows("partitions", &columns)))?;
+    for row in answer["partitions"].as_array().into_iter().flatten() {
+        let (partition, moving, problem) = (&row["partition"], &row["moving_to"], &row["problem"]);
+        if let Some(to) = moving.as_str() {
+            out.line(format_args!("partition {partition} is on its way to {to}"))?;
+        } else if let Some(problem) = problem.as_str() {
+            out.line(format_args!("partition {partition} was not moved: {problem}"))?;
+        }
+    }
     Ok(Exit::Done)
 }
 

@@ -37,6 +37,16 @@ pub(crate) struct ServeArgs {
     /// Be a node of the deployment in this PostgreSQL database; keep everything in the data folder unless given
     #[arg(long, env = "CELESTA_STORE", hide_env_values = true, value_name = "URL")]
     store: Option<String>,
+    /// Another database for partitions of the deployment, a name and a PostgreSQL URL; the same at every node. May be repeated;
+    /// in the environment separated by spaces
+    #[arg(
+        long = "database",
+        env = "CELESTA_DATABASES",
+        hide_env_values = true,
+        value_name = "NAME=URL",
+        requires = "store"
+    )]
+    databases: Vec<String>,
     /// The name of this node among others; made once and kept in the data folder unless given
     #[arg(long, env = "CELESTA_NODE", value_name = "NAME", requires = "store")]
     node: Option<String>,
@@ -65,6 +75,7 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Outcome {
         broker: args.broker,
         workers: args.workers,
         store: args.store,
+        databases: args.databases,
         node: args.node,
         advertise: args.advertise,
         partitions: args.partitions,

@@ -12,6 +12,7 @@ use celesta_runs::{
 };
 use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_store::{Store, StoreOptions};
+use celesta_types::ErrorKind;
 use celesta_worker::{Handle, PartedFeed, QueueFeed};
 
 use super::{NodeOptions, STORE_FILE};
@@ -96,6 +97,7 @@ pub(super) async fn shared(
         tasks,
         keepers,
     } = means;
+    let databases = super::databases(url, &options.databases)?;
     let unreachable = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Unreachable, format!("cannot open the store: {error}"))
             .hint("name a PostgreSQL database that is there, as postgres://user@host:port/database")
@@ -123,7 +125,7 @@ pub(super) async fn shared(
     };
     let parts = ClusterParts {
         store: store.clone(),
-        url: url.to_owned(),
+        databases,
         migrations: partition,
         queues: Options::default(),
         artifacts: artifacts.clone(),
@@ -134,7 +136,11 @@ pub(super) async fn shared(
     };
     let partitions = Partitions::open(config, parts)
         .await
-        .map_err(|error| unreachable(&error))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::Invalid => Failure::new(Exit::Usage, error.to_string())
+                .hint("every node is given the same databases, under the same names"),
+            _ => unreachable(&error),
+        })?;
     Ok(Deployment {
         partitions,
         store,

@@ -9,6 +9,8 @@
 //! A row that does not do what its statement expects (a key that stands already, an update that finds nothing) is a
 //! [`CommitError::Conflict`] of its unit alone: the group is executed again unit by unit behind savepoints.
 //!
+//! A store on PostgreSQL may change its database in the hands of its owner ([`Site`]).
+//!
 //! On PostgreSQL a subsystem may also say what rows cannot: [`Postgres::write`] executes its own statements in a transaction
 //! of their own, exactly once, and [`Postgres::listener`] hears what other nodes say.
 //!
@@ -32,6 +34,7 @@ mod unit;
 pub use commit::{Committed, Store, StoreOptions};
 pub use error::{CommitError, OpenError, QueryError};
 pub use migrate::Migration;
+pub use postgres::relocate::{Copied, RelocateError, Site};
 pub use postgres::{Arg, Call, Heard, Listener, Means, Postgres};
 pub use snapshot::{Snapshot, check_file, copy_file};
 pub use statement::{Expect, Statement};

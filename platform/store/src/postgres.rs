@@ -11,6 +11,7 @@ pub(crate) mod fence;
 mod groups;
 mod listen;
 mod probe;
+pub(crate) mod relocate;
 mod translate;
 mod values;
 

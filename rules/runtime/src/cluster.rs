@@ -8,9 +8,12 @@
 //! A node on a file is the same with one partition that is never lost. This module knows no HTTP: it says which partition
 //! is here and where the others are.
 
+mod databases;
+mod error;
 mod keeper;
 mod mail;
 mod member;
+mod moving;
 mod ownership;
 mod readers;
 mod schema;
@@ -25,15 +28,20 @@ use celesta_artifacts::Artifacts;
 use celesta_queue::Queues;
 use celesta_runtime::{Clock, Fate, Random, Shutdown, TaskSet};
 use celesta_store::{Migration, Store};
-use celesta_types::{ErrorKind, PARTITIONS_MAX, Partition};
+use celesta_types::{PARTITIONS_MAX, Partition};
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
+use self::databases::Marks;
+pub use self::databases::{DATABASE_NAME_MAX, DATABASES_MAX, Databases, DatabasesError, MAIN_DATABASE};
+pub use self::error::OpenError;
 pub use self::mail::PARTITION_MIGRATIONS;
 pub use self::member::Member;
 pub(crate) use self::member::schema as partition_schema;
+pub use self::moving::MoveError;
 use self::ownership::Process;
+use self::readers::Reader;
 pub(crate) use self::readers::Readers;
 pub use self::schema::CLUSTER_MIGRATIONS;
 pub(crate) use self::schema::{BUNDLE, BUNDLE_INSERT};
@@ -50,6 +58,8 @@ pub const PARTITIONS: u32 = 8;
 const SETTLE: Duration = Duration::from_secs(30);
 /// For so long a node that leaves still takes requests, at least: load balancers ask each second or so.
 const NOTICE: Duration = Duration::from_millis(1_500);
+/// A database beside the main one that does not answer within this is not waited for at the start.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long a node that leaves waits for its partitions to be given up.
 const LEAVE: Duration = Duration::from_secs(20);
 
@@ -58,8 +68,8 @@ const LEAVE: Duration = Duration::from_secs(20);
 pub struct ClusterParts {
     /// What all nodes share, opened in [`MAIN_SCHEMA`] with [`CLUSTER_MIGRATIONS`] and [`crate::MIGRATIONS`].
     pub store: Store,
-    /// The database's URL, where the partitions are.
-    pub url: String,
+    /// The databases, where the partitions are; the main one is that of `store`.
+    pub databases: Databases,
     /// The schema steps of a partition.
     pub migrations: Vec<Migration>,
     /// How the queues of a partition are set up.
@@ -72,7 +82,7 @@ pub struct ClusterParts {
     pub random: Random,
     /// Where the keeper is spawned.
     pub tasks: TaskSet,
-    /// Where committers of readers are spawned.
+    /// Where the committer of what belongs to no partition is spawned.
     pub keepers: TaskSet,
 }
 
@@ -84,8 +94,9 @@ impl ClusterParts {
         config: RuntimeConfig,
         registry: Arc<Registry>,
         readers: Readers,
+        keepers: &TaskSet,
     ) -> Result<Runtime, OpenError> {
-        let queues = Queues::in_memory(&self.clock, &self.keepers, self.queues.clone());
+        let queues = Queues::in_memory(&self.clock, keepers, self.queues.clone());
         let config = RuntimeConfig {
             evaluators: 0,
             cache_bytes: 0,
@@ -129,43 +140,6 @@ impl ClusterConfig {
     }
 }
 
-/// A partition, or all of them, could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The number of partitions asked for.
-    #[error("{asked} partitions; expected 1 to {PARTITIONS_MAX}")]
-    Count {
-        /// The number.
-        asked: u32,
-    },
-    /// The shared store is none of PostgreSQL.
-    #[error("partitions need a PostgreSQL database")]
-    NoDatabase,
-    /// Something did not open.
-    #[error("{reason}")]
-    Failed {
-        /// What was said.
-        reason: String,
-    },
-}
-
-impl OpenError {
-    fn failed(error: impl std::fmt::Display) -> Self {
-        Self::Failed {
-            reason: error.to_string(),
-        }
-    }
-
-    /// What a caller may do about it.
-    #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Count { .. } | Self::NoDatabase => ErrorKind::Invalid,
-            Self::Failed { .. } => ErrorKind::Unavailable,
-        }
-    }
-}
-
 /// Waits for what a worker still does for a partition that is being given up.
 pub type Drain = Box<dyn Fn(Arc<Member>) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -180,6 +154,12 @@ pub struct PartitionSeen {
     pub epoch: i64,
     /// What is left of the lease.
     pub lease_ms: i64,
+    /// The database where it is; nothing means the main one.
+    pub database: Option<String>,
+    /// The database it is on its way to.
+    pub moving_to: Option<String>,
+    /// Why it could not be moved the last time.
+    pub problem: Option<String>,
 }
 
 /// The partitions of a deployment, as one node has and knows them. Cheap to clone.
@@ -205,6 +185,8 @@ struct Cluster {
     config: ClusterConfig,
     parts: ClusterParts,
     registry: Arc<Registry>,
+    /// Which database is which.
+    marks: Marks,
     /// All partitions, for reading.
     readers: Readers,
     notices: bool,
@@ -263,9 +245,17 @@ impl Partitions {
                 "a look each second"
             }
         );
-        let count = Table::settle_count(database, config.partitions)
+        let deal = parts.databases.deal();
+        let count = Table::settle_count(database, config.partitions, deal)
             .await
             .map_err(OpenError::failed)?;
+        let (databases, main) = (parts.databases.clone(), database.clone());
+        let marks = Marks::open(databases, main, parts.random.clone(), parts.clock.clone())
+            .await
+            .map_err(OpenError::failed)?;
+        marks.look_at_all().await?;
+        let look = Table::look(database).await.map_err(OpenError::failed)?;
+        parts.databases.cover(&look.rows)?;
         let registry = Registry::open(
             config.bundles.clone(),
             parts.store.clone(),
@@ -277,7 +267,13 @@ impl Partitions {
         let usual = config.usual();
         let readers = Readers::default();
         let home = parts
-            .bystander(parts.store.clone(), usual, Arc::clone(&registry), readers.clone())
+            .bystander(
+                parts.store.clone(),
+                usual,
+                Arc::clone(&registry),
+                readers.clone(),
+                &parts.keepers,
+            )
             .await?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -291,6 +287,7 @@ impl Partitions {
                     config,
                     parts,
                     registry,
+                    marks,
                     readers,
                     notices: means.notices,
                     wake: Arc::default(),
@@ -320,6 +317,7 @@ impl Partitions {
             },
             address,
             notices: cluster.notices,
+            databases: cluster.parts.databases.told(),
         };
         // A database that does not answer is said now, not found out later.
         table.beat(false).await.map_err(OpenError::failed)?;
@@ -348,19 +346,32 @@ impl Partitions {
                 tracing::warn!("not every partition has an owner yet; requests for the others wait");
             }
         }
-        // Every partition has been opened by now, so its tables are there.
-        let usual = cluster.config.usual();
-        let mut readers = Vec::new();
-        for index in 0..self.shared.count {
-            let partition = Partition {
-                index,
-                count: self.shared.count,
-            };
-            let registry = Arc::clone(&cluster.registry);
-            readers.push(Member::reader(partition, usual.clone(), &cluster.parts, registry).await?);
-        }
-        cluster.readers.set(readers);
+        // Every partition has been opened by now, so its tables are there, unless its database does not answer.
+        let look = Table::look(database).await.map_err(OpenError::failed)?;
+        let places = look.rows.into_iter().map(|row| row.place);
+        let readers = (0..).zip(places).map(async |(index, place)| {
+            let opened = self.reader(cluster, index, place.as_deref()).await;
+            (place, opened)
+        });
+        cluster.readers.set(join_all(readers).await);
         Ok(())
+    }
+
+    /// Opens a partition for reading, where it is.
+    async fn reader(&self, cluster: &Cluster, index: u32, place: Option<&str>) -> Result<Reader, String> {
+        let partition = Partition {
+            index,
+            count: self.shared.count,
+        };
+        let opening = async {
+            let (usual, registry) = (cluster.config.usual(), Arc::clone(&cluster.registry));
+            let url = cluster.marks.url(place).await?;
+            Member::reader(partition, url, usual, &cluster.parts, registry).await
+        };
+        opening.await.map_err(|error| {
+            tracing::warn!(partition = index, %error, "a partition cannot be read; lists fail until it can");
+            error.to_string()
+        })
     }
 
     /// Gives up every partition in good order, so that others go on with them at once. Requests are answered meanwhile,
@@ -456,6 +467,9 @@ impl Partitions {
             node: row.holder.as_ref().map(|holder| holder.node.clone()),
             epoch: row.epoch,
             lease_ms: row.left_ms,
+            database: row.place.clone(),
+            moving_to: row.wanted.clone(),
+            problem: row.problem.clone(),
         });
         (look.nodes.clone(), partitions.collect())
     }

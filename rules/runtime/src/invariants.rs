@@ -24,7 +24,7 @@ use celesta_artifacts::Artifacts;
 use celesta_store::{QueryError, Snapshot};
 use serde::Serialize;
 
-pub use self::deployment::{Tables, check_deployment};
+pub use self::deployment::{Looks, Tables, check_deployment};
 use crate::record::{Cause, Note, Record, Recorded};
 use crate::state::{RunState, RunStep};
 

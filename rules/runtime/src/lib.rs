@@ -45,7 +45,8 @@ mod view;
 mod watch;
 
 pub use cluster::{
-    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, Drain, MAIN_SCHEMA, Member, NodeSeen, OpenError,
+    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, DATABASE_NAME_MAX, DATABASES_MAX, Databases,
+    DatabasesError, Drain, MAIN_DATABASE, MAIN_SCHEMA, Member, MoveError, NodeSeen, OpenError,
     PARTITION_MIGRATIONS, PARTITIONS, PartitionSeen, Partitions,
 };
 pub use events::{CloudEvent, DeliveryView, EVENTS_MAX, PublishError, Published};
@@ -69,7 +70,7 @@ pub use schema::MIGRATIONS;
 pub use send::REUSE;
 pub use shared::{
     SHARED_BYTES_MAX, SHARED_FACT_BYTES_MAX, SHARED_FACTS_MAX, SHARED_RETRACTED_KEPT, SHARED_VERSIONS_KEPT,
-    SHARED_WRITES_MAX, SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError,
+    SHARED_WRITES_MAX, SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError, lead,
 };
 pub use state::{IllegalStep, RunState, RunStep};
 pub use steering::BREAKPOINTS_MAX;

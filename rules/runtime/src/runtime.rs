@@ -427,6 +427,7 @@ impl Runtime {
         let Some(readers) = self.inner.readers.get() else {
             return self.inner.list(filter, cursor, limit).await;
         };
+        let readers = readers?;
         let pages = readers
             .iter()
             .map(|reader| reader.inner.list(filter, cursor, limit));

@@ -59,6 +59,16 @@ pub(crate) async fn check(connection: &mut PgConnection, epoch: Option<i64>) -> 
     found.map(drop).ok_or(Fault::Fenced)
 }
 
+/// As [`check`], and nobody else has the row until the transaction ends.
+pub(super) async fn hold(connection: &mut PgConnection, epoch: i64) -> Result<(), Fault> {
+    let found = sqlx::query("SELECT epoch FROM store_fence WHERE one = 1 AND epoch = $1 FOR UPDATE")
+        .bind(epoch)
+        .fetch_optional(connection)
+        .await
+        .map_err(|error| Fault::of("fence", &error))?;
+    found.map(drop).ok_or(Fault::Fenced)
+}
+
 /// Makes the schema when it is not there. Nodes that do so at the same time do not mind each other.
 pub(crate) async fn make_schema(database: &Postgres, schema: &str) -> Result<(), OpenError> {
     let mut making = Make(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));

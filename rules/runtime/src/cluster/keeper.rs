@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::ownership::{Own, Standing, Step, decide};
 use super::table::Table;
-use super::{Cluster, Member, OpenError, Partitions};
+use super::{Cluster, Member, OpenError, Partitions, moving};
 use crate::runtime::RuntimeConfig;
 
 /// Time between two looks: a fifth of the lease.
@@ -109,6 +109,38 @@ pub(super) async fn run(partitions: Partitions, table: Table) {
     }
 }
 
+/// Where a partition is, and where it is wanted.
+#[derive(Debug, Clone, Default)]
+struct Placed {
+    place: Option<String>,
+    wanted: Option<String>,
+}
+
+/// Opens the partition where it is, as the owner of `epoch`.
+async fn open(
+    cluster: &Cluster,
+    partition: Partition,
+    epoch: i64,
+    place: Option<&str>,
+    config: RuntimeConfig,
+) -> Result<Member, OpenError> {
+    let (parts, registry) = (&cluster.parts, Arc::clone(&cluster.registry));
+    let url = cluster.marks.url(place).await?;
+    if place.is_some() {
+        moving::shut_main(parts, partition, epoch).await?;
+    }
+    Member::open(
+        partition,
+        epoch,
+        url,
+        config,
+        parts,
+        registry,
+        cluster.readers.clone(),
+    )
+    .await
+}
+
 impl Keeper {
     /// One look and what follows from it.
     async fn look(&mut self, cluster: &Cluster) {
@@ -139,11 +171,22 @@ impl Keeper {
             .rows
             .iter()
             .any(|row| row.holder.as_ref() == Some(&self.own.process));
+        for (partition, place) in cluster.readers.stale(&look.rows) {
+            self.read(cluster, partition, place);
+        }
+        let placed: BTreeMap<u32, Placed> = look
+            .rows
+            .iter()
+            .map(|row| {
+                let (place, wanted) = (row.place.clone(), row.wanted.clone());
+                (row.partition, Placed { place, wanted })
+            })
+            .collect();
         *self.partitions.shared.look.write() = look;
         self.partitions.changed();
         let any = !steps.is_empty();
         for step in steps {
-            self.step(cluster, step).await;
+            self.step(cluster, step, &placed).await;
         }
         if self.own.leaving && !any && !mine && self.own.standings.is_empty() {
             if let Err(error) = self.table.forget().await {
@@ -153,14 +196,39 @@ impl Keeper {
         }
     }
 
-    async fn step(&mut self, cluster: &Cluster, step: Step) {
+    /// Opens a partition for reading, where it is by now.
+    fn read(&self, cluster: &Cluster, partition: u32, place: Option<String>) {
+        let partitions = self.partitions.clone();
+        cluster
+            .parts
+            .tasks
+            .spawn("cluster.reader", Fate::Expendable, async move {
+                let Some(cluster) = &partitions.shared.cluster else {
+                    return;
+                };
+                tokio::select! {
+                    opened = partitions.reader(cluster, partition, place.as_deref()) => {
+                        cluster.readers.put(partition, place.clone(), opened);
+                    }
+                    () = cluster.parts.tasks.shutdown().requested() => {}
+                }
+            });
+    }
+
+    async fn step(&mut self, cluster: &Cluster, step: Step, placed: &BTreeMap<u32, Placed>) {
         match step {
             Step::Claim { partition, epoch } => match self.table.claim(partition, epoch).await {
-                Ok(Some(epoch)) => self.open(cluster, partition, epoch),
+                Ok(Some(claimed)) => {
+                    let (place, wanted) = (claimed.place, claimed.wanted);
+                    self.open(cluster, partition, claimed.epoch, Placed { place, wanted });
+                }
                 Ok(None) => tracing::debug!(partition, "somebody else was faster"),
                 Err(error) => tracing::warn!(partition, %error, "cannot be claimed"),
             },
-            Step::Open { partition, epoch } => self.open(cluster, partition, epoch),
+            Step::Open { partition, epoch } => {
+                let placed = placed.get(&partition).cloned().unwrap_or_default();
+                self.open(cluster, partition, epoch, placed);
+            }
             Step::GiveUp { partition } => self.give_up(cluster, partition),
             Step::Drop { partition } => self.lose(partition),
             Step::Free { partition, epoch } => {
@@ -171,7 +239,7 @@ impl Keeper {
         }
     }
 
-    fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64) {
+    fn open(&mut self, cluster: &Cluster, partition: u32, epoch: i64, placed: Placed) {
         self.own.standings.insert(partition, Standing::Opening { epoch });
         let count = self.partitions.count();
         let usual = cluster.config.usual();
@@ -181,19 +249,34 @@ impl Keeper {
             cache_bytes: usual.cache_bytes / usize::try_from(count).unwrap_or(1),
             ..usual
         };
-        let (parts, registry) = (cluster.parts.clone(), Arc::clone(&cluster.registry));
-        let readers = cluster.readers.clone();
-        let events = self.events.clone();
+        let (partitions, events, table) = (
+            self.partitions.clone(),
+            self.events.clone(),
+            Arc::clone(&self.table),
+        );
         cluster
             .parts
             .tasks
             .spawn("cluster.open", Fate::Expendable, async move {
-                let place = Partition {
+                let which = Partition {
                     index: partition,
                     count,
                 };
-                let outcome = Member::open(place, epoch, config, &parts, registry, readers).await;
-                let outcome = outcome.map(Arc::new);
+                let Some(cluster) = &partitions.shared.cluster else {
+                    return;
+                };
+                let Placed { place, wanted } = placed;
+                let place = match wanted {
+                    None => Ok(place),
+                    Some(wanted) => moving::bring(cluster, &table, partition, epoch, place, &wanted).await,
+                };
+                let outcome = match &place {
+                    Ok(place) => open(cluster, which, epoch, place.as_deref(), config)
+                        .await
+                        .map(Arc::new),
+                    Err(error) => Err(OpenError::failed(error)),
+                };
+                let opened = outcome.is_ok();
                 // When the keeper has ended, so does the process.
                 events
                     .send(Event::Opened {
@@ -203,6 +286,13 @@ impl Keeper {
                     })
                     .await
                     .ok();
+                if let (true, Ok(place)) = (opened, place) {
+                    // A database that does not answer is waited for by nobody else.
+                    tokio::select! {
+                        () = moving::clear(cluster, partition, epoch, place.as_deref()) => {}
+                        () = cluster.parts.tasks.shutdown().requested() => {}
+                    }
+                }
             });
     }
 

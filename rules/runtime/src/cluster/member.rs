@@ -7,6 +7,7 @@ use celesta_runtime::{Shutdown, TaskSet};
 use celesta_store::{Migration, Store, StoreOptions, Unit};
 use celesta_types::Partition;
 
+use super::readers::Reader;
 use super::{ClusterParts, OpenError, Readers};
 use crate::registry::Registry;
 use crate::runtime::{Parts, Runtime, RuntimeConfig};
@@ -57,10 +58,12 @@ impl Member {
         }
     }
 
-    /// Opens the partition as the owner of `epoch`: from here on nobody with a lower one writes to it.
+    /// Opens the partition in the database at `url` as the owner of `epoch`: from here on nobody with a lower one writes to
+    /// it.
     pub(super) async fn open(
         partition: Partition,
         epoch: i64,
+        url: &str,
         config: RuntimeConfig,
         parts: &ClusterParts,
         registry: std::sync::Arc<Registry>,
@@ -68,7 +71,7 @@ impl Member {
     ) -> Result<Self, OpenError> {
         let set = || TaskSet::new(Shutdown::new());
         let (tasks, keepers, committer) = (set(), set(), set());
-        let options = StoreOptions::postgres(parts.url.as_str())
+        let options = StoreOptions::postgres(url)
             .in_schema(&schema(partition.index))
             .fenced(epoch)
             .sessions(SESSIONS);
@@ -105,29 +108,37 @@ impl Member {
         })
     }
 
-    /// Reads what others own, without a part in it: lists show every partition.
+    /// Reads what others own, without a part in it: lists show every partition. `url` is that of its database.
     pub(super) async fn reader(
         partition: Partition,
+        url: &str,
         config: RuntimeConfig,
         parts: &ClusterParts,
         registry: std::sync::Arc<Registry>,
-    ) -> Result<Runtime, OpenError> {
+    ) -> Result<Reader, OpenError> {
         let none: &[Migration] = &[];
-        let options = StoreOptions::postgres(parts.url.as_str())
+        let options = StoreOptions::postgres(url)
             .in_schema(&schema(partition.index))
             .sessions(1)
             .as_found();
-        let store = Store::open(&options, none, &parts.clock, &parts.keepers)
-            .await
-            .map_err(OpenError::failed)?;
-        parts
-            .bystander(
-                store,
-                RuntimeConfig { partition, ..config },
-                registry,
-                Readers::default(),
-            )
-            .await
+        // Its end is nobody's: another one follows when the partition changes its place.
+        let keepers = TaskSet::new(Shutdown::new());
+        let opening = async {
+            let store = Store::open(&options, none, &parts.clock, &keepers)
+                .await
+                .map_err(OpenError::failed)?;
+            let config = RuntimeConfig { partition, ..config };
+            parts
+                .bystander(store, config, registry, Readers::default(), &keepers)
+                .await
+        };
+        match opening.await {
+            Ok(runtime) => Ok(Reader { runtime, keepers }),
+            Err(error) => {
+                keepers.shutdown().request();
+                Err(error)
+            }
+        }
     }
 
     /// Waits until it cannot go on: somebody else owns it, or a part of it has ended.

@@ -21,6 +21,12 @@ pub(crate) struct Row {
     pub(crate) epoch: i64,
     /// What is left of the lease by the database's clock; not positive when it is over.
     pub(crate) left_ms: i64,
+    /// Where it is: in the database of that name, or in the main one.
+    pub(crate) place: Option<String>,
+    /// Where it is to be brought by whoever opens it next: a database's name, or `main`.
+    pub(crate) wanted: Option<String>,
+    /// Why it could not be brought elsewhere the last time.
+    pub(crate) problem: Option<String>,
 }
 
 /// How a partition stands in this process; absent otherwise.
@@ -139,6 +145,11 @@ pub(crate) fn decide(own: &Own, alive: usize, rows: &[Row]) -> (Vec<Step>, BTree
         };
         let refused = own.leaving || own.refused.contains(&partition);
         match verdict(whose, row.epoch, standing) {
+            Verdict::Nothing if row.wanted.is_some() && matches!(standing, Some(Standing::Open { .. })) => {
+                // Whoever claims it next brings it there; as a rule that is this process, so its room is kept.
+                held.push((partition, None));
+                steps.push(Step::GiveUp { partition });
+            }
             Verdict::Nothing => {
                 if let Some(Standing::Opening { .. } | Standing::Open { .. }) = standing {
                     held.push((partition, standing));

@@ -1,5 +1,7 @@
 //! The table of partitions in the database, as this process reads and writes it.
 
+use std::sync::Arc;
+
 use celesta_store::{Arg, Call, Postgres, QueryError, Row as Cells};
 
 use super::ownership::{Process, Row};
@@ -25,6 +27,8 @@ pub struct NodeSeen {
     pub leaving: bool,
     /// Whether it was heard of lately.
     pub alive: bool,
+    /// The databases it knows besides the main one; nothing when its release knows of none.
+    pub databases: Option<Vec<String>>,
     pub(super) incarnation: i64,
 }
 
@@ -41,11 +45,25 @@ pub(super) struct Table {
     pub(super) process: Process,
     pub(super) address: String,
     pub(super) notices: bool,
+    /// The names of the databases this node knows.
+    pub(super) databases: String,
+}
+
+/// What a claim has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claimed {
+    pub(super) epoch: i64,
+    pub(super) place: Option<String>,
+    pub(super) wanted: Option<String>,
 }
 
 impl Table {
-    /// Says how many partitions there are to be, and gives how many there are.
-    pub(super) async fn settle_count(database: &Postgres, wanted: u32) -> Result<u32, QueryError> {
+    /// Says how many partitions there are to be, in turn in the databases `deal`, and gives how many there are.
+    pub(super) async fn settle_count(
+        database: &Postgres,
+        wanted: u32,
+        deal: Vec<Option<Arc<str>>>,
+    ) -> Result<u32, QueryError> {
         ask(
             database,
             "cluster.settle",
@@ -55,7 +73,8 @@ impl Table {
         .await?;
         let rows = ask(database, "cluster.count", schema::COUNT, Vec::new()).await?;
         let count = rows.first().and_then(|row| row.int(0)).unwrap_or(1);
-        ask(database, "cluster.rows", schema::MAKE_ROWS, vec![Arg::Int(count)]).await?;
+        let rows = vec![Arg::Int(count), Arg::Texts(deal)];
+        ask(database, "cluster.rows", schema::MAKE_ROWS, rows).await?;
         Ok(u32::try_from(count).unwrap_or(1))
     }
 
@@ -67,36 +86,39 @@ impl Table {
             Arg::Int(self.process.incarnation),
             text(env!("CARGO_PKG_VERSION")),
             Arg::Int(leaving.into()),
+            text(&self.databases),
         ];
         let mut renewal = self.name();
         renewal.push(Arg::Int(LEASE_MS));
         ask(&self.database, "cluster.renew", schema::RENEW, renewal).await?;
         ask(&self.database, "cluster.seen", schema::SEEN, said).await?;
-        self.look().await
+        Self::look(&self.database).await
     }
 
-    pub(super) async fn look(&self) -> Result<Look, QueryError> {
-        let nodes = ask(&self.database, "cluster.nodes", schema::NODES, Vec::new()).await?;
-        let rows = ask(
-            &self.database,
-            "cluster.partitions",
-            schema::PARTITIONS,
-            Vec::new(),
-        )
-        .await?;
+    pub(super) async fn look(database: &Postgres) -> Result<Look, QueryError> {
+        let nodes = ask(database, "cluster.nodes", schema::NODES, Vec::new()).await?;
+        let rows = ask(database, "cluster.partitions", schema::PARTITIONS, Vec::new()).await?;
         Ok(Look {
             nodes: nodes.iter().filter_map(node).collect(),
             rows: rows.iter().filter_map(row).collect(),
         })
     }
 
-    /// Claims the partition seen with `epoch`; gives the new epoch, or nothing when somebody was faster.
-    pub(super) async fn claim(&self, partition: u32, epoch: i64) -> Result<Option<i64>, QueryError> {
+    /// Claims the partition seen with `epoch`; gives the new epoch and where it is, or nothing when somebody was
+    /// faster.
+    pub(super) async fn claim(&self, partition: u32, epoch: i64) -> Result<Option<Claimed>, QueryError> {
         let mut args = vec![Arg::Int(partition.into()), Arg::Int(epoch)];
         args.extend(self.name());
         args.push(Arg::Int(LEASE_MS));
         let rows = ask(&self.database, "cluster.claim", schema::CLAIM, args).await?;
-        Ok(rows.first().and_then(|row| row.int(0)))
+        let claimed = |row: &Cells| {
+            Some(Claimed {
+                epoch: row.int(0)?,
+                place: row.text(1).map(str::to_owned),
+                wanted: row.text(2).map(str::to_owned),
+            })
+        };
+        Ok(rows.first().and_then(claimed))
     }
 
     /// Frees the partition if this process still holds it with `epoch`, and says so to the others.
@@ -106,6 +128,35 @@ impl Table {
         ask(&self.database, "cluster.free", schema::FREE, args).await?;
         self.tell().await;
         Ok(())
+    }
+
+    /// The partition is in the database `to` from now on; whether this process still held it with `epoch`.
+    pub(super) async fn moved(&self, partition: u32, epoch: i64, to: &str) -> Result<bool, QueryError> {
+        self.place(schema::MOVED, partition, epoch, text(to)).await
+    }
+
+    /// The partition is not brought elsewhere, because of `problem` if there is one; whether this process still held it.
+    pub(super) async fn stay(
+        &self,
+        partition: u32,
+        epoch: i64,
+        problem: Option<&str>,
+    ) -> Result<bool, QueryError> {
+        let problem = Arg::Text(problem.map(Into::into));
+        self.place(schema::STAY, partition, epoch, problem).await
+    }
+
+    async fn place(
+        &self,
+        sql: &'static str,
+        partition: u32,
+        epoch: i64,
+        last: Arg,
+    ) -> Result<bool, QueryError> {
+        let mut args = vec![Arg::Int(partition.into()), Arg::Int(epoch)];
+        args.extend(self.name());
+        args.push(last);
+        update(&self.database, "cluster.place", sql, args).await
     }
 
     /// This process is about to end: nobody counts on it any more.
@@ -127,6 +178,24 @@ impl Table {
     fn name(&self) -> Vec<Arg> {
         vec![text(&self.process.node), Arg::Int(self.process.incarnation)]
     }
+}
+
+/// The partition is wanted in the database `to`; whether it was neither there nor on its way.
+pub(super) async fn want(database: &Postgres, partition: u32, to: &str) -> Result<bool, QueryError> {
+    let args = vec![Arg::Int(partition.into()), text(to)];
+    update(database, "cluster.want", schema::WANT, args).await
+}
+
+/// One update of a partition's row; whether it was still as expected.
+async fn update(
+    database: &Postgres,
+    name: &'static str,
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> Result<bool, QueryError> {
+    // Exactly once: repeated, it would find its own doing.
+    let answers = database.write(&[Call { name, sql, args }]).await?;
+    Ok(answers.first().is_some_and(|rows| !rows.is_empty()))
 }
 
 fn text(text: &str) -> Arg {
@@ -155,6 +224,9 @@ fn row(cells: &Cells) -> Option<Row> {
         holder,
         epoch: cells.int(3)?,
         left_ms: cells.int(4)?,
+        place: cells.text(5).map(str::to_owned),
+        wanted: cells.text(6).map(str::to_owned),
+        problem: cells.text(7).map(str::to_owned),
     })
 }
 
@@ -166,5 +238,8 @@ fn node(cells: &Cells) -> Option<NodeSeen> {
         release: cells.text(3)?.to_owned(),
         leaving: cells.int(4)? != 0,
         alive: cells.int(5)? < AWAY_MS,
+        databases: cells
+            .text(6)
+            .map(|names| names.split_whitespace().map(str::to_owned).collect()),
     })
 }

@@ -1,4 +1,6 @@
-//! What many nodes share in a database: the services in one schema, a schema for each partition, letters between them.
+//! What many nodes share: the services in a schema of the main database, a schema for each partition there or in another
+//! database, letters between them. Each database is looked at at an instant of its own, the main one last: so epochs and
+//! versions found there are at least those that the others know of. A partition that is moved meanwhile may be missed.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +9,7 @@ use celesta_types::{Partition, RunId};
 
 use super::between::Between;
 use super::{Blobs, Findings, Invariant, artifacts, check_store, releases, versions};
-use crate::cluster::{MAIN_SCHEMA, partition_schema};
+use crate::cluster::{MAIN_DATABASE, MAIN_SCHEMA, partition_schema};
 use crate::message::HostMessage;
 
 /// The schema steps of this release.
@@ -19,29 +21,50 @@ pub struct Tables<'a> {
     pub partition: &'a [Migration],
 }
 
-/// Checks every invariant of a deployment: what its nodes share, and each partition, all at the instant of `snapshot`,
-/// which is one of a whole database. Without `blobs` no artifact is looked at. The queues of `/v1/queues` are not.
+/// A look at each database of a deployment, each at an instant of its own.
+#[derive(Debug)]
+pub struct Looks {
+    /// The main one.
+    pub main: Snapshot,
+    /// The others by name.
+    pub named: BTreeMap<String, Snapshot>,
+    /// One more of the main one, to read versions from while another database is looked at: needed where there are others.
+    pub versions: Option<Snapshot>,
+}
+
+/// Checks every invariant of a deployment: what its nodes share, and each partition in its own database. Without `blobs`
+/// no artifact is looked at. The queues of `/v1/queues` are not.
 ///
 /// # Errors
 /// When the database cannot answer, or holds no deployment of this release; damage is no error but in the findings.
 pub async fn check_deployment(
-    snapshot: &mut Snapshot,
+    looks: &mut Looks,
     tables: Tables<'_>,
     blobs: Option<Blobs<'_>>,
 ) -> Result<Findings, QueryError> {
+    let Looks {
+        main: snapshot,
+        named,
+        versions: source,
+    } = looks;
+    // The first read makes the instant.
+    for look in named.values_mut() {
+        look.fetch("SELECT 1", &[]).await?;
+    }
     let unknown = |error: celesta_store::OpenError| QueryError {
         reason: error.to_string(),
     };
     let mut findings = Findings::default();
-    let mut named = artifacts::Named::default();
+    let mut used = artifacts::Named::default();
     snapshot
         .enter(MAIN_SCHEMA, tables.shared)
         .await
         .map_err(unknown)?;
     let artifacts = blobs.map(|blobs| blobs.artifacts);
-    let mut versions = versions::Versions::read(snapshot, artifacts, &mut named, &mut findings).await?;
+    let mut versions = versions::Versions::read(snapshot, artifacts, &mut used, &mut findings).await?;
+    versions.read_from(source.take());
     releases::check(snapshot, &versions, &mut findings).await?;
-    let (count, epochs) = settled(snapshot, &mut findings).await?;
+    let (count, rows) = settled(snapshot, &mut findings).await?;
     check_former_mail(snapshot, count, &mut findings).await?;
     let mut between = Between::new();
     for partition in 0..count {
@@ -49,73 +72,112 @@ pub async fn check_deployment(
             index: partition,
             count,
         });
+        let (epoch, place) = rows.get(&partition).cloned().unwrap_or_default();
         let schema = partition_schema(partition);
+        let at = format!("partition {partition}");
+        let snapshot = match &place {
+            None => &mut *snapshot,
+            Some(name) => match named.get_mut(name) {
+                Some(snapshot) => snapshot,
+                None => {
+                    let found = format!(
+                        "it is in the database `{name}` and was not looked at: give --database {name}=URL"
+                    );
+                    findings.report(Invariant::Partition, at, found);
+                    continue;
+                }
+            },
+        };
         if let Err(error) = snapshot.enter(&schema, tables.partition).await {
             // One that nobody has opened yet has no tables.
-            if epochs.get(&partition).is_some_and(|epoch| *epoch > 0) {
-                findings.report(Invariant::Partition, format!("partition {partition}"), error);
+            if epoch > 0 {
+                let place = place.as_deref().unwrap_or(MAIN_DATABASE);
+                let found = format!("in the database `{place}`: {error}");
+                findings.report(Invariant::Partition, at, found);
             }
             continue;
         }
-        check_fence(snapshot, partition, &epochs, &mut findings).await?;
+        check_fence(snapshot, at, epoch, &mut findings).await?;
         check_belonging(snapshot, partition, count, &mut findings).await?;
         between.read_letters(snapshot, &mut findings).await?;
+        between.read_shared(snapshot).await?;
         check_store(
             snapshot,
             blobs,
             true,
             &mut versions,
-            &mut named,
+            &mut used,
             &mut between,
             &mut findings,
         )
         .await?;
     }
-    between.judge(&mut findings);
+    // What is on its way between two instants would seem lost, or there twice.
+    let all_in_one = rows.values().all(|(_, place)| place.is_none());
+    if all_in_one || is_quiet(snapshot).await? {
+        between.judge(&mut findings);
+    }
     if let Some(blobs) = blobs {
-        artifacts::check(named, blobs, &mut findings).await;
+        artifacts::check(used, blobs, &mut findings).await;
     }
     Ok(findings)
 }
 
-/// How many partitions there are, and their epochs.
+/// The epoch of a partition, and its database unless that is the main one.
+type Standing = (i64, Option<String>);
+
+/// Whether no node has been there of late.
+async fn is_quiet(snapshot: &mut Snapshot) -> Result<bool, QueryError> {
+    let sql = "SELECT 1 FROM celesta.cluster_nodes WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000)::bigint - 10000 \
+               LIMIT 1";
+    Ok(snapshot.fetch(sql, &[]).await?.is_empty())
+}
+
+/// How many partitions there are, and how they stand.
 async fn settled(
     snapshot: &mut Snapshot,
     findings: &mut Findings,
-) -> Result<(u32, BTreeMap<u32, i64>), QueryError> {
+) -> Result<(u32, BTreeMap<u32, Standing>), QueryError> {
     let sql = "SELECT value FROM cluster_settings WHERE name = 'partitions'";
     let rows = snapshot.fetch(sql, &[]).await?;
     let count = rows.first().and_then(|row| u32::try_from(row.int(0)?).ok());
     let rows = snapshot
-        .fetch("SELECT partition, epoch FROM cluster_partitions", &[])
+        .fetch("SELECT partition, epoch, place FROM cluster_partitions", &[])
         .await?;
-    let epoch = |row: &celesta_store::Row| Some((u32::try_from(row.int(0)?).ok()?, row.int(1)?));
-    let epochs: BTreeMap<u32, i64> = rows.iter().filter_map(epoch).collect();
+    let standing = |row: &celesta_store::Row| {
+        let place = row.text(2).map(str::to_owned);
+        Some((u32::try_from(row.int(0)?).ok()?, (row.int(1)?, place)))
+    };
+    let standings: BTreeMap<u32, Standing> = rows.iter().filter_map(standing).collect();
     let Some(count) = count else {
         let found = "nobody has settled how many there are";
         findings.report(Invariant::Partition, "the partitions", found);
-        return Ok((u32::try_from(epochs.len()).unwrap_or(0), epochs));
+        return Ok((u32::try_from(standings.len()).unwrap_or(0), standings));
     };
-    if !epochs.keys().copied().eq(0..count) || rows.len() != epochs.len() {
-        let found = format!("there are rows of {:?}, and {count} are settled", epochs.keys());
+    if !standings.keys().copied().eq(0..count) || rows.len() != standings.len() {
+        let found = format!(
+            "there are rows of {:?}, and {count} are settled",
+            standings.keys()
+        );
         findings.report(Invariant::Partition, "the partitions", found);
     }
-    Ok((count, epochs))
+    Ok((count, standings))
 }
 
 /// Nobody can have written with an epoch that was never given out.
 async fn check_fence(
     snapshot: &mut Snapshot,
-    partition: u32,
-    epochs: &BTreeMap<u32, i64>,
+    place: String,
+    given: i64,
     findings: &mut Findings,
 ) -> Result<(), QueryError> {
-    let rows = snapshot.fetch("SELECT epoch FROM store_fence", &[]).await?;
+    let rows = snapshot
+        .fetch("SELECT epoch FROM store_fence WHERE one = 1", &[])
+        .await?;
     let fence = rows.first().and_then(|row| row.int(0)).unwrap_or(0);
-    let given = epochs.get(&partition).copied().unwrap_or(0);
     if fence > given {
         let found = format!("its fence has the epoch {fence}, and only {given} were given out");
-        findings.report(Invariant::Partition, format!("partition {partition}"), found);
+        findings.report(Invariant::Partition, place, found);
     }
     Ok(())
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
-use celesta_bundle::Files;
+use celesta_bundle::{FileEntry, Files};
 use celesta_functions::names::function_queue;
 use celesta_functions::{Invocation, Report, ReportOutcome, RunMessage, report_id};
 use celesta_queue::{HandOver, LeaseRequest, Leased, NewMessage, QueueName};
 use celesta_runs::{
-    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, MAIN_SCHEMA, MIGRATIONS, Member, PARTITION_MIGRATIONS,
-    Partitions, Runtime, Submit, SubmitError,
+    CLUSTER_MIGRATIONS, ClusterConfig, ClusterParts, MAIN_SCHEMA, MIGRATIONS, Member, OpenError,
+    PARTITION_MIGRATIONS, Partitions, Runtime, Submit, SubmitError,
 };
 use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
@@ -52,6 +52,17 @@ pub(crate) struct Node {
 impl Node {
     /// Takes part in the deployment in `database` and waits until everything has an owner.
     pub(crate) async fn start(database: &TestDatabase, name: &str, partitions: u32) -> Self {
+        let node = Self::try_start(database, &[], name, partitions).await;
+        node.expect("it takes part")
+    }
+
+    /// The same over more databases, each `NAME=URL`.
+    pub(crate) async fn try_start(
+        database: &TestDatabase,
+        named: &[String],
+        name: &str,
+        partitions: u32,
+    ) -> Result<Self, OpenError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let set = || TaskSet::new(Shutdown::new());
         let (tasks, keepers, clock) = (set(), set(), Clock::system());
@@ -65,7 +76,7 @@ impl Node {
             .expect("the artifacts open");
         let parts = ClusterParts {
             store,
-            url: database.url(),
+            databases: celesta_runs::Databases::new(&database.url(), named).expect("good names"),
             migrations: [celesta_queue::OWNED_MIGRATIONS, MIGRATIONS, PARTITION_MIGRATIONS].concat(),
             queues: celesta_queue::Options::default(),
             artifacts,
@@ -80,19 +91,28 @@ impl Node {
             bundles: folder.path().join("bundles"),
             events_kept: None,
         };
-        let partitions = Partitions::open(config, parts).await.expect("it opens");
+        let partitions = Partitions::open(config, parts).await?;
         let address = format!("http://{name}.test:1");
-        partitions.join(address.clone()).await.expect("it joins");
-        Self {
+        partitions.join(address.clone()).await?;
+        Ok(Self {
             partitions,
             tasks,
             address,
             _folder: folder,
-        }
+        })
     }
 
     pub(crate) async fn push(&self) {
         let pushed = self.partitions.home().push("bench", files()).await;
+        pushed.expect("a good bundle");
+    }
+
+    /// Another version: runs of the one before go on with that.
+    pub(crate) async fn push_another(&self) {
+        let mut files = files();
+        let rules = FileEntry::text(&format!("{COUNT}\n// another\n"));
+        files.insert("rules/count.rules".to_owned(), rules);
+        let pushed = self.partitions.home().push("bench", files).await;
         pushed.expect("a good bundle");
     }
 

@@ -25,6 +25,9 @@ fn row(partition: u32, holder: Option<Process>, left_ms: i64) -> Row {
         holder,
         epoch: 7,
         left_ms,
+        place: None,
+        wanted: None,
+        problem: None,
     }
 }
 
@@ -34,6 +37,13 @@ fn the_table_in_the_docs_is_what_is_decided() {
     let rows = [
         ("nobody", row(0, None, 0)),
         ("this process", row(0, Some(process("a", 2)), 4_000)),
+        (
+            "this process, to be moved",
+            Row {
+                wanted: Some("fast".to_owned()),
+                ..row(0, Some(process("a", 2)), 4_000)
+            },
+        ),
         (
             "an earlier process of the node",
             row(0, Some(process("a", 1)), 4_000),
@@ -74,6 +84,7 @@ fn the_table_in_the_docs_is_what_is_decided() {
                 [Step::Claim { epoch: 7, .. }] => "claim",
                 [Step::Open { epoch: 7, .. }] => "open",
                 [Step::Drop { .. }] => "drop",
+                [Step::GiveUp { .. }] => "give up",
                 other => unreachable!("{other:?}"),
             };
             write!(table, " {said} |").expect("a String takes any text");
