@@ -27,6 +27,8 @@ pub struct Looks {
     pub main: Snapshot,
     /// The others by name.
     pub named: BTreeMap<String, Snapshot>,
+    /// One more of the main one, to read versions from while another database is looked at: needed where there are others.
+    pub versions: Option<Snapshot>,
 }
 
 /// Checks every invariant of a deployment: what its nodes share, and each partition in its own database. Without `blobs`
@@ -42,6 +44,7 @@ pub async fn check_deployment(
     let Looks {
         main: snapshot,
         named,
+        versions: source,
     } = looks;
     // The first read makes the instant.
     for look in named.values_mut() {
@@ -58,6 +61,7 @@ pub async fn check_deployment(
         .map_err(unknown)?;
     let artifacts = blobs.map(|blobs| blobs.artifacts);
     let mut versions = versions::Versions::read(snapshot, artifacts, &mut used, &mut findings).await?;
+    versions.read_from(source.take());
     releases::check(snapshot, &versions, &mut findings).await?;
     let (count, rows) = settled(snapshot, &mut findings).await?;
     check_mail(snapshot, count, &mut findings).await?;

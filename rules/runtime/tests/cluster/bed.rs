@@ -126,6 +126,15 @@ impl Node {
         pushed.expect("a good bundle");
     }
 
+    /// Another version: runs of the one before go on with that.
+    pub(crate) async fn push_another(&self) {
+        let mut files = files();
+        let rules = FileEntry::text(&format!("{RULES}\n// another\n"));
+        files.insert("rules/count.rules".to_owned(), rules);
+        let pushed = self.partitions.home().push("bench", files).await;
+        pushed.expect("a good bundle");
+    }
+
     pub(crate) fn owned(&self) -> Vec<u32> {
         let members = self.partitions.members();
         members.iter().map(|member| member.partition.index).collect()

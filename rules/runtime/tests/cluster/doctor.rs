@@ -31,6 +31,7 @@ pub(crate) async fn look_at(
     let mut looks = Looks {
         main: snapshot(database).await,
         named: BTreeMap::new(),
+        versions: Some(snapshot(database).await),
     };
     for (name, other) in others {
         looks.named.insert((*name).to_owned(), snapshot(other).await);
