@@ -61,6 +61,10 @@ async fn look_at_database(url: &str, args: &DoctorArgs) -> Result<Findings, Fail
     let mut looks = Looks {
         main: look(databases.main(), "the main database").await?,
         named: BTreeMap::new(),
+        versions: match databases.named().next() {
+            Some(_) => Some(look(databases.main(), "the main database").await?),
+            None => None,
+        },
     };
     for (name, url) in databases.named() {
         let taken = look(url, &format!("database `{name}`")).await?;

@@ -19,6 +19,8 @@ pub(super) struct Versions {
     packed: HashMap<Digest, Digest>,
     compiled: HashMap<Digest, Option<Bundle>>,
     artifacts: Option<Artifacts>,
+    /// Where the files of versions are read, when that is not where runs are.
+    source: Option<Snapshot>,
 }
 
 impl Versions {
@@ -32,6 +34,7 @@ impl Versions {
             packed: HashMap::new(),
             compiled: HashMap::new(),
             artifacts: artifacts.cloned(),
+            source: None,
         };
         let rows = snapshot
             .fetch("SELECT service, digest, artifact FROM versions", &[])
@@ -71,6 +74,11 @@ impl Versions {
         Ok(versions)
     }
 
+    /// Has the files of versions read from `source` from here on: runs may be in another database than they.
+    pub(super) fn read_from(&mut self, source: Option<Snapshot>) {
+        self.source = source;
+    }
+
     /// Whether a version stands in the store.
     pub(super) fn has(&self, version: &Digest) -> bool {
         self.packed.contains_key(version)
@@ -101,9 +109,9 @@ impl Versions {
         Ok(self.compiled.get(&version).and_then(Option::as_ref))
     }
 
-    async fn compile(&self, snapshot: &mut Snapshot, version: Digest) -> Result<Bundle, String> {
+    async fn compile(&mut self, snapshot: &mut Snapshot, version: Digest) -> Result<Bundle, String> {
         let missing = || format!("version {version} cannot be read");
-        let artifact = self.packed.get(&version).ok_or_else(missing)?;
+        let artifact = &self.packed.get(&version).copied().ok_or_else(missing)?;
         let packed = match self.packed_in(snapshot, artifact).await? {
             Some(packed) => packed,
             None => {
@@ -126,10 +134,15 @@ impl Versions {
     }
 
     /// The files where nodes share them.
-    async fn packed_in(&self, snapshot: &mut Snapshot, artifact: &Digest) -> Result<Option<Vec<u8>>, String> {
+    async fn packed_in(
+        &mut self,
+        snapshot: &mut Snapshot,
+        artifact: &Digest,
+    ) -> Result<Option<Vec<u8>>, String> {
         if snapshot.is_file() {
             return Ok(None);
         }
+        let snapshot = self.source.as_mut().unwrap_or(snapshot);
         let sql = "SELECT packed FROM celesta.cluster_bundles WHERE artifact = ?";
         let cells = [artifact.as_bytes().to_vec().into()];
         let rows = snapshot.fetch(sql, &cells).await;

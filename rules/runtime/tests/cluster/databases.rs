@@ -64,6 +64,8 @@ async fn partitions_of_two_databases_are_one_deployment() {
         let page = page.expect("both databases answer");
         assert_eq!(page.rows.len(), 4, "lists go through both databases");
     }
+    // The versions of runs in one database are in the other.
+    first.push_another().await;
     let findings = look_at(&main, &[("fast", &other)], None).await;
     assert!(findings.is_sound(), "{findings:#?}");
     assert_eq!(findings.runs, 4);
