@@ -112,7 +112,8 @@ impl Site {
     }
 
     /// Copies the store to `target` as the owner of `epoch`: afterwards both are the same, nobody with a lower epoch
-    /// writes to either, and neither has changed hands.
+    /// writes to either, and neither has changed hands. Before anything is read, `first` is executed at the source as one
+    /// of the owner's commits.
     ///
     /// # Errors
     /// When a later owner has either, or a database does not do it; the source is as it was.
@@ -124,6 +125,7 @@ impl Site {
         target: &Self,
         epoch: i64,
         migrations: &[Migration],
+        first: &'static str,
     ) -> Result<Copied, RelocateError> {
         let source = |error| RelocateError::at("source", error);
         fence::make_schema(&self.database, &self.schema)
@@ -133,6 +135,10 @@ impl Site {
         migrate_postgres(&self.database, migrations)
             .await
             .map_err(source)?;
+        self.database
+            .repeat(&mut First { epoch, sql: first })
+            .await
+            .map_err(|fault| RelocateError::of("source", fault))?;
         target
             .make_room(epoch)
             .await
@@ -276,6 +282,20 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), Fault> {
         .await
         .map_err(|error| Fault::of("relocate", &error))?;
     Ok(())
+}
+
+struct First {
+    epoch: i64,
+    sql: &'static str,
+}
+
+impl Work for First {
+    type Out = ();
+
+    async fn run(&mut self, connection: &mut PgConnection) -> Result<(), Fault> {
+        fence::check(connection, Some(self.epoch)).await?;
+        run(connection, self.sql.to_owned()).await
+    }
 }
 
 struct MakeRoom<'a> {

@@ -7,6 +7,9 @@
 //! between, and waits while its partition has no owner. No transaction spans two partitions: they may be in different
 //! databases.
 //!
+//! A partition that moves to another database takes its letters along. From before the copy until it is open again nobody
+//! removes one (`mail_state`), so each letter that is copied still has its receipt, if it had one.
+//!
 //! Why a receipt may go when its letter is gone: only the owner that holds the receipt removes the letter, and does so
 //! after the receipt is durable. An heir raises the fence before it reads letters, so it sees either the letter and the
 //! receipt or neither; what a former owner still removes has a receipt, or had one.
@@ -22,7 +25,7 @@ use celesta_types::{MessageId, Partition, Priority, RunId, Timestamp};
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 
-use super::{Cluster, Member, Partitions, table};
+use super::{Cluster, Member, OpenError, Partitions, table};
 use crate::runtime::{Inner, Runtime};
 
 /// Letters are looked for everywhere after this time, whether somebody said that there are some or not.
@@ -68,6 +71,8 @@ CREATE TABLE mail_out (
     payload BYTEA NOT NULL
 );
 CREATE INDEX mail_out_by_partition ON mail_out (partition, position);
+CREATE TABLE mail_state (one BIGINT NOT NULL PRIMARY KEY, closed BIGINT NOT NULL);
+INSERT INTO mail_state VALUES (1, 0);
 CREATE TABLE mail_in (sender BIGINT NOT NULL, position BIGINT NOT NULL, PRIMARY KEY (sender, position));
 ",
 }];
@@ -102,13 +107,14 @@ static RECEIPT_FORGET: Statement = Statement {
     expect: Expect::Any,
 };
 
-/// The letters have receipts: removing them twice is removing them once.
+/// The letters have receipts: removing them twice is removing them once. Nothing is removed while the partition moves to
+/// another place: a letter that is copied there must have kept its receipt.
 static REMOVE: Statement = Statement {
     name: "mail.remove",
     rank: 31,
     head: "DELETE FROM mail_out WHERE position IN (VALUES ",
     row: "(?)",
-    tail: ")",
+    tail: ") AND (SELECT closed FROM mail_state WHERE one = 1 FOR SHARE) = 0",
     cells: 1,
     expect: Expect::Any,
 };
@@ -122,6 +128,35 @@ static FORMER_REMOVE: Statement = Statement {
     cells: 1,
     expect: Expect::Any,
 };
+
+/// No letter of the partition is removed from here on, and none that was is still there: before its tables are copied.
+pub(super) const CLOSE: &str = "UPDATE mail_state SET closed = 1 WHERE one = 1";
+
+static OPEN: Statement = Statement {
+    name: "mail.open",
+    rank: 20,
+    head: "UPDATE mail_state SET closed = v.column1 FROM (VALUES ",
+    row: "(?)",
+    tail: ") AS v WHERE one = 1",
+    cells: 1,
+    expect: Expect::Any,
+};
+
+/// Letters of the partition may be removed: it is where it stays.
+///
+/// # Errors
+/// When the store does not answer, or somebody else owns it.
+pub(super) async fn open(store: &Store) -> Result<(), OpenError> {
+    let rows = store
+        .fetch("SELECT 1 FROM mail_state WHERE closed <> 0", &[])
+        .await;
+    if rows.map_err(OpenError::failed)?.is_empty() {
+        return Ok(());
+    }
+    let mut unit = Unit::new();
+    unit.add(&OPEN, [Cell::from(0_i64)]);
+    store.commit(unit).await.map_err(OpenError::failed)
+}
 
 /// Says which partitions have sent letters; a bit for each.
 #[derive(Debug, Default)]
@@ -310,16 +345,18 @@ async fn round(
     receipts: &mut BTreeMap<u32, Receipts>,
 ) -> Result<u64, QueryError> {
     let members = partitions.members();
-    let Some(readers) = cluster.readers.get().filter(|_| !members.is_empty()) else {
+    let readers = cluster.readers.each();
+    if members.is_empty() || readers.is_empty() {
         return Ok(0);
-    };
+    }
     read_receipts(&members, receipts).await?;
     let (wanted, cells) = addressees(&members);
     let looked = (0_u32..)
-        .zip(readers)
-        .filter(|(sender, _)| senders & (1 << sender) != 0);
+        .zip(&readers)
+        .filter(|(sender, _)| senders & (1 << sender) != 0)
+        .filter_map(|(sender, reader)| Some((sender, reader.as_ref()?)));
     let pages = looked.map(|(sender, reader)| page(sender, reader, &wanted, &cells));
-    let mut pages: Vec<Page> = join_all(pages).await.into_iter().collect::<Result<_, _>>()?;
+    let mut pages: Vec<Page> = join_all(pages).await.into_iter().flatten().collect();
     if senders == ALL {
         pages.push(former_page(cluster, &members, &wanted, &cells).await?);
     }
@@ -352,6 +389,7 @@ async fn round(
             }
         }
         let reader = usize::try_from(page.sender).ok().and_then(|at| readers.get(at));
+        let reader = reader.and_then(Option::as_ref);
         let store = reader.map_or(&cluster.parts.store, |reader| &reader.inner.store);
         remove(store, unit)
     });
@@ -405,14 +443,20 @@ fn addressees(members: &[Arc<Member>]) -> (String, Vec<Cell>) {
     (places, cells)
 }
 
-async fn page(sender: u32, reader: &Runtime, wanted: &str, cells: &[Cell]) -> Result<Page, QueryError> {
+/// The letters of one sender; nothing when it cannot be read now, which is no reason to keep others waiting.
+async fn page(sender: u32, reader: &Runtime, wanted: &str, cells: &[Cell]) -> Option<Page> {
     let sql = format!(
         "SELECT position, partition, id, key, rank, deadline, payload FROM mail_out WHERE partition IN ({wanted}) \
          ORDER BY position LIMIT ?"
     );
-    let mut rows = reader.inner.store.fetch(&sql, cells).await?;
     let queue = &reader.inner.runs_queue;
-    Ok(paged(sender.into(), &mut rows, |row| letter(row, queue)))
+    match reader.inner.store.fetch(&sql, cells).await {
+        Ok(mut rows) => Some(paged(sender.into(), &mut rows, |row| letter(row, queue))),
+        Err(error) => {
+            tracing::warn!(sender, %error, "letters of a partition wait");
+            None
+        }
+    }
 }
 
 /// The letters that a node of the release before has written.

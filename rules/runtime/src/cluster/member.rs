@@ -8,7 +8,7 @@ use celesta_store::{Migration, Store, StoreOptions, Unit};
 use celesta_types::Partition;
 
 use super::readers::Reader;
-use super::{ClusterParts, OpenError, Readers};
+use super::{ClusterParts, OpenError, Readers, mail};
 use crate::registry::Registry;
 use crate::runtime::{Parts, Runtime, RuntimeConfig};
 
@@ -78,6 +78,7 @@ impl Member {
         let store = Store::open(&options, &parts.migrations, &parts.clock, &committer)
             .await
             .map_err(OpenError::failed)?;
+        mail::open(&store).await?;
         let queues = Queues::open(&store, &parts.clock, &keepers, parts.queues.clone())
             .await
             .map_err(OpenError::failed)?;

@@ -10,7 +10,7 @@ use celesta_types::{ErrorKind, Partition};
 
 use super::member::schema;
 use super::table::{self, Table};
-use super::{Cluster, ClusterParts, MAIN_DATABASE, OpenError, Partitions};
+use super::{Cluster, ClusterParts, MAIN_DATABASE, OpenError, Partitions, mail};
 
 /// Why a partition is not brought elsewhere. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +174,9 @@ pub(super) async fn bring(
                 side: "target",
                 reason: error.to_string(),
             })?;
-        source.copy_to(&target, epoch, &cluster.parts.migrations).await
+        source
+            .copy_to(&target, epoch, &cluster.parts.migrations, mail::CLOSE)
+            .await
     };
     match copied.await {
         Ok(copied) => {

@@ -62,15 +62,15 @@ async fn a_store_goes_elsewhere_and_comes_back_whole() {
     for n in [10, 20] {
         add(&before, n).await.expect("durable");
     }
-    let copied = site(&here).copy_to(&site(&there), 2, NUMBERS).await;
+    let copied = site(&here).copy_to(&site(&there), 2, NUMBERS, "SELECT 1").await;
     let copied = copied.expect("both answer");
     assert_eq!((copied.tables, copied.rows), (2, 3));
     // The fence stands at the source already.
     assert_eq!(add(&before, 30).await, Err(CommitError::Fenced));
     // Whoever ended in between begins again, and an earlier one does not any more.
-    let again = site(&here).copy_to(&site(&there), 3, NUMBERS).await;
+    let again = site(&here).copy_to(&site(&there), 3, NUMBERS, "SELECT 1").await;
     assert_eq!(again.expect("both answer"), copied);
-    let late = site(&here).copy_to(&site(&there), 2, NUMBERS).await;
+    let late = site(&here).copy_to(&site(&there), 2, NUMBERS, "SELECT 1").await;
     assert!(matches!(late, Err(RelocateError::Fenced)), "{late:?}");
 
     site(&here).bury(3, false).await.expect("the source answers");
@@ -91,9 +91,9 @@ async fn a_store_goes_elsewhere_and_comes_back_whole() {
     assert_eq!(add(&before, 40).await, Err(CommitError::Fenced));
 
     // A grave is opened for a later owner alone.
-    let late = site(&there).copy_to(&site(&here), 3, NUMBERS).await;
+    let late = site(&there).copy_to(&site(&here), 3, NUMBERS, "SELECT 1").await;
     assert!(matches!(late, Err(RelocateError::Fenced)), "{late:?}");
-    let back = site(&there).copy_to(&site(&here), 4, NUMBERS).await;
+    let back = site(&there).copy_to(&site(&here), 4, NUMBERS, "SELECT 1").await;
     assert_eq!(back.expect("both answer").rows, 4);
     site(&there).bury(4, false).await.expect("the source answers");
     let home = open(&here, 4, &tasks).await.expect("it is back");
