@@ -132,6 +132,18 @@ pub(crate) async fn evaluate_keys(inner: &Arc<Inner>, keys: Vec<LeasedKey>) {
             }
             continue;
         }
+        if key
+            .messages
+            .first()
+            .is_some_and(|first| HostMessage::is_copy(&first.payload))
+        {
+            match inner.copy_shared(&key).await {
+                Ok(Some(unit)) => inner.store.submit(unit).await,
+                Ok(None) => {}
+                Err(error) => read_later(inner, &key, &error.to_string()),
+            }
+            continue;
+        }
         let run = RunId::from_bits(key.key.bits());
         let live = match inner.cache.take(run) {
             Some(live) => Ok(Some(live)),
@@ -185,9 +197,11 @@ fn read_later(inner: &Arc<Inner>, key: &LeasedKey, error: &str) {
     tracing::error!(key = ?key.key, %error, "cannot read a run or a gate; it is read again");
     let leases: Vec<_> = key.messages.iter().map(Leased::lease).collect();
     let (keeper, shutdown) = (Arc::clone(inner), inner.tasks.shutdown().clone());
+    let due = inner.clock.monotonic() + RELOAD_DELAY;
     let keeping = async move {
+        let pause = due.saturating_sub(keeper.clock.monotonic());
         tokio::select! {
-            () = keeper.clock.sleep(RELOAD_DELAY) => {}
+            () = keeper.clock.sleep(pause) => {}
             () = shutdown.requested() => {}
         }
         // Who is refused has lost the key: its messages are another's already.

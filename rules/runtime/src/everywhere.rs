@@ -1,6 +1,8 @@
 //! What is asked about the runs of a whole deployment, whoever owns them. What nodes share has no runs of its own: its
 //! tables of runs are empty, so whoever asks there would hear that there are none.
 
+use std::sync::Arc;
+
 use celesta_store::{Cell, QueryError};
 use celesta_types::{Digest, RunId};
 use futures_util::future::try_join_all;
@@ -12,17 +14,21 @@ impl Inner {
     ///
     /// # Errors
     /// When not every partition has been open yet.
-    pub(crate) async fn everywhere(&self) -> Result<Vec<&Self>, QueryError> {
+    pub(crate) async fn everywhere(self: &Arc<Self>) -> Result<Vec<Arc<Self>>, QueryError> {
         // The one partition of a deployment has its runs; what its nodes share only reads, and has none.
         if self.partition.count == 1 && !self.reads_only {
-            return Ok(vec![self]);
+            return Ok(vec![Arc::clone(self)]);
         }
         let readers = self.readers.opened(&self.clock).await?;
-        Ok(readers.iter().map(|reader| &*reader.inner).collect())
+        Ok(readers.into_iter().map(|reader| reader.inner).collect())
     }
 
     /// Whether there is a run of the workflow, whatever became of it.
-    pub(crate) async fn has_runs(&self, service: &str, workflow: &str) -> Result<bool, QueryError> {
+    pub(crate) async fn has_runs(
+        self: &Arc<Self>,
+        service: &str,
+        workflow: &str,
+    ) -> Result<bool, QueryError> {
         let sql = "SELECT 1 FROM runs WHERE service = ? AND workflow = ? LIMIT 1";
         let cells = [Cell::from(service), workflow.into()];
         let parts = self.everywhere().await?;
@@ -32,7 +38,7 @@ impl Inner {
 
     /// How many runs of the workflow follow another version than this one.
     pub(crate) async fn count_others(
-        &self,
+        self: &Arc<Self>,
         service: &str,
         workflow: &str,
         version: Digest,
@@ -47,12 +53,12 @@ impl Inner {
 
     /// The newest of them, at most so many, each with the runtime that can read it.
     pub(crate) async fn newest_others(
-        &self,
+        self: &Arc<Self>,
         service: &str,
         workflow: &str,
         version: Digest,
         limit: usize,
-    ) -> Result<Vec<(RunId, &Self)>, QueryError> {
+    ) -> Result<Vec<(RunId, Arc<Self>)>, QueryError> {
         let sql = "SELECT id FROM runs WHERE service = ? AND workflow = ? AND version <> ? ORDER BY id DESC LIMIT ?";
         let bound = i64::try_from(limit).unwrap_or(i64::MAX);
         let cells: Vec<Cell> = others(service, workflow, version)
@@ -61,10 +67,10 @@ impl Inner {
             .collect();
         let parts = self.everywhere().await?;
         let read = try_join_all(parts.iter().map(|part| part.store.fetch(sql, &cells))).await?;
-        let mut found: Vec<(RunId, &Self)> = Vec::new();
+        let mut found: Vec<(RunId, Arc<Self>)> = Vec::new();
         for (part, rows) in parts.into_iter().zip(read) {
             let runs = rows.iter().filter_map(|row| RunId::from_bytes(row.blob(0)?));
-            found.extend(runs.map(|run| (run, part)));
+            found.extend(runs.map(|run| (run, Arc::clone(&part))));
         }
         // Ids are ordered by creation.
         found.sort_by_key(|(run, _)| std::cmp::Reverse(*run));

@@ -7,8 +7,11 @@ use celesta_types::{CallId, ErrorClass, Priority, RunId, SweepId};
 
 use crate::archive::Place;
 use crate::gate::{Left, Passage, Stand};
+use crate::shared::Copy;
 use crate::sweep::Order;
 
+/// The tag of [`HostMessage::Copy`].
+const COPY: u8 = 26;
 /// The tag of [`HostMessage::Compact`].
 const COMPACT: u8 = 42;
 /// The tag of [`HostMessage::Archive`].
@@ -73,6 +76,8 @@ pub(crate) enum HostMessage {
         strategy: Strategy,
         left: Left,
     },
+    /// Shared facts of a service have changed in the partition that leads them. Goes to the service's own key.
+    Copy(Copy),
     /// A run stands at this gate that came to it in another partition, where releases before had it. Goes to the gate.
     TakeOver { passage: Passage, stand: Stand },
 }
@@ -203,6 +208,10 @@ impl HostMessage {
                 out.byte(*stand as u8);
                 25
             }
+            Self::Copy(copy) => {
+                copy.write(&mut out);
+                COPY
+            }
         };
         RunMessage::Host(HOST_TAG_FIRST + tag, &out.finish()).encode()
     }
@@ -225,6 +234,11 @@ impl HostMessage {
             .first()
             .and_then(|tag| tag.checked_sub(HOST_TAG_FIRST))
             .is_some_and(|tag| matches!(tag, 23..=25))
+    }
+
+    /// Whether the message is about shared facts and for no run.
+    pub(crate) fn is_copy(payload: &[u8]) -> bool {
+        payload.first() == Some(&(HOST_TAG_FIRST + COPY))
     }
 
     /// Reads what [`RunMessage::Host`] carries.
@@ -323,6 +337,7 @@ impl HostMessage {
                 stand: Stand::from_code(input.byte()?.into())
                     .ok_or_else(|| input.damaged("a place at a gate"))?,
             },
+            COPY => Self::Copy(Copy::read(&mut input)?),
             _ => return Err(input.damaged("a message of this release")),
         })
     }

@@ -356,7 +356,7 @@ impl Registry {
     /// runs there are.
     pub(crate) async fn push(
         &self,
-        runs: &Inner,
+        runs: &Arc<Inner>,
         service: &str,
         files: Files,
         share: Option<Share>,
@@ -470,7 +470,7 @@ impl Registry {
 }
 
 /// Refuses what stored facts would not survive.
-async fn check_breaks(runs: &Inner, before: &Version, bundle: &Bundle) -> Result<(), PushError> {
+async fn check_breaks(runs: &Arc<Inner>, before: &Version, bundle: &Bundle) -> Result<(), PushError> {
     if before.digest == bundle.digest {
         return Ok(());
     }

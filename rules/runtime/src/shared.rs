@@ -10,6 +10,7 @@
 //! seen is one number of its stored state: with the versions kept here it is put back to just that and told the rest.
 
 mod catalogue;
+mod copies;
 mod interest;
 mod turns;
 mod write;
@@ -23,6 +24,8 @@ use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 
 pub(crate) use catalogue::Catalogue;
+pub(crate) use copies::Copy;
+pub use copies::lead;
 pub(crate) use interest::{Interests, forget, keys};
 pub(crate) use turns::Seeing;
 pub use write::{SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError};
@@ -48,8 +51,18 @@ pub const SHARED_WRITES_MAX: usize = 1_000;
 pub(crate) struct Shared {
     services: Mutex<HashMap<String, Arc<Catalogue>, FxBuildHasher>>,
     turns: Arc<turns::Turns>,
+    /// One writer of a service's facts at a time: two would only be in each other's way.
+    writers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>, FxBuildHasher>>,
     /// Shapes of interests that are known to be in the store.
     shapes: Mutex<std::collections::BTreeSet<(String, String)>>,
+}
+
+impl Shared {
+    /// Who writes the shared facts of the service holds this.
+    fn writer(&self, service: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut writers = self.writers.lock();
+        Arc::clone(writers.entry(service.to_owned()).or_default())
+    }
 }
 
 impl Inner {

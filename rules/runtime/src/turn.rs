@@ -397,7 +397,10 @@ impl Asked {
             // Taken in before, whatever state the run is in.
             HostMessage::Prioritize { .. } | HostMessage::Breakpoints { .. } => {}
             // Not for runs.
-            HostMessage::Enter(_) | HostMessage::Leave { .. } | HostMessage::TakeOver { .. } => {}
+            HostMessage::Enter(_)
+            | HostMessage::Leave { .. }
+            | HostMessage::TakeOver { .. }
+            | HostMessage::Copy(_) => {}
         }
     }
 

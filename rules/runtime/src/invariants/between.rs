@@ -3,7 +3,7 @@
 //! A store by itself cannot tell whether a run that waits elsewhere is forgotten. What it sees of this is gathered here,
 //! and judged when all stores of the instant have been read.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use celesta_store::{QueryError, Snapshot};
 use celesta_types::{Partition, RunId};
@@ -33,6 +33,10 @@ pub(super) struct Between {
     waiting: Vec<RunId>,
     /// Places of runs of other stores that have passed.
     inside: Vec<(u128, String, RunId)>,
+    /// How far the shared facts of each service are in each store that has any.
+    shared: BTreeMap<String, BTreeMap<u32, i64>>,
+    /// Services whose shared facts are being copied.
+    copying: HashSet<String>,
 }
 
 impl Between {
@@ -46,6 +50,8 @@ impl Between {
             alive: HashSet::new(),
             waiting: Vec::new(),
             inside: Vec::new(),
+            shared: BTreeMap::new(),
+            copying: HashSet::new(),
         }
     }
 
@@ -109,6 +115,24 @@ impl Between {
         }
     }
 
+    /// Takes in a message with which shared facts are copied.
+    pub(super) fn copies(&mut self, payload: &[u8]) {
+        if let Some(HostMessage::Copy(copy)) = HostMessage::read(payload) {
+            self.copying.insert(copy.service);
+        }
+    }
+
+    /// Takes in how far the store's shared facts are.
+    pub(super) async fn read_shared(&mut self, snapshot: &mut Snapshot) -> Result<(), QueryError> {
+        let sql = "SELECT service, max(revision) FROM shared_facts GROUP BY service";
+        for row in snapshot.fetch(sql, &[]).await? {
+            let service = row.text(0).unwrap_or_default().to_owned();
+            let revisions = self.shared.entry(service).or_default();
+            revisions.insert(self.here.index, row.int(1).unwrap_or(0));
+        }
+        Ok(())
+    }
+
     /// Takes in the letters of the store: each can be read and goes where its key is.
     pub(super) async fn read_letters(
         &mut self,
@@ -142,6 +166,7 @@ impl Between {
                 ) => {
                     self.comes_to(key, message.as_ref());
                 }
+                (Some(_), Some(HostMessage::Copy(copy))) => drop(self.copying.insert(copy.service.clone())),
                 (Some(key), Some(_)) => drop(self.told.insert(RunId::from_bits(key))),
                 (_, None) => findings.report(Invariant::Mail, &place, "its message cannot be read"),
                 (None, _) => {}
@@ -169,6 +194,21 @@ impl Between {
             if !self.told.contains(&run) && !self.at_gates.contains(&run) {
                 let found = "it waits for its turn and stands at none of its gates";
                 findings.report(Invariant::Stuck, run, found);
+            }
+        }
+        let count = self.here.count;
+        for (service, revisions) in self.shared {
+            let lead = revisions.get(&crate::shared::lead(&service, count).index);
+            let stale = (0..count).find(|partition| revisions.get(partition) != lead);
+            if let Some(partition) = stale.filter(|_| !self.copying.contains(&service)) {
+                let revision = |found: Option<&i64>| found.copied().unwrap_or(0);
+                let found = format!(
+                    "partition {partition} has them up to revision {}, their lead up to {}, and nothing is on its way",
+                    revision(revisions.get(&partition)),
+                    revision(lead)
+                );
+                let place = format!("the shared facts of `{service}`");
+                findings.report(Invariant::SharedFact, place, found);
             }
         }
         for (gate, place, run) in self.inside {

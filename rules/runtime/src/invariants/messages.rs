@@ -154,6 +154,7 @@ fn take(
                 }
                 between.comes_to(key.bits(), read.as_ref());
             }
+            Some(_) if HostMessage::is_copy(&message.payload) => between.copies(&message.payload),
             Some(key) => {
                 let run = RunId::from_bits(key.bits());
                 waiting.told.insert(run);

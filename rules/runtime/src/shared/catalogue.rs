@@ -133,7 +133,8 @@ pub(super) const fn oldest_kept(version: u32) -> u32 {
     version.saturating_sub(SHARED_VERSIONS_KEPT)
 }
 
-fn read(row: &Row) -> Option<Written> {
+/// A stored version.
+pub(super) fn read(row: &Row) -> Option<Written> {
     let count = |at| row.int(at).and_then(|count| u64::try_from(count).ok());
     let fields: Option<Value> = match row.text(4) {
         None => None,

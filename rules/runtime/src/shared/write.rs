@@ -3,7 +3,7 @@
 //! `prepare` checks writes and says what they come to; here they are committed, once under a client's key, and prepared anew
 //! when another writer was first.
 
-mod prepare;
+pub(super) mod prepare;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::SHARED_WRITES_MAX;
 use super::catalogue::{Catalogue, oldest_kept};
+use super::copies::Copy;
 use super::interest::key_of;
-use crate::registry::Version;
 use crate::runtime::{Inner, Runtime};
 use crate::sweep::{NewSweep, Order, Selection, SweepError, place};
 use prepare::{Prepared, bounded, cause, prepare, rules_of};
 
-/// Writers that may be in each other's way before one gives up: each loss is another's success.
+/// Times a write is prepared anew because the facts are not those that are known here.
 const TRIES: usize = 16;
 
 static SHARED_INSERT: Statement = Statement {
@@ -220,6 +220,27 @@ impl Runtime {
         service: &str,
         request: WriteShared,
     ) -> Result<SharedWritten, WriteSharedError> {
+        self.write_shared_as(false, service, request).await
+    }
+
+    /// The same in the partition that leads the service's shared facts ([`crate::lead`]): all others copy them.
+    ///
+    /// # Errors
+    /// As for [`Runtime::write_shared`].
+    pub async fn lead_shared(
+        &self,
+        service: &str,
+        request: WriteShared,
+    ) -> Result<SharedWritten, WriteSharedError> {
+        self.write_shared_as(true, service, request).await
+    }
+
+    async fn write_shared_as(
+        &self,
+        leads: bool,
+        service: &str,
+        request: WriteShared,
+    ) -> Result<SharedWritten, WriteSharedError> {
         let inner = &self.inner;
         let count = request.writes.len();
         if count == 0 || count > SHARED_WRITES_MAX {
@@ -241,13 +262,15 @@ impl Runtime {
         {
             return Ok(before);
         }
+        let writer = inner.shared.writer(service);
+        let _writing = writer.lock().await;
         for _ in 0..TRIES {
             let catalogue = inner.catalogue(service).await?;
             let now = inner.clock.now();
             let prepared = prepare(&catalogue, &version, &request.writes, now)?;
             bounded(service, &catalogue, &prepared)?;
             match inner
-                .write_prepared(service, &version, &request, &body, &catalogue, prepared)
+                .write_prepared(service, leads, &request, &body, &catalogue, prepared)
                 .await
             {
                 Ok(written) => return Ok(written),
@@ -274,38 +297,24 @@ impl Inner {
     async fn write_prepared(
         &self,
         service: &str,
-        version: &Version,
+        leads: bool,
         request: &WriteShared,
         body: &[u8],
         catalogue: &Catalogue,
         prepared: Prepared,
     ) -> Result<SharedWritten, Option<WriteSharedError>> {
         let failed = |error: WriteSharedError| Some(error);
-        let keys = self
-            .keys_of(service, &prepared.changes)
+        let new = self
+            .sweep_of(service, request, &prepared)
             .await
             .map_err(|error| failed(error.into()))?;
-        let rules = rules_of(version, &prepared.changes);
         let mut written = SharedWritten {
             revision: prepared.revision,
-            facts: prepared.outcomes,
+            facts: prepared.outcomes.clone(),
             sweep: None,
-            rules: rules.clone(),
+            rules: new.rules.clone(),
             runs: None,
             existing: false,
-        };
-        let new = NewSweep {
-            id: request.sweep,
-            service: service.to_owned(),
-            cause: cause(&prepared.versions),
-            rules,
-            selection: Selection::Interests {
-                keys,
-                revision: prepared.revision,
-            },
-            order: Order::Look,
-            hold: request.hold,
-            rate: request.rate,
         };
         self.may_sweep(&new).await.map_err(|error| failed(error.into()))?;
         if request.dry_run {
@@ -319,35 +328,20 @@ impl Inner {
         }
         let mut unit = Unit::new();
         let sweep = new.id.unwrap_or_else(|| self.sweep_id());
-        for (fact, at) in &prepared.versions {
-            let fields = fact.fields.as_ref().map(Value::to_json);
-            unit.add(
-                &SHARED_INSERT,
-                [
-                    service.into(),
-                    cell(fact.revision),
-                    cell(fact.fact),
-                    i64::from(fact.version).into(),
-                    (&*fact.fact_type).into(),
-                    fields.into(),
-                    at.as_millis().into(),
-                ],
-            );
-            if let Some(forgotten) = oldest_kept(fact.version)
-                .checked_sub(1)
-                .filter(|version| *version > 0)
-            {
-                let version = i64::from(forgotten).into();
-                unit.add(&SHARED_FORGET, [service.into(), cell(fact.fact), version]);
-            }
-        }
-        let forgotten = catalogue.forgotten();
-        for fact in &forgotten {
-            unit.add(&SHARED_DROP, [service.into(), cell(*fact)]);
-        }
+        let forgotten = Self::stage_versions(&mut unit, service, catalogue, &prepared);
         if !prepared.versions.is_empty() {
             place(&mut unit, sweep, &new, self.clock.now());
             written.sweep = Some(sweep);
+            if leads {
+                let copy = Copy {
+                    service: service.to_owned(),
+                    until: prepared.revision,
+                    sweep,
+                    hold: request.hold,
+                    rate: request.rate,
+                };
+                self.post_copies(&mut unit, &copy);
+            }
         }
         if let Some(key) = &request.idempotency_key {
             unit.add(
@@ -380,6 +374,66 @@ impl Inner {
             self.sweeps.bell.notify_one();
         }
         Ok(written)
+    }
+
+    /// The sweep that tells the runs which changed facts may concern.
+    pub(super) async fn sweep_of(
+        &self,
+        service: &str,
+        request: &WriteShared,
+        prepared: &Prepared,
+    ) -> Result<NewSweep, QueryError> {
+        let keys = self.keys_of(service, &prepared.changes).await?;
+        let version = self.registry.current(service);
+        Ok(NewSweep {
+            id: request.sweep,
+            service: service.to_owned(),
+            cause: cause(&prepared.versions),
+            rules: version.map_or_else(Vec::new, |version| rules_of(&version, &prepared.changes)),
+            selection: Selection::Interests {
+                keys,
+                revision: prepared.revision,
+            },
+            order: Order::Look,
+            hold: request.hold,
+            rate: request.rate,
+        })
+    }
+
+    /// Adds new versions to the unit, and removes those that are not kept any more; gives the facts that are forgotten.
+    pub(super) fn stage_versions(
+        unit: &mut Unit,
+        service: &str,
+        catalogue: &Catalogue,
+        prepared: &Prepared,
+    ) -> Vec<u64> {
+        for (fact, at) in &prepared.versions {
+            let fields = fact.fields.as_ref().map(Value::to_json);
+            unit.add(
+                &SHARED_INSERT,
+                [
+                    service.into(),
+                    cell(fact.revision),
+                    cell(fact.fact),
+                    i64::from(fact.version).into(),
+                    (&*fact.fact_type).into(),
+                    fields.into(),
+                    at.as_millis().into(),
+                ],
+            );
+            if let Some(forgotten) = oldest_kept(fact.version)
+                .checked_sub(1)
+                .filter(|version| *version > 0)
+            {
+                let version = i64::from(forgotten).into();
+                unit.add(&SHARED_FORGET, [service.into(), cell(fact.fact), version]);
+            }
+        }
+        let forgotten = catalogue.forgotten();
+        for fact in &forgotten {
+            unit.add(&SHARED_DROP, [service.into(), cell(*fact)]);
+        }
+        forgotten
     }
 
     /// The index keys of changed facts, old and new.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use celesta_bundle::{FileEntry, Files};
 use celesta_runs::{Member, RunFilter, RunState, RunView, Runtime, Submit};
+use celesta_runtime::Fate;
 use celesta_store::Cell;
 use celesta_store::testing::TestDatabase;
 use celesta_types::{Partition, RunId};
@@ -96,10 +97,11 @@ fn work(node: &Node) -> Arc<AtomicUsize> {
     let (most, inside) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     for member in node.partitions.members() {
         let (most, inside) = (Arc::clone(&most), Arc::clone(&inside));
-        tokio::spawn(async move {
+        let tasks = node.tasks.clone();
+        node.tasks.spawn("worker", Fate::Expendable, async move {
             while let Some(leased) = lease_one(&member).await {
                 let (member, most, inside) = (Arc::clone(&member), Arc::clone(&most), Arc::clone(&inside));
-                tokio::spawn(async move {
+                tasks.spawn("call", Fate::Expendable, async move {
                     let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
                     most.fetch_max(now, Ordering::SeqCst);
                     // Long enough for another one to come if it were let in.

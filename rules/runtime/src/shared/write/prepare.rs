@@ -19,12 +19,12 @@ const FACT_MAX: u64 = 1 << 50;
 const NAMED: usize = 3;
 
 /// What writes come to, on the catalogue they were checked against.
-pub(super) struct Prepared {
-    pub(super) versions: Vec<Written>,
+pub(in crate::shared) struct Prepared {
+    pub(in crate::shared) versions: Vec<Written>,
     /// Fields before and after each change.
-    pub(super) changes: Vec<(Arc<str>, Option<Value>, Option<Value>)>,
-    pub(super) outcomes: Vec<SharedOutcome>,
-    pub(super) revision: u64,
+    pub(in crate::shared) changes: Vec<(Arc<str>, Option<Value>, Option<Value>)>,
+    pub(in crate::shared) outcomes: Vec<SharedOutcome>,
+    pub(in crate::shared) revision: u64,
 }
 
 /// Checks the writes one after the other, each on what the earlier ones leave.

@@ -1,0 +1,187 @@
+//! Shared facts in several partitions: one leads, the others copy, and runs of all of them move.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use celesta_bundle::{FileEntry, Files};
+use celesta_engine::Value;
+use celesta_runs::{
+    Member, RunState, Runtime, SWEEP_RATE, SharedWrite, SharedWritten, Submit, SweepState, WriteShared, lead,
+};
+use celesta_store::testing::TestDatabase;
+use celesta_types::RunId;
+use futures_util::future::join_all;
+
+use crate::bed::Node;
+use crate::doctor::look;
+
+const COUNT: u32 = 4;
+
+const RULES: &str = r#"
+workflow encode;
+
+fact Job     { id: string, recipe: string }
+fact Applied { crf: int }
+shared fact Recipe { name: string, crf: int }
+
+rule "no recipe" {
+    match  { job: Job; no shared Recipe r where r.name == job.recipe; }
+    action { complete(#{ crf: () }); }
+}
+
+rule "apply" {
+    match  { job: Job; r: shared Recipe where r.name == job.recipe; }
+    action { insert("Applied", #{ crf: r.crf }); complete(#{ crf: r.crf }); }
+}
+"#;
+
+fn files() -> Files {
+    let service = "name = \"encoder\"\n[operations.encode]\nworkflow = \"encode\"\nfact = \"Job\"\n";
+    let entries = [("service.toml", service), ("rules/encode.rules", RULES)];
+    let entries = entries.map(|(path, text)| (path.to_owned(), FileEntry::text(text)));
+    entries.into_iter().collect()
+}
+
+async fn started(database: &TestDatabase) -> Node {
+    let node = Node::start(database, "a", COUNT).await;
+    let pushed = node.partitions.home().push("encoder", files()).await;
+    pushed.expect("a good bundle");
+    node
+}
+
+fn leading(node: &Node) -> Arc<Member> {
+    let lead = lead("encoder", COUNT).index;
+    node.partitions.here(lead).expect("it is here")
+}
+
+fn insert(name: &str, crf: i64) -> SharedWrite {
+    SharedWrite {
+        insert: Some("Recipe".to_owned()),
+        fields: Some(Value::map([("name", Value::from(name)), ("crf", crf.into())])),
+        fact: None,
+        update: None,
+        retract: None,
+        version: None,
+    }
+}
+
+fn update(fact: u64, crf: i64) -> SharedWrite {
+    SharedWrite {
+        insert: None,
+        update: Some(fact),
+        fields: Some(Value::map([("crf", Value::from(crf))])),
+        ..insert("", 0)
+    }
+}
+
+async fn share(lead: &Member, write: SharedWrite) -> SharedWritten {
+    let request = WriteShared {
+        writes: vec![write],
+        idempotency_key: None,
+        sweep: None,
+        hold: false,
+        rate: SWEEP_RATE,
+        dry_run: false,
+    };
+    let written = lead.runtime.lead_shared("encoder", request).await;
+    written.expect("a good write")
+}
+
+async fn job(member: &Member, recipe: &str) -> RunId {
+    let request = Submit {
+        service: "encoder".to_owned(),
+        operation: "encode".to_owned(),
+        input: format!(r#"{{"recipe":"{recipe}"}}"#).into_bytes(),
+        ..Submit::default()
+    };
+    let run = member.runtime.submit(request, None).await.expect("accepted").run;
+    let view = member.runtime.wait(run, Duration::from_secs(20)).await;
+    let view = view.expect("the store answers").expect("there");
+    assert_eq!(view.state, RunState::Completed, "{view:?}");
+    run
+}
+
+/// All shared facts with their versions and revisions.
+async fn facts(runtime: &Runtime) -> String {
+    let page = runtime.list_shared("encoder", None, 0, 500).await;
+    format!("{:?}", page.expect("the store answers").rows)
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn all_alike(node: &Node) {
+    let wanted = facts(&leading(node).runtime).await;
+    for member in node.partitions.members() {
+        let name = format!("partition {} has {wanted}", member.partition.index);
+        until(&name, || async { facts(&member.runtime).await == wanted }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_at_once_leave_the_same_facts_in_all_partitions() {
+    let database = TestDatabase::create().await;
+    let node = started(&database).await;
+    let lead = leading(&node);
+    let writers = (0..8_i64).map(|number| {
+        let lead = Arc::clone(&lead);
+        async move {
+            let written = share(&lead, insert(&format!("recipe {number}"), number)).await;
+            for crf in 1..4 {
+                share(&lead, update(written.facts[0].fact, 10 * crf + number)).await;
+            }
+        }
+    });
+    join_all(writers).await;
+    all_alike(&node).await;
+    drop(lead);
+    node.leave().await;
+    let findings = look(&database, None).await;
+    assert!(findings.is_sound(), "{findings:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_moves_runs_of_all_partitions_under_one_sweep_whoever_dies() {
+    let database = TestDatabase::create().await;
+    let first = started(&database).await;
+    let members = first.partitions.members();
+    let mut runs = Vec::new();
+    for member in &members {
+        runs.push(job(member, "web").await);
+        job(member, "tape").await;
+    }
+    // The node's carriers are gone: the letters wait for an heir.
+    first.tasks.shutdown().request();
+    let first_write = share(&leading(&first), insert("web", 20)).await;
+    let second_write = share(&leading(&first), update(first_write.facts[0].fact, 30)).await;
+    drop(members);
+    let heir = Node::start(&database, "b", COUNT).await;
+    heir.until(|node| node.owned() == [0, 1, 2, 3]).await;
+    for run in runs {
+        let runtime = heir.member_of(run).runtime.clone();
+        until("every run of the recipe moves", || async {
+            let view = runtime.run(run).await.expect("the store answers").expect("there");
+            view.result.is_some_and(|result| result.get() == r#"{"crf":30}"#)
+        })
+        .await;
+    }
+    all_alike(&heir).await;
+    for written in [first_write, second_write] {
+        let sweep = written.sweep.expect("something has changed");
+        for member in heir.partitions.members() {
+            until("each partition has its part of the sweep", || async {
+                let view = member.runtime.show_sweep(sweep).await.expect("the store answers");
+                view.is_some_and(|view| view.state == SweepState::Done)
+            })
+            .await;
+        }
+    }
+    heir.leave().await;
+    let findings = look(&database, None).await;
+    assert!(findings.is_sound(), "{findings:#?}");
+}
