@@ -226,6 +226,89 @@ async fn events_reach_their_subscribers_once_whichever_node_is_asked() {
 
 /// Each node is stopped and started again under load, as an upgrade does. Clients do what a load balancer does: they ask a
 /// node that is ready, and another one when a connection is refused.
+/// An operation has parts in all partitions, and is one: its counts are theirs together, and a step is taken by all.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_many_runs_is_one_operation() {
+    let Some((_cluster, first, second)) = nodes().await else {
+        return;
+    };
+    second
+        .until("/v1/services", PATIENCE, |answer| answer.text.contains("limits"))
+        .await;
+    for number in 0..12 {
+        let node = if number % 2 == 0 { &first } else { &second };
+        let answer = node
+            .post("/v1/services/limits/nap", &[], &json!({ "seconds": "60" }))
+            .await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let filter = json!({ "service": "limits", "workflow": "nap" });
+    let cancel = json!({ "action": "cancel", "filter": filter, "reason": "enough", "rate": 1 });
+    let mut preview = cancel.clone();
+    preview["preview"] = true.into();
+    let counted = second.post("/v1/operations", &[], &preview).await;
+    assert_eq!(counted.json, json!({ "runs": 12 }), "{counted:?}");
+
+    let begun = second.post("/v1/operations", &[], &cancel).await;
+    assert_eq!(begun.status, 202, "{begun:?}");
+    let path = format!("/v1/operations/{}", begun.json["id"].as_str().expect("an id"));
+    let done = first
+        .until(&path, PATIENCE, |answer| answer.json["state"] == "done")
+        .await;
+    let counts = ["seen", "done", "refused"].map(|count| done.json[count].as_u64());
+    assert_eq!(counts, [Some(12), Some(12), Some(0)], "{done:?}");
+    assert!(done.json["ended_at"].is_i64(), "{done:?}");
+    for node in [&first, &second] {
+        let list = node.get("/v1/operations?limit=5").await;
+        let ids: Vec<&Value> = list.json["rows"].as_array().expect("rows").iter().collect();
+        assert_eq!(ids.len(), 1, "{list:?}");
+        assert_eq!((&ids[0]["id"], &ids[0]["done"]), (&begun.json["id"], &json!(12)));
+    }
+    let again = first.post(&format!("{path}/abort"), &[], &json!({})).await;
+    assert_eq!((again.status, again.code()), (409, "illegal-state"), "{again:?}");
+
+    // A pause holds in all partitions, is listed once, and one operation lets the runs go on.
+    let paused = first
+        .send(
+            first
+                .request("PUT", "/v1/pauses/limits")
+                .json(&json!({ "reason": "tea" })),
+        )
+        .await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let orders = second.get("/v1/orders?service=limits").await;
+    assert_eq!(
+        orders.json["rows"].as_array().map(Vec::len),
+        Some(1),
+        "{orders:?}"
+    );
+    let mut runs = Vec::new();
+    for _ in 0..6 {
+        let answer = second
+            .post("/v1/services/limits/nap", &[], &json!({ "seconds": "0" }))
+            .await;
+        let run = format!("/v1/runs/{}", answer.json["id"].as_str().expect("an id"));
+        first
+            .until(&run, PATIENCE, |answer| answer.json["state"] == "paused")
+            .await;
+        runs.push(run);
+    }
+    let resumed = first.send(first.request("DELETE", "/v1/pauses/limits")).await;
+    assert_eq!(resumed.status, 202, "{resumed:?}");
+    for run in runs {
+        first
+            .until(&run, PATIENCE, |answer| answer.json["state"] == "completed")
+            .await;
+    }
+    let id = resumed.json["operation"]["id"].as_str().expect("an id");
+    let done = second
+        .until(&format!("/v1/operations/{id}"), PATIENCE, |answer| {
+            answer.json["state"] == "done"
+        })
+        .await;
+    assert_eq!(done.json["done"], 6, "{done:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_fails_no_request() {
     let Some((_cluster, mut first, mut second)) = nodes().await else {

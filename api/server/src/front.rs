@@ -6,6 +6,8 @@
 //! asked there; one that has no owner at this moment is waited for.
 
 mod events;
+mod shared;
+mod unite;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,20 +21,21 @@ use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use celesta_runs::{Member, Partitions};
-use celesta_types::{ErrorKind, Partition, RunId};
+use celesta_runs::{Member, Partitions, lead};
+use celesta_types::{ErrorKind, OperationId, Partition, RunId};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::Value;
 use tower_service::Service as _;
 
+pub(crate) use self::unite::given_id;
+use self::unite::{GIVEN_ID, step_of, united};
 use crate::body::{PATIENCE, whole};
 use crate::forward::{Broken, FORWARDED, Forwarder, NOT_OWNER, UNFINISHED};
 use crate::problem::{Answer, Problem};
 use crate::publish::BATCH_BODY_MAX;
 use crate::server::Shared;
-use crate::submit;
+use crate::{shared_facts, submit};
 
 /// Bytes of a body that is kept until the answer is there, so that it can be sent again: above what any route about runs
 /// takes.
@@ -74,6 +77,8 @@ enum About {
     Each,
     /// Events, each of which has a partition where its name is kept.
     Events,
+    /// A write of shared facts, which go to their lead.
+    SharedWrite,
 }
 
 /// The body of a run, as far as it matters here.
@@ -206,8 +211,29 @@ impl Front {
     /// Asks or tells every partition, wherever it is, and makes one answer of theirs: not at one instant, and not all or
     /// nothing. A failure of one is the answer; what the others have done stands, and the same request may be repeated.
     async fn each(&self, parts: &Parts, body: &Bytes) -> Response {
+        let mut parts = parts.clone();
+        if !parts.method.is_safe() {
+            // What it begins has one id, in whatever partitions.
+            self.give_id(&mut parts);
+        }
+        let response = self.united(&parts, body).await;
+        let Some(thing) = step_of(parts.uri.path()).filter(|_| response.status().is_success()) else {
+            return response;
+        };
+        // Parts that had ended before are of it, too.
+        let shown = read_only(&parts, thing);
+        self.united(&shown, &Bytes::new()).await
+    }
+
+    fn give_id(&self, parts: &mut Parts) {
+        let id = OperationId::new(self.shared.api.clock.now(), self.shared.random.next_u128());
+        let id = HeaderValue::from_str(&format!("{:032x}", id.bits()));
+        parts.headers.extend(id.ok().map(|id| (GIVEN_ID, id)));
+    }
+
+    async fn united(&self, parts: &Parts, body: &Bytes) -> Response {
         let asked = (0..self.partitions.count()).map(|partition| self.at(partition, parts, body));
-        united(join_all(asked).await).await
+        united(&parts.uri, join_all(asked).await).await
     }
 
     /// Goes on with a wait that was cut short because the partition changed hands.
@@ -264,6 +290,12 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
         About::Home => return call(front.home.clone(), Request::from_parts(parts, body)).await,
         About::Partition(partition) => partition,
         About::Any => front.any(),
+        About::SharedWrite => {
+            return match front.shared_write(parts, body).await {
+                Ok(response) => response,
+                Err(problem) => problem.into_response(),
+            };
+        }
         About::Events => {
             return match front.events(&parts, body).await {
                 Ok(response) => response,
@@ -295,6 +327,8 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
 async fn keep(front: &Front, parts: &Parts, body: Body) -> Answer<Bytes> {
     let max = if is_events(parts) {
         BATCH_BODY_MAX
+    } else if parts.uri.path().starts_with("/v1/services/") && parts.uri.path().ends_with("/facts") {
+        shared_facts::BODY_BYTES_MAX
     } else {
         BODY_KEPT_MAX
     };
@@ -353,6 +387,10 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
                 (None, None) => About::Any,
             }
         }
+        ("services", Some(_), Some("facts"), None) if method == Method::POST => {
+            said.map_or(About::SharedWrite, About::Partition)
+        }
+        ("services", Some(service), Some("facts"), _) => About::Partition(lead(service, count).index),
         ("events", None, ..) => said.map_or(About::Events, About::Partition),
         ("runs" | "nodes" | "queues" | "artifacts" | "releases", ..) | ("services", _, None, _) => {
             About::Home
@@ -365,78 +403,13 @@ fn about(method: &Method, path: &str, headers: &HeaderMap, count: u32) -> About 
 /// What stands where an operation's name stands, and is none.
 const OF_SERVICES: [&str; 1] = ["facts"];
 
-/// How many runs, in an answer about some of them: each partition has counted its own.
-const COUNTS: [&str; 5] = ["runs", "told", "moved", "still", "missed"];
-
-/// One answer made of those of all partitions: rows one after the other and counts of runs added up; otherwise the first
-/// that says something.
-async fn united(answers: Vec<Response>) -> Response {
-    let rank = |status: StatusCode| match status {
-        // A partition that failed must be heard of; one that knows nothing of an id must not.
-        status if status.is_server_error() => 0,
-        status if status.is_success() => 2,
-        StatusCode::NOT_FOUND => 3,
-        _ => 1,
-    };
-    let best = answers.iter().map(|answer| rank(answer.status())).min();
-    let mut chosen = answers
-        .into_iter()
-        .filter(|answer| Some(rank(answer.status())) == best);
-    let Some(first) = chosen.next() else {
-        return Problem::failure(ErrorKind::Internal, &"there is no partition").into_response();
-    };
-    if best != Some(2) {
-        return first;
-    }
-    let (mut head, body) = first.into_parts();
-    let bytes = axum::body::to_bytes(body, ANSWERS_MAX).await.unwrap_or_default();
-    let Ok(mut page) = serde_json::from_slice::<Value>(&bytes) else {
-        return Response::from_parts(head, Body::from(bytes));
-    };
-    let counts = |page: &Value| {
-        COUNTS
-            .iter()
-            .any(|name| page.get(name).is_some_and(Value::is_u64))
-    };
-    if !page.get("rows").is_some_and(Value::is_array) && !counts(&page) {
-        return Response::from_parts(head, Body::from(bytes));
-    }
-    for other in chosen {
-        let bytes = axum::body::to_bytes(other.into_body(), ANSWERS_MAX)
-            .await
-            .unwrap_or_default();
-        if let Ok(more) = serde_json::from_slice::<Value>(&bytes) {
-            unite(&mut page, more);
-        }
-    }
-    head.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(head, Body::from(page.to_string()))
-}
-
-/// Adds what another partition says to what is known.
-fn unite(page: &mut Value, mut more: Value) {
-    if let Some(rows) = page.get_mut("rows").and_then(Value::as_array_mut) {
-        if let Some(Value::Array(more)) = more.get_mut("rows").map(Value::take) {
-            rows.extend(more);
-        }
-        return;
-    }
-    for name in COUNTS {
-        if let Some(count) = more.get(name).and_then(Value::as_u64)
-            && let Some(known) = page.get_mut(name)
-            && (known.is_u64() || known.is_null())
-        {
-            *known = known.as_u64().unwrap_or(0).saturating_add(count).into();
-        }
-    }
-}
-
-/// Bytes of one partition's page.
-const ANSWERS_MAX: usize = 16 << 20;
-
 /// Whether a request that may have been taken in can be sent again.
 fn repeatable(parts: &Parts) -> bool {
-    parts.method.is_safe() || parts.headers.contains_key("idempotency-key") || is_events(parts)
+    parts.method.is_safe()
+        || parts.headers.contains_key("idempotency-key")
+        // Orders and steps are the same twice, and what has a given id is begun or written once.
+        || parts.headers.contains_key(GIVEN_ID)
+        || is_events(parts)
 }
 
 /// Events are known by their names: they may come again.
@@ -487,14 +460,20 @@ fn run_of(parts: &Parts, response: &Response) -> Option<RunId> {
 
 /// The question how a run stands, to be answered when it has ended or the time is over.
 fn ask_again(parts: &Parts, run: RunId, left: Duration) -> Parts {
-    let mut request = Request::new(());
-    *request.uri_mut() = format!("/v1/runs/{run}").parse().unwrap_or_default();
-    if let Some(token) = parts.headers.get(header::AUTHORIZATION) {
-        request.headers_mut().insert(header::AUTHORIZATION, token.clone());
-    }
+    let mut asking = read_only(parts, &format!("/v1/runs/{run}"));
     let seconds = left.as_secs().max(1);
     if let Ok(wait) = HeaderValue::from_str(&format!("wait={seconds}")) {
-        request.headers_mut().insert("prefer", wait);
+        asking.headers.insert("prefer", wait);
+    }
+    asking
+}
+
+/// A question about `path` by whoever has asked before.
+fn read_only(parts: &Parts, path: &str) -> Parts {
+    let mut request = Request::new(());
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    if let Some(token) = parts.headers.get(header::AUTHORIZATION) {
+        request.headers_mut().insert(header::AUTHORIZATION, token.clone());
     }
     request.into_parts().0
 }
@@ -554,50 +533,21 @@ mod tests {
         assert_eq!(of(Method::POST, "/v1/events", &[]), About::Events);
         let sent = [("celesta-partition", "3")];
         assert_eq!(of(Method::POST, "/v1/events", &sent), About::Partition(3));
-        for (method, path) in [
-            (Method::POST, "/v1/services/shop/facts"),
-            (Method::GET, "/v1/services/shop/facts/3"),
-            (Method::POST, "/v1/something-new"),
-        ] {
+        let lead = About::Partition(lead("shop", 8).index);
+        let facts = "/v1/services/shop/facts";
+        assert_eq!(of(Method::POST, facts, &[]), About::SharedWrite);
+        assert_eq!(
+            of(Method::POST, facts, &[("celesta-partition", "3")]),
+            About::Partition(3)
+        );
+        assert_eq!(of(Method::GET, facts, &[]), lead);
+        assert_eq!(of(Method::GET, "/v1/services/shop/facts/3", &[]), lead);
+        for (method, path) in [(Method::GET, "/v1/sweeps/7"), (Method::POST, "/v1/something-new")] {
             assert_eq!(of(method.clone(), path, &[]), About::Each, "{path}");
             assert_eq!(
                 of(method, path, &[("celesta-partition", "3")]),
                 About::Partition(3)
             );
         }
-    }
-
-    #[tokio::test]
-    async fn answers_of_all_partitions_become_one() {
-        let answer = |status: StatusCode, body: &'static str| {
-            let mut answer = Response::new(Body::from(body));
-            *answer.status_mut() = status;
-            answer
-        };
-        let read = async |answers| {
-            let answer = united(answers).await;
-            let status = answer.status();
-            let body = axum::body::to_bytes(answer.into_body(), 1_000)
-                .await
-                .expect("a body");
-            (status, String::from_utf8_lossy(&body).into_owned())
-        };
-        let ok = StatusCode::OK;
-        let pages = vec![answer(ok, r#"{"rows":[1,2]}"#), answer(ok, r#"{"rows":[3]}"#)];
-        assert_eq!(read(pages).await, (ok, r#"{"rows":[1,2,3]}"#.to_owned()));
-        let found = vec![answer(StatusCode::NOT_FOUND, "no"), answer(ok, r#"{"id":1}"#)];
-        assert_eq!(read(found).await, (ok, r#"{"id":1}"#.to_owned()));
-        let counted = vec![
-            answer(ok, r#"{"id":7,"runs":2}"#),
-            answer(StatusCode::NOT_FOUND, "no"),
-            answer(ok, r#"{"id":7,"runs":3}"#),
-        ];
-        let (_, sum) = read(counted).await;
-        assert_eq!(sum, r#"{"id":7,"runs":5}"#, "each has counted its own");
-        let failed = vec![answer(ok, "{}"), answer(StatusCode::SERVICE_UNAVAILABLE, "away")];
-        assert_eq!(
-            read(failed).await,
-            (StatusCode::SERVICE_UNAVAILABLE, "away".to_owned())
-        );
     }
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::actor::wish;
+use crate::front::given_id;
 use crate::problem::{Answer, Problem};
 use crate::runs::{instant, limit};
 use crate::server::State;
@@ -93,7 +94,10 @@ pub(crate) async fn begin(shared: State, headers: HeaderMap, body: Body) -> Answ
         return Ok(Json(json!({ "runs": runs })).into_response());
     }
     let wish = wish(&headers, asked.reason)?;
-    let operation = runtime.begin_operation(bulk, &wish).await.map_err(refused)?;
+    let operation = runtime
+        .begin_operation_as(given_id(&headers).map(OperationId::from_bits), bulk, &wish)
+        .await
+        .map_err(refused)?;
     let location = format!("/v1/operations/{}", operation.id);
     let mut response = (StatusCode::ACCEPTED, Json(operation)).into_response();
     if let Ok(location) = HeaderValue::from_str(&location) {

@@ -6,10 +6,12 @@ use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use celesta_runs::{OrderError, OrderView, Page};
+use celesta_types::OperationId;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::actor::wish;
+use crate::front::given_id;
 use crate::problem::{Answer, Problem};
 use crate::server::State;
 use crate::steer::reason;
@@ -108,7 +110,9 @@ pub(crate) async fn resume_workflow(
 
 async fn resume(shared: State, service: &str, workflow: Option<&str>, headers: &HeaderMap) -> Answer {
     let wish = wish(headers, "the pause is over".to_owned())?;
-    let operation = shared.api.runtime.unpause_all(service, workflow, &wish).await;
+    let given = given_id(headers).map(OperationId::from_bits);
+    let runtime = &shared.api.runtime;
+    let operation = runtime.unpause_all_as(given, service, workflow, &wish).await;
     let operation = operation.map_err(refused)?;
     let told = json!({ "service": service, "workflow": workflow, "operation": operation });
     Ok((StatusCode::ACCEPTED, Json(told)).into_response())

@@ -3,13 +3,14 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Path;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use celesta_runs::{Page, SWEEP_RATE, SharedFactView, SharedWrite, WriteShared, WriteSharedError};
 use celesta_types::{ErrorKind, SweepId};
 use serde::Deserialize;
 
 use crate::body::{PATIENCE, whole};
+use crate::front::given_id;
 use crate::problem::{Answer, Problem};
 use crate::runs::{MaybeQuery, PageQuery, limit, query};
 use crate::server::State;
@@ -18,6 +19,9 @@ use crate::sweeps;
 
 /// Bytes of a request: a thousand small facts, or some thirty large ones.
 pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// The partition that gets this header with a write has the others copy it, and says so with the same header.
+pub(crate) const LEAD: HeaderName = HeaderName::from_static("celesta-lead");
 
 /// What a client asks for.
 #[derive(Debug, Deserialize)]
@@ -139,13 +143,20 @@ pub(crate) async fn write(
     let request = WriteShared {
         writes: asked.writes,
         idempotency_key: idempotency_key(&headers)?,
-        sweep: asked.sweep,
+        sweep: asked.sweep.or_else(|| given_id(&headers).map(SweepId::from_bits)),
         hold: asked.hold,
         rate: asked.rate.unwrap_or(SWEEP_RATE),
         dry_run: asked.dry_run,
     };
-    let written = shared.api.runtime.write_shared(&service, request).await;
-    Ok(Json(written.map_err(refused)?).into_response())
+    let runtime = &shared.api.runtime;
+    if !headers.contains_key(LEAD) {
+        let written = runtime.write_shared(&service, request).await;
+        return Ok(Json(written.map_err(refused)?).into_response());
+    }
+    let written = runtime.lead_shared(&service, request).await;
+    let mut response = Json(written.map_err(refused)?).into_response();
+    response.headers_mut().insert(LEAD, HeaderValue::from_static("1"));
+    Ok(response)
 }
 
 fn invalid(detail: String) -> Problem {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_store::{Cell, QueryError, Row, Unit};
+use celesta_store::{Cell, CommitError, QueryError, Row, Unit};
 use celesta_types::{ErrorKind, OperationId, RunId, Timestamp};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -44,7 +44,7 @@ pub struct Bulk {
     pub action: Action,
     /// Which runs; not all there are.
     pub filter: RunFilter,
-    /// Runs a second at most.
+    /// Runs a second at most, in all partitions of a deployment together.
     pub rate: u32,
 }
 
@@ -167,14 +167,33 @@ impl Runtime {
     /// # Errors
     /// When the filter names nothing, there are too many operations, or it cannot be stored.
     pub async fn begin_operation(&self, bulk: Bulk, wish: &Wish) -> Result<OperationView, OperationError> {
+        self.begin_operation_as(None, bulk, wish).await
+    }
+
+    /// As [`Runtime::begin_operation`] under an id that is given, as to each partition of a deployment: one that is there
+    /// already is not begun again.
+    ///
+    /// # Errors
+    /// As for [`Runtime::begin_operation`].
+    pub async fn begin_operation_as(
+        &self,
+        id: Option<OperationId>,
+        bulk: Bulk,
+        wish: &Wish,
+    ) -> Result<OperationView, OperationError> {
         let inner = &self.inner;
         check(&bulk, wish)?;
+        if let Some(id) = id
+            && let Some(known) = self.operation(id).await.map_err(OperationError::unavailable)?
+        {
+            return Ok(known);
+        }
         if inner.operations.open.lock().len() >= OPEN_MAX {
             return Err(OperationError::TooMany);
         }
         let now = inner.clock.now();
         let view = OperationView {
-            id: OperationId::new(now, inner.random.next_u128()),
+            id: id.unwrap_or_else(|| OperationId::new(now, inner.random.next_u128())),
             state: OperationState::Running,
             action: bulk.action,
             filter: bulk.filter,
@@ -273,13 +292,17 @@ impl Runtime {
         id: OperationId,
         step: OperationStep,
     ) -> Result<OperationView, OperationError> {
-        let found = self.operation(id).await.map_err(OperationError::unavailable)?;
-        let found = found.ok_or(OperationError::NotFound { id })?;
-        let state = found.state.after(step)?;
-        self.inner
-            .stand(id, state)
-            .await
-            .map_err(OperationError::unavailable)?;
+        loop {
+            let found = self.operation(id).await.map_err(OperationError::unavailable)?;
+            let found = found.ok_or(OperationError::NotFound { id })?;
+            let state = found.state.after(step)?;
+            match self.inner.stand(id, found.state, state).await {
+                Ok(()) => break,
+                // It has ended, or somebody else was first: it stands otherwise now.
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(OperationError::unavailable(error)),
+            }
+        }
         self.inner.operations.moved.notify_one();
         let changed = self.operation(id).await.map_err(OperationError::unavailable)?;
         changed.ok_or(OperationError::NotFound { id })
@@ -307,8 +330,13 @@ fn check(bulk: &Bulk, wish: &Wish) -> Result<(), OperationError> {
 }
 
 impl Inner {
-    /// The operation stands so from now on.
-    async fn stand(&self, id: OperationId, state: OperationState) -> Result<(), celesta_store::CommitError> {
+    /// The operation, which stands as in `from`, stands so from now on; a conflict when it does not.
+    async fn stand(
+        &self,
+        id: OperationId,
+        from: OperationState,
+        state: OperationState,
+    ) -> Result<(), CommitError> {
         let now = self.clock.now();
         let ended = state.is_ended().then_some(now);
         let mut unit = Unit::new();
@@ -317,6 +345,7 @@ impl Inner {
             i64::from(state.code()).into(),
             now.as_millis().into(),
             ended.map(Timestamp::as_millis).into(),
+            i64::from(from.code()).into(),
         ];
         unit.add(&OPERATION_STAND, cells);
         self.store.commit(unit).await?;
@@ -423,12 +452,14 @@ impl Inner {
         if rows.len() < PAGE_RUNS {
             let finished = operation.state.after(OperationStep::Finish);
             let state = finished.map_err(|error| error.to_string())?;
-            let stood = self.stand(operation.id, state).await;
+            // Paused meanwhile, it ends after it goes on.
+            let stood = self.stand(operation.id, operation.state, state).await;
             stood.map_err(|error| error.to_string())?;
             return Ok(Duration::ZERO);
         }
         let runs = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        Ok(Duration::from_secs(1) * runs / operation.rate.max(1))
+        // The rate is that of all partitions together.
+        Ok(Duration::from_secs(1) * runs * self.partition.count / operation.rate.max(1))
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use celesta_queue::{HandOver, NewMessage};
 use celesta_store::{QueryError, Store, Unit};
-use celesta_types::{ErrorKind, Timestamp};
+use celesta_types::{ErrorKind, OperationId, Timestamp};
 use parking_lot::RwLock;
 use serde::Serialize;
 
@@ -299,6 +299,20 @@ impl Runtime {
         workflow: Option<&str>,
         wish: &Wish,
     ) -> Result<OperationView, OrderError> {
+        self.unpause_all_as(None, service, workflow, wish).await
+    }
+
+    /// As [`Runtime::unpause_all`]; the operation gets the id, if one is given.
+    ///
+    /// # Errors
+    /// As for [`Runtime::unpause_all`].
+    pub async fn unpause_all_as(
+        &self,
+        id: Option<OperationId>,
+        service: &str,
+        workflow: Option<&str>,
+        wish: &Wish,
+    ) -> Result<OperationView, OrderError> {
         self.check_workflow(service, workflow)?;
         let about = About {
             service: service.to_owned(),
@@ -317,7 +331,7 @@ impl Runtime {
             },
             rate: OPERATION_RATE,
         };
-        let operation = self.begin_operation(bulk, wish).await;
+        let operation = self.begin_operation_as(id, bulk, wish).await;
         operation.map_err(|error| OrderError::Unavailable {
             reason: error.to_string(),
         })

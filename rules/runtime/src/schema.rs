@@ -399,9 +399,9 @@ pub(crate) static OPERATION_STAND: Statement = Statement {
     name: "operations.stand",
     rank: 21,
     head: "UPDATE operations SET state = v.column2, updated_at = v.column3, ended_at = v.column4 FROM (VALUES ",
-    row: "(?, ?, ?, ?/*bigint*/)",
-    tail: ") AS v WHERE id = v.column1",
-    cells: 4,
+    row: "(?, ?, ?, ?/*bigint*/, ?)",
+    tail: ") AS v WHERE id = v.column1 AND state = v.column5",
+    cells: 5,
     expect: Expect::Each,
 };
 

@@ -12,7 +12,8 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ANSWERS_MAX, Front};
+use super::Front;
+use super::unite::ANSWERS_MAX;
 use crate::problem::{Answer, Problem};
 use crate::publish::{BATCH, events_of, told};
 

@@ -81,7 +81,8 @@ async fn round(inner: &Inner) -> Result<bool, SweepError> {
 /// Tells the next runs of a sweep and waits for their turns.
 async fn batch(inner: &Inner, mut found: Found) -> Result<(), SweepError> {
     let begun = inner.clock.monotonic();
-    let (sweep, rate) = (found.view.id, found.view.rate.max(1));
+    // The rate is that of all partitions together.
+    let (sweep, rate) = (found.view.id, (found.view.rate / inner.partition.count).max(1));
     let limit = usize::try_from(rate / BATCHES_PER_SECOND).unwrap_or(usize::MAX);
     let next = inner
         .next_runs(&found, found.place, limit.clamp(1, BATCH_RUNS_MAX))
