@@ -72,7 +72,9 @@ impl Clock {
         match &self.0 {
             Source::System => tokio::time::sleep(duration).await,
             Source::Manual(manual) => {
-                let until = manual.state.lock().now.after(duration);
+                // Never shorter than asked, as with the system's: who waits for a moment again and again would wait for ever.
+                let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+                let until = manual.state.lock().now.after(Duration::from_millis(millis));
                 manual.sleep_until(until).await;
             }
         }
