@@ -314,6 +314,9 @@ pub(super) async fn deliver(partitions: Partitions) {
             tell(&partitions, cluster, sent).await;
         }
         let senders = sent | post.heard.swap(0, Ordering::Acquire);
+        if senders == 0 {
+            continue;
+        }
         match round(&partitions, cluster, senders, &mut receipts).await {
             Ok(0) => {}
             Ok(more) => post.hear(more),

@@ -5,8 +5,10 @@
 //! letters of a service come in order (one sender, one key), and copying is the same twice: rows up to the own revision are
 //! there. The rows are read from the lead's store, so a letter is small. Whatever dies in between, the letters wait.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use celesta_engine::Value;
 use celesta_queue::{LeasedKey, NewMessage};
 use celesta_store::{QueryError, Unit};
 use celesta_types::wire::{Damaged, Reader, Writer};
@@ -159,14 +161,18 @@ impl Inner {
         versions: Vec<Written>,
     ) -> Result<Catalogue, QueryError> {
         let mut changes = Vec::new();
-        let mut after = catalogue.with(Vec::new());
-        for written in &versions {
-            let before = after.last(written.0.fact);
-            let before = before.and_then(|(before, _)| before.fields.clone());
-            let fact_type = Arc::clone(&written.0.fact_type);
-            changes.push((fact_type, before, written.0.fields.clone()));
-            after = after.with(vec![written.clone()]);
+        let mut last: BTreeMap<u64, &Option<Value>> = BTreeMap::new();
+        for (written, _) in &versions {
+            let known = || {
+                let known = catalogue.last(written.fact);
+                known.and_then(|(known, _)| known.fields.clone())
+            };
+            let before = last
+                .insert(written.fact, &written.fields)
+                .map_or_else(known, Clone::clone);
+            changes.push((Arc::clone(&written.fact_type), before, written.fields.clone()));
         }
+        let after = catalogue.with(versions.clone());
         let prepared = Prepared {
             versions,
             changes,
