@@ -17,7 +17,7 @@ use celesta_runtime::{Clock, Fate, Random, TaskSet};
 use celesta_types::MessageId;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, RwLock, mpsc};
 
 use crate::broker::BrokerUrl;
 use crate::ledger::{Ledger, Times};
@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     reports: String,
     ledger: Mutex<Ledger>,
     lanes: Mutex<HashMap<QueueName, Arc<Lane>>>,
+    /// Each lane reads it for as long as it may lease.
+    leasing: RwLock<()>,
     notices: mpsc::Sender<Vec<Notice>>,
 }
 
@@ -130,6 +132,7 @@ impl Dispatcher {
             reports: config.namespace.reports(&config.node)?,
             ledger: Mutex::new(Ledger::new(times, config.window)),
             lanes: Mutex::default(),
+            leasing: RwLock::default(),
             notices,
             metrics,
             config,

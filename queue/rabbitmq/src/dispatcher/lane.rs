@@ -20,6 +20,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(inner: Arc<Inner>, lane: Arc<Lane>) {
     let shutdown = inner.tasks.shutdown().clone();
+    let _leasing = inner.leasing.read().await;
     let mut air = FuturesUnordered::new();
     let mut leaving = false;
     while !leaving || !air.is_empty() {

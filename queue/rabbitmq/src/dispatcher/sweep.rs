@@ -70,8 +70,10 @@ async fn extend(inner: &Inner, leases: Vec<LeaseRef>) {
     inner.notify(notices.collect());
 }
 
-/// Stopping: what is in nobody's hands can be leased by others at once. What consumers hold is theirs to report.
+/// Stopping: what is in nobody's hands can be leased by others at once. What consumers hold is theirs to report. The lanes
+/// have ended before: one that still waits for messages would take these.
 async fn give_back(inner: &Inner) {
+    let _ended = inner.leasing.write().await;
     let leases = inner.ledger.lock().take_waiting();
     if !leases.is_empty() {
         inner.source.release(leases).await;

@@ -1,5 +1,6 @@
 //! What the broker, the network and other nodes can do to the road: everything recovers by itself and nothing is lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use celesta_queue::machine::State;
@@ -152,22 +153,45 @@ async fn another_node_takes_over_the_leases_of_one_that_is_gone() {
     }
     assert!(gone.stop(Duration::from_secs(5)).await, "everything ends");
     place.dispatch(place.config("b"), &place.tasks);
-    // Reported to a node that reads no more: the leases lapse, the other node sends the messages again.
+    // Reported to a node that reads no more: the other one sends the messages again.
     road.settle(deliveries.iter().map(completed).collect()).await;
     let tokens: Vec<_> = deliveries.iter().map(|delivery| delivery.token).collect();
-    let mut worked = 0;
-    while worked < 20 {
-        let deliveries = patiently("deliveries again", intake.next(20)).await;
+    let source = Arc::clone(&place.source);
+    let settled = source.settled(20);
+    tokio::pin!(settled);
+    loop {
+        let deliveries = tokio::select! {
+            () = &mut settled => break,
+            deliveries = intake.next(20) => deliveries,
+        };
         let first = deliveries
             .iter()
             .filter(|delivery| tokens.contains(&delivery.token));
         assert_eq!(first.count(), 0, "a lease that is over was given again");
-        worked += deliveries.len();
         road.settle(deliveries.iter().map(completed).collect()).await;
     }
-    place.source.settled(20).await;
     everything_is_completed(&place, 20);
     place.end(&["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_stops_leases_nothing_of_what_it_gives_back() {
+    let place = Place::new(Turn::shared());
+    let gone = TaskSet::new(Shutdown::new());
+    let config = DispatcherConfig {
+        lease: Duration::from_secs(60),
+        ..place.config("a")
+    };
+    place.dispatch(config, &gone);
+    place.enqueue(1..=20, Priority::default()).await;
+    place.broker_has(20).await;
+    assert!(gone.stop(Duration::from_secs(5)).await, "everything ends");
+    let stats = place.queues.stats(&place.queue).expect("the queue is there");
+    assert_eq!(
+        (stats.count(State::Running), stats.count(State::Pending)),
+        (0, 20)
+    );
+    place.end(&["a"]).await;
 }
 
 #[tokio::test]
