@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use celesta_runtime::{Clock, Shutdown};
@@ -78,11 +78,6 @@ pub(crate) struct Core {
     pub(crate) store: Option<Store>,
     pub(crate) registry: RwLock<Registry>,
     pub(crate) timers: Arc<Timers>,
-    /// Units the committer had no room for; the timer sends them.
-    overflow: Mutex<Vec<Unit>>,
-    /// How many of them have not been sent, and told when there are none any more: no later unit overtakes them.
-    unsent: AtomicUsize,
-    all_sent: Notify,
     /// What units have decided whose group has not ended: each shard is then locked once for all of them.
     decided: Mutex<Vec<(Group, bool)>>,
     pub(crate) metrics: Metrics,
@@ -116,9 +111,6 @@ impl Core {
             store,
             registry: RwLock::default(),
             timers: Arc::default(),
-            overflow: Mutex::default(),
-            unsent: AtomicUsize::new(0),
-            all_sent: Notify::new(),
             decided: Mutex::default(),
             metrics: Metrics::new(),
             seq: AtomicI64::new(1),
@@ -253,14 +245,14 @@ impl Core {
         let messages = state.slots.len();
         let resident = std::mem::take(&mut state.resident_change);
         let reads_ahead = state.offloaded > 0 && state.leased_since >= READ_AHEAD_EVERY;
-        let unsent = if parcels.is_empty() {
+        let untaken = if parcels.is_empty() {
             Vec::new()
         } else {
             self.send_plain(&mut parcels)
         };
         drop(state);
         // Whoever hears that they have failed may want the lock.
-        drop(unsent);
+        drop(untaken);
         let metrics = self.metrics.of(kind);
         if messages != messages_before {
             let change = i64::try_from(messages).unwrap_or(0) - i64::try_from(messages_before).unwrap_or(0);
@@ -319,81 +311,24 @@ impl Core {
             return Vec::new();
         };
         let plain = parcels.extract_if(.., |parcel| parcel.marks.is_empty());
-        plain.filter_map(|parcel| self.send(store, parcel.unit)).collect()
+        plain.filter_map(|parcel| store.push(parcel.unit).err()).collect()
     }
 
-    /// Sends a unit to the record without waiting.
+    /// Sends a unit to the record without waiting. When nobody takes it any more it counts as failed.
     pub(crate) fn submit(&self, unit: Unit) {
         match &self.store {
-            Some(store) => drop(self.send(store, unit)),
+            Some(store) => drop(store.push(unit)),
             None => unit.finish(Ok(())),
-        }
-    }
-
-    /// The same; gives the unit back when nobody takes it any more: dropped, it counts as failed.
-    fn send(&self, store: &Store, unit: Unit) -> Option<Unit> {
-        let mut overflow = self.overflow.lock();
-        let unit = if self.unsent.load(Ordering::Acquire) == 0 {
-            let Err(unit) = store.try_submit(unit) else {
-                return None;
-            };
-            if self.shutdown.is_requested() || store.is_closed() {
-                return Some(unit);
-            }
-            unit
-        } else {
-            unit
-        };
-        self.unsent.fetch_add(1, Ordering::AcqRel);
-        overflow.push(unit);
-        drop(overflow);
-        self.timers.changed.notify_one();
-        None
-    }
-
-    /// Waits until everything that was to be sent before has been.
-    async fn after_overflow(&self) {
-        while self.unsent.load(Ordering::Acquire) > 0 {
-            let sent = self.all_sent.notified();
-            tokio::pin!(sent);
-            sent.as_mut().enable();
-            if self.unsent.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            tokio::select! {
-                () = sent => {}
-                () = self.shutdown.requested() => return,
-            }
         }
     }
 
     /// Commits a unit and waits for it.
     pub(crate) async fn commit(&self, unit: Unit) -> Result<(), CommitError> {
         match &self.store {
-            Some(store) => {
-                self.after_overflow().await;
-                store.commit(unit).await
-            }
+            Some(store) => store.commit(unit).await,
             None => {
                 unit.finish(Ok(()));
                 Ok(())
-            }
-        }
-    }
-
-    /// Sends what the committer had no room for, in order, waiting for room.
-    pub(crate) async fn send_overflow(&self) {
-        let Some(store) = &self.store else { return };
-        loop {
-            let units = std::mem::take(&mut *self.overflow.lock());
-            if units.is_empty() {
-                return;
-            }
-            for unit in units {
-                store.submit(unit).await;
-                if self.unsent.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.all_sent.notify_waiters();
-                }
             }
         }
     }
@@ -430,8 +365,8 @@ pub(crate) struct Group {
 
 /// Waits for a unit's end. Dropped without one (the unit was never submitted) it counts as failed.
 ///
-/// Units stand in these queues themselves (in messages that are handed over, and where there is no room in the
-/// committer's queue), so what waits for them must not keep the queues.
+/// Units stand in these queues themselves (in messages that are handed over), so what waits for them must not keep the
+/// queues.
 pub(crate) struct Settlement {
     core: Weak<Core>,
     groups: Vec<Group>,

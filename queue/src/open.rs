@@ -244,9 +244,6 @@ async fn run_timer(core: Weak<Core>, timers: Arc<Timers>, clock: Clock, shutdown
         let Some(core) = core.upgrade() else { return };
         if stopping {
             core.store_all();
-        }
-        core.send_overflow().await;
-        if stopping {
             return;
         }
         let now = core.now();

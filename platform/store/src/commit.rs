@@ -11,10 +11,11 @@ use celesta_runtime::metrics::{Histogram, IntCounter, counter, durations};
 use celesta_runtime::{Clock, Fate, Shutdown, TaskSet};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::driven::{self, Record};
 use crate::error::{CommitError, OpenError, QueryError};
+use crate::line::{Entry, Line, line};
 use crate::migrate::{Migration, migrate_postgres};
 use crate::postgres::{self, Postgres, fence};
 use crate::sqlite::{self, connect_options};
@@ -138,7 +139,7 @@ impl std::fmt::Debug for StoreOptions {
 /// A handle on the durable record. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    units: mpsc::Sender<Unit>,
+    units: Entry,
     database: Database,
     /// Requested when a commit met a later owner.
     fenced: Shutdown,
@@ -184,7 +185,7 @@ impl Store {
             Place::Url(remote) => open_postgres(remote, migrations).await?,
         };
         let fenced = Shutdown::new();
-        let (units, waiting) = mpsc::channel(UNITS_WAITING_MAX);
+        let (units, waiting) = line(UNITS_WAITING_MAX);
         let committer = Committer {
             engine,
             fenced: fenced.clone(),
@@ -216,7 +217,7 @@ impl Store {
     }
 
     /// A store whose units go to somebody who commits them at will.
-    pub(crate) fn driven(units: mpsc::Sender<Unit>, record: Record) -> Self {
+    pub(crate) fn driven(units: Entry, record: Record) -> Self {
         Self {
             units,
             database: Database::Driven(record),
@@ -252,37 +253,23 @@ impl Store {
     }
 
     /// Hands `unit` to the committer and returns without waiting for the commit; the unit's hooks tell its end.
-    /// Units become durable in the order of these calls.
+    /// Units become durable in the order in which they are handed over, with [`Store::push`] too.
     ///
     /// # Cancel safety
-    /// Not cancel safe: dropped while the committer's queue is full, the unit is dropped with `Closed`.
+    /// Not cancel safe: dropped while the committer's line is full, the unit is dropped with `Closed`.
     pub async fn submit(&self, unit: Unit) {
-        if let Err(mpsc::error::SendError(unit)) = self.units.send(unit).await {
+        if let Err(unit) = self.units.send(unit).await {
             unit.finish(Err(&CommitError::Closed));
         }
     }
 
-    /// As [`Store::submit`] from a thread outside the async runtime: waits by blocking when the committer's queue is full.
-    pub fn submit_blocking(&self, unit: Unit) {
-        if let Err(mpsc::error::SendError(unit)) = self.units.blocking_send(unit) {
-            unit.finish(Err(&CommitError::Closed));
-        }
-    }
-
-    /// As [`Store::submit`], without waiting for room.
+    /// As [`Store::submit`] for who cannot wait, because a lock decides about the order: the unit stands in line when this
+    /// returns, also where the line is full.
     ///
     /// # Errors
-    /// Gives the unit back when the committer's queue is full or closed.
-    pub fn try_submit(&self, unit: Unit) -> Result<(), Unit> {
-        self.units
-            .try_send(unit)
-            .map_err(mpsc::error::TrySendError::into_inner)
-    }
-
-    /// Whether the committer has ended: no unit will be taken any more.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.units.is_closed()
+    /// Gives the unit back when the committer has ended: no unit will be taken any more.
+    pub fn push(&self, unit: Unit) -> Result<(), Unit> {
+        self.units.push(unit)
     }
 
     /// Has the answer resolved when `unit` has ended, after the hooks of its group. Submit the unit afterwards.
@@ -421,7 +408,7 @@ struct Committer {
 }
 
 impl Committer {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Unit>, shutdown: Shutdown) {
+    async fn run(mut self, mut waiting: Line, shutdown: Shutdown) {
         let mut units = Vec::with_capacity(UNITS_PER_COMMIT_MAX);
         let clock = self.clock.clone();
         let drained = async move {
@@ -457,7 +444,7 @@ impl Committer {
         }
         ended.tell();
         waiting.close();
-        while let Ok(unit) = waiting.try_recv() {
+        while let Some(unit) = waiting.try_recv() {
             unit.finish(Err(&CommitError::Closed));
         }
         self.engine.close().await;

@@ -18,10 +18,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use crate::commit::{Store, UNITS_WAITING_MAX};
 use crate::error::{CommitError, OpenError, QueryError};
+use crate::line::{Line, line};
 use crate::migrate::Migration;
 use crate::sqlite::Groups;
 use crate::unit::{After, Cell, Row, Rows, Unit};
@@ -109,7 +109,7 @@ impl Record {
     /// A store for a process that begins now, and the hand that commits for it.
     #[must_use]
     pub fn open(&self) -> (Store, Hand) {
-        let (units, waiting) = mpsc::channel(UNITS_WAITING_MAX);
+        let (units, waiting) = line(UNITS_WAITING_MAX);
         let store = Store::driven(units, self.clone());
         let hand = Hand {
             record: self.clone(),
@@ -157,7 +157,7 @@ impl Record {
 #[derive(Debug)]
 pub struct Hand {
     record: Record,
-    arriving: mpsc::Receiver<Unit>,
+    arriving: Line,
     waiting: VecDeque<Unit>,
     mistake: Option<Mistake>,
 }
@@ -170,7 +170,7 @@ impl Hand {
 
     /// How many units wait.
     pub fn waiting(&mut self) -> usize {
-        while let Ok(unit) = self.arriving.try_recv() {
+        while let Some(unit) = self.arriving.try_recv() {
             let unit = match self.mistake {
                 None => unit,
                 Some(mistake) => self.mistaken(unit, mistake),

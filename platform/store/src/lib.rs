@@ -20,6 +20,7 @@
 mod commit;
 pub mod driven;
 mod error;
+mod line;
 mod migrate;
 mod postgres;
 pub mod reference;
