@@ -19,9 +19,9 @@ use crate::live::Live;
 use crate::message::HostMessage;
 use crate::runtime::Inner;
 use crate::send::Outgoing;
-use crate::shared::Seeing;
 use crate::sweep::Swept;
 use crate::turn::{Done, turn, wakes};
+use crate::under_way::Seeing;
 
 /// Runs leased at once by one evaluator: enough to share the lock, few enough to leave some to the other evaluators.
 const KEYS_PER_LEASE: usize = 64;
@@ -236,10 +236,15 @@ fn evaluate_key(
     let run = live.head.run;
     let version = Arc::clone(&live.version);
     let (shared, seeing) = seen.unzip();
+    let (stopped, stopping) = inner
+        .orders
+        .seen_by(&live.head.service, &live.head.workflow)
+        .unzip();
     let sender = Outgoing {
         registry: &inner.registry,
         runs_queue: &inner.runs_queue,
         orders: &inner.orders,
+        stopped,
         now: inner.clock.now(),
         shared,
     };
@@ -262,9 +267,9 @@ fn evaluate_key(
     // Calls of before may be queued where the version of before had them.
     let moved_to =
         (live.as_ref().map(|live| Arc::clone(&live.version))).filter(|after| after.digest != version.digest);
-    if let Some(seeing) = seeing {
-        // The turn is under way until what it writes to the index of interests is durable.
-        unit.on_done(move |_| drop(seeing));
+    if seeing.is_some() || stopping.is_some() {
+        // The turn is under way until what it writes to the index of interests, and that it has stopped, is durable.
+        unit.on_done(move |_| drop((seeing, stopping)));
     }
     inner.meters.turns.inc();
     inner.meters.firings.inc_by(u64::try_from(firings).unwrap_or(0));
@@ -285,11 +290,7 @@ fn evaluate_key(
             }
             if let Some(live) = live {
                 keeper.announce(&live);
-                let taken_back = keeper.missed_order(&live);
                 keeper.cache.put(live);
-                if let Some(resume) = taken_back {
-                    keeper.send_unasked(resume);
-                }
             } else {
                 keeper.watchers.tell(run, u64::MAX, || None);
             }

@@ -41,6 +41,7 @@ mod submit;
 mod sweep;
 mod trace;
 mod turn;
+mod under_way;
 mod view;
 mod watch;
 

@@ -181,13 +181,37 @@ impl Runtime {
         bulk: Bulk,
         wish: &Wish,
     ) -> Result<OperationView, OperationError> {
-        let inner = &self.inner;
-        check(&bulk, wish)?;
-        if let Some(id) = id
-            && let Some(known) = self.operation(id).await.map_err(OperationError::unavailable)?
-        {
+        if let Some(known) = self.known_operation(id).await? {
             return Ok(known);
         }
+        let mut unit = Unit::new();
+        let view = self.stage_operation(&mut unit, id, bulk, wish)?;
+        let committed = self.inner.store.commit(unit).await;
+        committed.map_err(OperationError::unavailable)?;
+        Ok(view)
+    }
+
+    /// The operation of an id that is given, if there is one already.
+    pub(crate) async fn known_operation(
+        &self,
+        id: Option<OperationId>,
+    ) -> Result<Option<OperationView>, OperationError> {
+        match id {
+            Some(id) => self.operation(id).await.map_err(OperationError::unavailable),
+            None => Ok(None),
+        }
+    }
+
+    /// Has an operation begin when `unit` is durable.
+    pub(crate) fn stage_operation(
+        &self,
+        unit: &mut Unit,
+        id: Option<OperationId>,
+        bulk: Bulk,
+        wish: &Wish,
+    ) -> Result<OperationView, OperationError> {
+        let inner = &self.inner;
+        check(&bulk, wish)?;
         if inner.operations.open.lock().len() >= OPEN_MAX {
             return Err(OperationError::TooMany);
         }
@@ -208,7 +232,6 @@ impl Runtime {
             updated_at: now,
             ended_at: None,
         };
-        let mut unit = Unit::new();
         let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
         unit.add(
             &OPERATION_INSERT,
@@ -224,13 +247,13 @@ impl Runtime {
                 now.as_millis().into(),
             ],
         );
-        inner
-            .store
-            .commit(unit)
-            .await
-            .map_err(OperationError::unavailable)?;
-        inner.operations.open.lock().insert(view.id, view.clone());
-        inner.operations.moved.notify_one();
+        let (inner, begun) = (Arc::clone(inner), view.clone());
+        unit.on_done(move |outcome| {
+            if outcome.is_ok() {
+                inner.operations.open.lock().insert(begun.id, begun);
+                inner.operations.moved.notify_one();
+            }
+        });
         Ok(view)
     }
 

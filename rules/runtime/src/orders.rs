@@ -4,22 +4,21 @@
 //! touched while an order says so stops by itself, so giving one costs the same however many runs there are.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use celesta_queue::{HandOver, NewMessage};
 use celesta_store::{QueryError, Store, Unit};
 use celesta_types::{ErrorKind, OperationId, Timestamp};
 use parking_lot::RwLock;
 use serde::Serialize;
 
-use crate::lifecycle::{ANONYMOUS, Action, REASON_BYTES_MAX, Wish};
-use crate::live::Live;
-use crate::message::{HostMessage, Onward};
-use crate::operations::{Bulk, OPERATION_RATE, OperationView};
-use crate::runtime::{Inner, Runtime};
+use crate::lifecycle::{Action, REASON_BYTES_MAX, Wish};
+use crate::operations::{Bulk, OPERATION_RATE, OperationError, OperationView};
+use crate::runtime::Runtime;
 use crate::schema::{ORDER_DELETE, ORDER_UPSERT};
 use crate::state::RunState;
 use crate::steering::BREAKPOINTS_MAX;
+use crate::under_way::{Seeing, UnderWay};
 use crate::view::{RunFilter, StoppedBy, StoppedView};
 
 /// Standing orders of all services: they are meant for the time of an incident.
@@ -66,6 +65,12 @@ pub struct OrderView {
 pub(crate) struct Orders {
     any: AtomicBool,
     all: RwLock<BTreeMap<About, Given>>,
+    /// How often one was taken back.
+    revision: AtomicU64,
+    /// The turns that have found one.
+    turns: Arc<UnderWay>,
+    /// Whoever changes the orders holds this until it is durable.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Clone)]
@@ -138,6 +143,12 @@ impl OrderError {
             Self::Unavailable { .. } => ErrorKind::Unavailable,
         }
     }
+
+    fn stopping() -> Self {
+        Self::Unavailable {
+            reason: "the node is stopping".to_owned(),
+        }
+    }
 }
 
 impl Orders {
@@ -173,17 +184,20 @@ impl Orders {
         self.any.store(true, Ordering::Release);
     }
 
-    fn take_back(&self, about: &About) {
+    /// Gives what was taken away, and the revision of which no turn has found it.
+    fn take_back(&self, about: &About) -> (Option<Given>, u64) {
         let mut all = self.all.write();
-        all.remove(about);
+        let given = all.remove(about);
         self.any.store(!all.is_empty(), Ordering::Release);
+        (given, self.revision.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
-    /// What stops the runs of this workflow.
-    pub(crate) fn stopped(&self, service: &str, workflow: &str) -> Option<StoppedView> {
+    /// What stops the runs of this workflow, for a turn. It is known to be under way until `Seeing` is dropped.
+    pub(crate) fn seen_by(&self, service: &str, workflow: &str) -> Option<(StoppedView, Seeing)> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
+        // Looked at and noted under one lock: who takes the order back finds the turn, or the turn does not find the order.
         let all = self.all.read();
         let find = |workflow: &str, by| {
             let about = About {
@@ -201,7 +215,11 @@ impl Orders {
                 actor: given.by.clone(),
             })
         };
-        find("", StoppedBy::Service).or_else(|| find(workflow, StoppedBy::Workflow))
+        let stopped = find("", StoppedBy::Service).or_else(|| find(workflow, StoppedBy::Workflow))?;
+        Some((
+            stopped,
+            self.turns.begin(service, self.revision.load(Ordering::Acquire)),
+        ))
     }
 
     /// Adds the rules before which all runs of this workflow stop.
@@ -217,27 +235,16 @@ impl Orders {
     }
 }
 
-impl Inner {
-    /// What lets a run go on that an order has stopped which was taken back before the stop was durable: whoever took it
-    /// back did not find the run.
-    pub(crate) fn missed_order(&self, live: &Live) -> Option<NewMessage> {
-        let head = &live.head;
-        if !live.is_stopped_by_order() || self.orders.stopped(&head.service, &head.workflow).is_some() {
-            return None;
-        }
-        let message = HostMessage::Resume {
-            reason: "the pause is over".to_owned(),
-            by: ANONYMOUS.to_owned(),
-            how: Onward::Scope,
-        };
-        Some(self.message_to(head.run, &message))
-    }
+/// An order that holds no more, but is still in the record: dropped before that has changed, it holds again.
+struct TakenBack<'a> {
+    orders: &'a Orders,
+    order: Option<(About, Given)>,
+}
 
-    /// Sends a message that nobody waits for.
-    pub(crate) fn send_unasked(&self, message: NewMessage) {
-        let companion = Unit::new();
-        for refused in self.queues.hand_over(vec![HandOver { message, companion }]) {
-            tracing::error!(error = %refused.error, "a run is not told that its pause is over");
+impl Drop for TakenBack<'_> {
+    fn drop(&mut self) {
+        if let Some((about, given)) = self.order.take() {
+            self.orders.give(about, given);
         }
     }
 }
@@ -320,7 +327,24 @@ impl Runtime {
             kind: PAUSE,
             rule: String::new(),
         };
-        self.delete_orders(vec![about]).await?;
+        let unavailable = |error: OperationError| OrderError::Unavailable {
+            reason: error.to_string(),
+        };
+        if let Some(known) = self.known_operation(id).await.map_err(unavailable)? {
+            return Ok(known);
+        }
+        let orders = &self.inner.orders;
+        let changing = Arc::clone(&orders.changing).lock_owned().await;
+        let (given, revision) = orders.take_back(&about);
+        let mut taken = TakenBack {
+            orders,
+            order: given.map(|given| (about.clone(), given)),
+        };
+        // The operation begins when all runs that the order stops are found as stopped in the record.
+        tokio::select! {
+            () = orders.turns.wait(service, revision) => {}
+            () = self.inner.tasks.shutdown().requested() => return Err(OrderError::stopping()),
+        }
         let bulk = Bulk {
             action: Action::ResumeStopped,
             filter: RunFilter {
@@ -331,10 +355,14 @@ impl Runtime {
             },
             rate: OPERATION_RATE,
         };
-        let operation = self.begin_operation_as(id, bulk, wish).await;
-        operation.map_err(|error| OrderError::Unavailable {
-            reason: error.to_string(),
-        })
+        let mut unit = Unit::new();
+        let operation = self
+            .stage_operation(&mut unit, id, bulk, wish)
+            .map_err(unavailable)?;
+        self.stage_delete(&mut unit, about, taken.order.take().map(|(_, given)| given));
+        unit.on_done(move |_| drop(changing));
+        self.commit_order(unit).await?;
+        Ok(operation)
     }
 
     /// Says before which rules all runs of a workflow stop, in place of what was said before.
@@ -357,14 +385,18 @@ impl Runtime {
             kind: BREAKPOINT,
             rule: rule.to_owned(),
         };
-        let gone = {
+        let gone: Vec<About> = {
             let all = self.inner.orders.all.read();
             let own = all
                 .keys()
                 .filter(|one| one.kind == BREAKPOINT && one.service == service && one.workflow == workflow);
             own.filter(|one| !rules.contains(&one.rule)).cloned().collect()
         };
-        self.delete_orders(gone).await?;
+        let mut unit = Unit::new();
+        for one in gone {
+            self.stage_delete(&mut unit, one, None);
+        }
+        self.commit_order(unit).await?;
         for rule in rules {
             self.store_order(about(rule), wish).await?;
         }
@@ -375,7 +407,7 @@ impl Runtime {
         &self,
         service: &str,
         workflow: Option<&str>,
-    ) -> Result<std::sync::Arc<crate::Version>, OrderError> {
+    ) -> Result<Arc<crate::Version>, OrderError> {
         let version = self.inner.registry.current(service);
         let version = version.ok_or_else(|| OrderError::UnknownService {
             service: service.to_owned(),
@@ -410,6 +442,7 @@ impl Runtime {
             by: wish.by.clone(),
             at: self.inner.clock.now(),
         };
+        let changing = Arc::clone(&self.inner.orders.changing).lock_owned().await;
         let mut unit = Unit::new();
         unit.add(
             &ORDER_UPSERT,
@@ -423,30 +456,31 @@ impl Runtime {
                 given.at.as_millis().into(),
             ],
         );
-        self.commit_order(unit).await?;
-        self.inner.orders.give(about, given);
-        Ok(())
+        let inner = Arc::clone(&self.inner);
+        unit.on_done(move |outcome| {
+            if outcome.is_ok() {
+                inner.orders.give(about, given);
+            }
+            drop(changing);
+        });
+        self.commit_order(unit).await
     }
 
-    async fn delete_orders(&self, gone: Vec<About>) -> Result<(), OrderError> {
-        let mut unit = Unit::new();
-        for about in &gone {
-            let cells = [
-                about.service.as_str().into(),
-                about.workflow.as_str().into(),
-                about.kind.into(),
-                about.rule.as_str().into(),
-            ];
-            unit.add(&ORDER_DELETE, cells);
-        }
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.commit_order(unit).await?;
-        for about in &gone {
-            self.inner.orders.take_back(about);
-        }
-        Ok(())
+    /// Has `unit` take an order out of the record, and `given` hold again if it does not.
+    fn stage_delete(&self, unit: &mut Unit, about: About, given: Option<Given>) {
+        let cells = [
+            about.service.as_str().into(),
+            about.workflow.as_str().into(),
+            about.kind.into(),
+            about.rule.as_str().into(),
+        ];
+        unit.add(&ORDER_DELETE, cells);
+        let inner = Arc::clone(&self.inner);
+        unit.on_done(move |outcome| match (outcome, given) {
+            (Ok(()), _) => drop(inner.orders.take_back(&about)),
+            (Err(_), Some(given)) => inner.orders.give(about, given),
+            (Err(_), None) => {}
+        });
     }
 
     async fn commit_order(&self, unit: Unit) -> Result<(), OrderError> {

@@ -22,6 +22,7 @@ use crate::steering::Steering;
 use crate::submit::{begin, new_live};
 use crate::trace;
 use crate::turn::Done;
+use crate::view::StoppedView;
 
 /// The latest instant a timer may be set for: the end of the year 9999. Later ones are a mistake of units.
 const TIMER_MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
@@ -35,6 +36,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) runs_queue: &'a QueueName,
     pub(crate) orders: &'a Orders,
+    /// What stops the runs of its workflow.
+    pub(crate) stopped: Option<StoppedView>,
     pub(crate) now: Timestamp,
     /// The service's shared facts, for rules that look at them.
     pub(crate) shared: Option<Arc<SharedFacts>>,

@@ -12,7 +12,6 @@
 mod catalogue;
 mod copies;
 mod interest;
-mod turns;
 mod write;
 
 use std::sync::Arc;
@@ -27,10 +26,10 @@ pub(crate) use catalogue::Catalogue;
 pub(crate) use copies::Copy;
 pub use copies::lead;
 pub(crate) use interest::{Interests, forget, keys};
-pub(crate) use turns::Seeing;
 pub use write::{SharedOutcome, SharedWrite, SharedWritten, WriteShared, WriteSharedError};
 
 use crate::runtime::{Inner, Runtime};
+use crate::under_way::{Seeing, UnderWay};
 use crate::view::{Page, SharedFactView};
 
 /// Facts of a service: a catalogue, not a database.
@@ -50,7 +49,7 @@ pub const SHARED_WRITES_MAX: usize = 1_000;
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     services: Mutex<HashMap<String, Arc<Catalogue>, FxBuildHasher>>,
-    turns: Arc<turns::Turns>,
+    turns: Arc<UnderWay>,
     /// One writer of a service's facts at a time: two would only be in each other's way.
     writers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>, FxBuildHasher>>,
     /// Shapes of interests that are known to be in the store.

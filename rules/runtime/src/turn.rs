@@ -127,7 +127,7 @@ fn take_turn(
     causes: Vec<Cause>,
 ) -> Done {
     let now = sender.now;
-    let order = sender.orders.stopped(&live.head.service, &live.head.workflow);
+    let order = sender.stopped.clone();
     let ordered = order.is_some();
     let wishes = Wishes::of(&live, messages, ordered);
     let admitted = wishes.start && live.head.state == RunState::Waiting;

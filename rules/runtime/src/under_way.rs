@@ -1,4 +1,4 @@
-//! Turns under way, and which revision of the shared facts each has seen.
+//! Turns under way, and which revision each has seen of what holds for its whole service: shared facts, orders.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 /// For each service how many turns under way have seen which revision.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct UnderWay {
     open: Mutex<HashMap<Arc<str>, BTreeMap<u64, usize>, FxBuildHasher>>,
     ended: Notify,
 }
@@ -18,13 +18,13 @@ pub(super) struct Turns {
 /// A turn under way; over when dropped, which is when its unit is durable or has failed.
 #[derive(Debug)]
 pub(crate) struct Seeing {
-    turns: Arc<Turns>,
+    turns: Arc<UnderWay>,
     service: Arc<str>,
     revision: u64,
 }
 
-impl Turns {
-    pub(super) fn begin(self: &Arc<Self>, service: &str, revision: u64) -> Seeing {
+impl UnderWay {
+    pub(crate) fn begin(self: &Arc<Self>, service: &str, revision: u64) -> Seeing {
         let mut open = self.open.lock();
         let service = match open.get_key_value(service) {
             Some((known, _)) => Arc::clone(known),
@@ -49,7 +49,7 @@ impl Turns {
     }
 
     /// Waits until no turn is under way that has seen less than `revision`.
-    pub(super) async fn wait(&self, service: &str, revision: u64) {
+    pub(crate) async fn wait(&self, service: &str, revision: u64) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -84,8 +84,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_sweep_waits_for_turns_that_have_seen_less() {
-        let turns = Arc::new(Turns::default());
+    async fn turns_that_have_seen_less_are_waited_for() {
+        let turns = Arc::new(UnderWay::default());
         let (old, new) = (turns.begin("a", 3), turns.begin("a", 4));
         turns.wait("a", 3).await;
         turns.wait("b", 9).await;

@@ -19,13 +19,14 @@ use crate::bed::{answer_with, files, migrations};
 use crate::sharing::{catalogue, insert};
 
 pub(crate) struct Driven {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub(crate) record: Record,
     hand: Hand,
+    clock: Clock,
     pub(crate) time: ManualClock,
+    tasks: TaskSet,
     queues: Queues,
     pub(crate) runtime: Runtime,
-    clock: Clock,
 }
 
 impl Driven {
@@ -34,6 +35,20 @@ impl Driven {
         let folder = tempfile::tempdir().expect("a folder");
         let record = Record::create(&migrations()).expect("a record");
         let (clock, time) = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
+        let mut driven = Self::start(folder, record, clock, time, cache_bytes).await;
+        let runtime = driven.runtime.clone();
+        let pushed = drive(&mut driven.hand, pin!(runtime.push("bench", files()))).await;
+        pushed.expect("a good bundle");
+        driven
+    }
+
+    async fn start(
+        folder: tempfile::TempDir,
+        record: Record,
+        clock: Clock,
+        time: ManualClock,
+        cache_bytes: usize,
+    ) -> Self {
         let (store, mut hand) = record.open();
         let tasks = TaskSet::new(Shutdown::new());
         let opening = async {
@@ -54,19 +69,43 @@ impl Driven {
                 tasks: tasks.clone(),
             };
             let runtime = Runtime::open(config, parts).await.expect("the runtime opens");
-            runtime.push("bench", files()).await.expect("a good bundle");
             (queues, runtime)
         };
         let (queues, runtime) = drive(&mut hand, pin!(opening)).await;
         Self {
-            _folder: folder,
+            folder,
             record,
             hand,
+            clock,
             time,
+            tasks,
             queues,
             runtime,
-            clock,
         }
+    }
+
+    /// Makes what waits durable, unheard by anybody, and ends the process; another one takes up its record.
+    pub(crate) async fn crash(mut self) -> Self {
+        self.hand.commit(usize::MAX, Ending::Unheard);
+        let Self {
+            folder,
+            record,
+            hand,
+            clock,
+            time,
+            tasks,
+            queues,
+            runtime,
+        } = self;
+        drop((hand, queues, runtime));
+        assert!(tasks.stop(Duration::from_secs(5)).await, "everything ends");
+        Self::start(folder, record, clock, time, 1 << 20).await
+    }
+
+    /// Makes what waits durable, and lets those go on who wait for it.
+    pub(crate) async fn commit(&mut self) {
+        self.hand.commit(usize::MAX, Ending::Durable);
+        tokio::task::yield_now().await;
     }
 
     /// Commits until the future is done.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use celesta_bundle::{FileEntry, Files};
 use celesta_runs::{Restart, RunState, Submit, Wish};
 use celesta_types::RunId;
+use futures_util::poll;
 
 use crate::driven::Driven;
 use crate::versions::{FIRST, MOVES, SECOND, service};
@@ -198,4 +199,48 @@ async fn nobody_is_overtaken_at_a_gate_that_cannot_be_read() {
         (driven.state(first).await, driven.state(second).await),
         (RunState::Running, RunState::Waiting)
     );
+}
+
+#[tokio::test]
+async fn a_run_that_stops_while_its_pause_is_taken_back_goes_on_wherever_the_node_crashes() {
+    let wish = Wish::anonymous("the disks are moved");
+    let mut taken_back = Vec::new();
+    for commits in 0..4 {
+        let mut driven = Driven::open(1 << 20).await;
+        let runtime = driven.runtime.clone();
+        driven
+            .until(runtime.pause_all("bench", None, &wish))
+            .await
+            .expect("the service is there");
+        let run = driven.submit(1).await;
+        let turns = runtime.take_turns(1).await.expect("the queue answers");
+        runtime.evaluate(turns).await;
+        // That it has stopped is not durable when somebody takes the pause back.
+        let mut unpausing = Box::pin(runtime.unpause_all("bench", None, &wish));
+        assert!(poll!(&mut unpausing).is_pending());
+        for _ in 0..commits {
+            driven.commit().await;
+            if poll!(&mut unpausing).is_ready() {
+                break;
+            }
+        }
+        drop(unpausing);
+        let mut driven = driven.crash().await;
+        let runtime = driven.runtime.clone();
+        taken_back.push(runtime.orders("bench").is_empty());
+        if !runtime.orders("bench").is_empty() {
+            let asking = runtime.unpause_all("bench", None, &wish);
+            driven.until(asking).await.expect("the service is there");
+        }
+        for _ in 0..20 {
+            driven.commit().await;
+            driven.rest().await;
+        }
+        assert_eq!(
+            driven.state(run).await,
+            RunState::Completed,
+            "after {commits} commits"
+        );
+    }
+    assert_eq!(taken_back, [false, true, true, true]);
 }
