@@ -3,13 +3,12 @@
 //! They are few, kept whole in memory, and looked up once a turn; while there are none that costs one load. A run that is
 //! touched while an order says so stops by itself, so giving one costs the same however many runs there are.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod standing;
 
-use celesta_store::{QueryError, Store, Unit};
+use std::sync::Arc;
+
+use celesta_store::Unit;
 use celesta_types::{ErrorKind, OperationId, Timestamp};
-use parking_lot::RwLock;
 use serde::Serialize;
 
 use crate::lifecycle::{Action, REASON_BYTES_MAX, Wish};
@@ -18,26 +17,13 @@ use crate::runtime::Runtime;
 use crate::schema::{ORDER_DELETE, ORDER_UPSERT};
 use crate::state::RunState;
 use crate::steering::BREAKPOINTS_MAX;
-use crate::under_way::{Seeing, UnderWay};
-use crate::view::{RunFilter, StoppedBy, StoppedView};
+use crate::view::RunFilter;
+
+use standing::{About, BREAKPOINT, Given, PAUSE, TakenBack};
+pub(crate) use standing::{KINDS, Orders};
 
 /// Standing orders of all services: they are meant for the time of an incident.
 const ORDERS_MAX: usize = 10_000;
-const PAUSE: &str = "pause";
-const BREAKPOINT: &str = "breakpoint";
-/// What orders there are, as they are stored; the second is about a rule.
-pub(crate) const KINDS: [&str; 2] = [PAUSE, BREAKPOINT];
-
-/// What an order is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct About {
-    service: String,
-    /// Empty: the whole service.
-    workflow: String,
-    kind: &'static str,
-    /// The rule of a breakpoint.
-    rule: String,
-}
 
 /// One order, as people see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,26 +44,6 @@ pub struct OrderView {
     pub by: String,
     /// When.
     pub given_at: Timestamp,
-}
-
-/// All orders.
-#[derive(Debug, Default)]
-pub(crate) struct Orders {
-    any: AtomicBool,
-    all: RwLock<BTreeMap<About, Given>>,
-    /// How often one was taken back.
-    revision: AtomicU64,
-    /// The turns that have found one.
-    turns: Arc<UnderWay>,
-    /// Whoever changes the orders holds this until it is durable.
-    changing: Arc<tokio::sync::Mutex<()>>,
-}
-
-#[derive(Debug, Clone)]
-struct Given {
-    reason: String,
-    by: String,
-    at: Timestamp,
 }
 
 /// Why an order is not given.
@@ -151,104 +117,6 @@ impl OrderError {
     }
 }
 
-impl Orders {
-    /// Reads the orders that stand.
-    pub(crate) async fn open(store: &Store) -> Result<Self, QueryError> {
-        let sql = "SELECT service, workflow, kind, rule, reason, actor, given_at FROM orders";
-        let orders = Self::default();
-        for row in store.fetch(sql, &[]).await? {
-            let text = |at: usize| row.text(at).unwrap_or_default().to_owned();
-            let kind = if row.text(2) == Some(PAUSE) {
-                PAUSE
-            } else {
-                BREAKPOINT
-            };
-            let about = About {
-                service: text(0),
-                workflow: text(1),
-                kind,
-                rule: text(3),
-            };
-            let given = Given {
-                reason: text(4),
-                by: text(5),
-                at: Timestamp::from_millis(row.int(6).unwrap_or(0)),
-            };
-            orders.give(about, given);
-        }
-        Ok(orders)
-    }
-
-    fn give(&self, about: About, given: Given) {
-        self.all.write().insert(about, given);
-        self.any.store(true, Ordering::Release);
-    }
-
-    /// Gives what was taken away, and the revision of which no turn has found it.
-    fn take_back(&self, about: &About) -> (Option<Given>, u64) {
-        let mut all = self.all.write();
-        let given = all.remove(about);
-        self.any.store(!all.is_empty(), Ordering::Release);
-        (given, self.revision.fetch_add(1, Ordering::AcqRel) + 1)
-    }
-
-    /// What stops the runs of this workflow, for a turn. It is known to be under way until `Seeing` is dropped.
-    pub(crate) fn seen_by(&self, service: &str, workflow: &str) -> Option<(StoppedView, Seeing)> {
-        if !self.any.load(Ordering::Acquire) {
-            return None;
-        }
-        // Looked at and noted under one lock: who takes the order back finds the turn, or the turn does not find the order.
-        let all = self.all.read();
-        let find = |workflow: &str, by| {
-            let about = About {
-                service: service.to_owned(),
-                workflow: workflow.to_owned(),
-                kind: PAUSE,
-                rule: String::new(),
-            };
-            let given = all.get(&about)?;
-            Some(StoppedView {
-                by,
-                rule: None,
-                facts: Vec::new(),
-                reason: given.reason.clone(),
-                actor: given.by.clone(),
-            })
-        };
-        let stopped = find("", StoppedBy::Service).or_else(|| find(workflow, StoppedBy::Workflow))?;
-        Some((
-            stopped,
-            self.turns.begin(service, self.revision.load(Ordering::Acquire)),
-        ))
-    }
-
-    /// Adds the rules before which all runs of this workflow stop.
-    pub(crate) fn breakpoints(&self, service: &str, workflow: &str, rules: &mut Vec<String>) {
-        if !self.any.load(Ordering::Acquire) {
-            return;
-        }
-        let all = self.all.read();
-        let about = all.keys().filter(|about| {
-            about.kind == BREAKPOINT && about.service == service && about.workflow == workflow
-        });
-        rules.extend(about.map(|about| about.rule.clone()));
-    }
-}
-
-/// An order that holds no more, but is still in the record: dropped before that has changed, it holds again.
-struct TakenBack<'a> {
-    orders: &'a Orders,
-    order: Option<(About, Given)>,
-}
-
-impl Drop for TakenBack<'_> {
-    fn drop(&mut self) {
-        if let Some((about, given)) = self.order.take() {
-            self.orders.give(about, given);
-        }
-    }
-}
-
 impl Runtime {
     /// The orders that stand for `service`.
     #[must_use]
@@ -293,7 +161,11 @@ impl Runtime {
             kind: PAUSE,
             rule: String::new(),
         };
-        self.store_order(about, wish).await
+        let changing = self.inner.orders.change().await;
+        let mut unit = Unit::new();
+        self.stage_give(&mut unit, vec![about], wish)?;
+        unit.on_done(move |_| drop(changing));
+        self.commit_order(unit).await
     }
 
     /// Takes a pause of a service or workflow back, and begins an operation that lets the runs go on which it has stopped.
@@ -334,7 +206,7 @@ impl Runtime {
             return Ok(known);
         }
         let orders = &self.inner.orders;
-        let changing = Arc::clone(&orders.changing).lock_owned().await;
+        let changing = orders.change().await;
         let (given, revision) = orders.take_back(&about);
         let mut taken = TakenBack {
             orders,
@@ -385,22 +257,23 @@ impl Runtime {
             kind: BREAKPOINT,
             rule: rule.to_owned(),
         };
+        let orders = &self.inner.orders;
+        let changing = orders.change().await;
+        let mut unit = Unit::new();
         let gone: Vec<About> = {
-            let all = self.inner.orders.all.read();
+            let all = orders.all.read();
             let own = all
                 .keys()
                 .filter(|one| one.kind == BREAKPOINT && one.service == service && one.workflow == workflow);
             own.filter(|one| !rules.contains(&one.rule)).cloned().collect()
         };
-        let mut unit = Unit::new();
         for one in gone {
             self.stage_delete(&mut unit, one, None);
         }
-        self.commit_order(unit).await?;
-        for rule in rules {
-            self.store_order(about(rule), wish).await?;
-        }
-        Ok(())
+        let given = rules.iter().map(|rule| about(rule)).collect();
+        self.stage_give(&mut unit, given, wish)?;
+        unit.on_done(move |_| drop(changing));
+        self.commit_order(unit).await
     }
 
     fn check_workflow(
@@ -425,13 +298,14 @@ impl Runtime {
         Ok(version)
     }
 
-    async fn store_order(&self, about: About, wish: &Wish) -> Result<(), OrderError> {
+    /// Has `unit` give these orders.
+    fn stage_give(&self, unit: &mut Unit, orders: Vec<About>, wish: &Wish) -> Result<(), OrderError> {
         if wish.reason.len() > REASON_BYTES_MAX {
             return Err(OrderError::ReasonTooLong {
                 bytes: wish.reason.len(),
             });
         }
-        if self.inner.orders.all.read().len() >= ORDERS_MAX {
+        if self.inner.orders.all.read().len() + orders.len() > ORDERS_MAX {
             return Err(OrderError::TooMany {
                 what: "standing orders",
                 max: ORDERS_MAX,
@@ -442,28 +316,29 @@ impl Runtime {
             by: wish.by.clone(),
             at: self.inner.clock.now(),
         };
-        let changing = Arc::clone(&self.inner.orders.changing).lock_owned().await;
-        let mut unit = Unit::new();
-        unit.add(
-            &ORDER_UPSERT,
-            [
-                about.service.as_str().into(),
-                about.workflow.as_str().into(),
-                about.kind.into(),
-                about.rule.as_str().into(),
-                given.reason.as_str().into(),
-                given.by.as_str().into(),
-                given.at.as_millis().into(),
-            ],
-        );
+        for about in &orders {
+            unit.add(
+                &ORDER_UPSERT,
+                [
+                    about.service.as_str().into(),
+                    about.workflow.as_str().into(),
+                    about.kind.into(),
+                    about.rule.as_str().into(),
+                    given.reason.as_str().into(),
+                    given.by.as_str().into(),
+                    given.at.as_millis().into(),
+                ],
+            );
+        }
         let inner = Arc::clone(&self.inner);
         unit.on_done(move |outcome| {
             if outcome.is_ok() {
-                inner.orders.give(about, given);
+                for about in orders {
+                    inner.orders.give(about, given.clone());
+                }
             }
-            drop(changing);
         });
-        self.commit_order(unit).await
+        Ok(())
     }
 
     /// Has `unit` take an order out of the record, and `given` hold again if it does not.
