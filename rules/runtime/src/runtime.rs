@@ -33,7 +33,7 @@ use crate::view::{CallView, FactView, Page, RunEvent, RunFilter, RunView, TurnVi
 use crate::watch::{Watch, Watchers};
 
 /// Live runs take at most this much memory unless configured: tens of thousands of ordinary runs.
-const CACHE_BYTES: usize = 256 * 1024 * 1024;
+const CACHE_BYTES: usize = 192 * 1024 * 1024;
 
 /// Ids of events are kept so long unless configured: longer than producers try.
 const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
