@@ -406,10 +406,19 @@ const OF_SERVICES: [&str; 1] = ["facts"];
 /// Whether a request that may have been taken in can be sent again.
 fn repeatable(parts: &Parts) -> bool {
     parts.method.is_safe()
-        || parts.headers.contains_key("idempotency-key")
+        || (parts.headers.contains_key("idempotency-key") && is_done_once(parts.uri.path()))
         // Orders and steps are the same twice, and what has a given id is begun or written once.
         || parts.headers.contains_key(GIVEN_ID)
         || is_events(parts)
+}
+
+/// Whether what has come to this path under a key counts once: nothing else looks at the key.
+fn is_done_once(path: &str) -> bool {
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    matches!(
+        segments[..],
+        ["v1", "services", _, _] | ["v1", "runs", _, "facts" | "clone"]
+    )
 }
 
 /// Events are known by their names: they may come again.
@@ -449,13 +458,16 @@ fn ended(body: &[u8]) -> bool {
     })
 }
 
-/// The run an answer is about: where it says, or what was asked for.
+/// The run whose end a request waits for: the one it has begun, or the one it asks for. Other waits are for something else.
 fn run_of(parts: &Parts, response: &Response) -> Option<RunId> {
-    let location = response.headers().get(header::LOCATION);
-    let path = location
-        .and_then(|location| location.to_str().ok())
-        .unwrap_or_else(|| parts.uri.path());
-    path.strip_prefix("/v1/runs/")?.split('/').next()?.parse().ok()
+    let path = parts.uri.path();
+    let run = if path.starts_with("/v1/services/") {
+        let location = response.headers().get(header::LOCATION)?;
+        location.to_str().ok()?
+    } else {
+        path
+    };
+    run.strip_prefix("/v1/runs/")?.parse().ok()
 }
 
 /// The question how a run stands, to be answered when it has ended or the time is over.

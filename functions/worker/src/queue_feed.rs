@@ -156,11 +156,18 @@ impl QueueFeed {
         let leases: Vec<LeaseRef> = reports.iter().map(|(again, _)| again.lease.clone()).collect();
         let completions = self.queues.stage_complete_each(&leases);
         let mut hand_overs = Vec::with_capacity(reports.len());
+        let mut late = Vec::new();
         for ((again, record), completed) in reports.into_iter().zip(completions) {
             match completed {
                 Ok(companion) => hand_overs.push(self.hand_over(again, record, companion)),
-                Err(stale) => tracing::debug!(%stale, "an outcome came too late"),
+                Err(stale) => {
+                    tracing::debug!(%stale, "an outcome came too late");
+                    late.push(again.lease.id);
+                }
             }
+        }
+        if !late.is_empty() {
+            self.recall.forget(late.into_iter());
         }
         hand_overs
     }
@@ -232,6 +239,7 @@ impl QueueFeed {
 
     /// Gives leases back that nobody has begun with.
     pub(crate) fn give_back(&self, leases: &[LeaseRef]) {
+        self.recall.forget(leases.iter().map(|lease| lease.id));
         for stale in self.queues.release(leases).into_iter().filter_map(Result::err) {
             tracing::debug!(%stale, "a lease to be given back was over");
         }

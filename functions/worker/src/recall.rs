@@ -116,6 +116,14 @@ impl Recall {
         self.awaited.lock().insert(invocation, Awaited { known, adopted });
     }
 
+    /// Nobody waits for the results of these invocations any more.
+    pub(crate) fn forget(&self, invocations: impl Iterator<Item = MessageId>) {
+        let mut awaited = self.awaited.lock();
+        for invocation in invocations {
+            awaited.remove(&invocation);
+        }
+    }
+
     /// The invocation is over: with a result, that is kept in `unit`, and told to the other partitions when that is durable.
     pub(crate) fn ended<'a>(
         &self,

@@ -169,7 +169,7 @@ impl Runtime {
 impl Inner {
     /// One try; the inner error is that somebody else was faster with one of the events.
     async fn publish(
-        &self,
+        self: &Arc<Self>,
         events: &[CloudEvent],
     ) -> Result<Result<Vec<Published>, CommitError>, PublishError> {
         let now = self.clock.now();
@@ -214,11 +214,15 @@ impl Inner {
         }
         self.stage(&mut unit, routed.outgoing)
             .map_err(PublishError::unavailable)?;
-        match self.store.commit(unit).await {
-            Ok(()) => {
-                routed.begun.into_iter().for_each(|live| self.cache.put(live));
-                Ok(Ok(all))
+        // Before anybody is given their first messages: what they know by then is not to be put back.
+        let (keeper, begun) = (Arc::clone(self), routed.begun);
+        unit.on_done(move |outcome| {
+            if outcome.is_ok() {
+                begun.into_iter().for_each(|live| keeper.cache.put(live));
             }
+        });
+        match self.store.commit(unit).await {
+            Ok(()) => Ok(Ok(all)),
             Err(conflict @ CommitError::Conflict { .. }) => Ok(Err(conflict)),
             Err(error) => Err(PublishError::unavailable(error)),
         }

@@ -165,14 +165,14 @@ pub(crate) fn events_of(writes: &[u8]) -> Result<Vec<Event>, String> {
 pub(crate) struct Writers(Mutex<HashMap<MessageId, oneshot::Sender<Written>, FxBuildHasher>>);
 
 impl Writers {
-    fn wait(&self, message: MessageId) -> oneshot::Receiver<Written> {
-        let (sender, receiver) = oneshot::channel();
+    fn wait(&self, message: MessageId) -> Waiting<'_> {
+        let (sender, told) = oneshot::channel();
         self.0.lock().insert(message, sender);
-        receiver
-    }
-
-    fn forget(&self, message: MessageId) {
-        self.0.lock().remove(&message);
+        Waiting {
+            writers: self,
+            message,
+            told,
+        }
     }
 
     /// Tells whoever waits for `message`.
@@ -182,6 +182,19 @@ impl Writers {
             // A client that went away has no use for the answer.
             waiting.send(written).ok();
         }
+    }
+}
+
+/// A client that waits; forgotten when it goes away.
+struct Waiting<'a> {
+    writers: &'a Writers,
+    message: MessageId,
+    told: oneshot::Receiver<Written>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.writers.0.lock().remove(&self.message);
     }
 }
 
@@ -253,7 +266,7 @@ impl Runtime {
         );
         let id = message.id;
         let durable = Store::watch(&mut companion);
-        let heard = inner.writers.wait(id);
+        let mut waiting = inner.writers.wait(id);
         let refused = inner
             .queues
             .hand_over(vec![HandOver { message, companion }])
@@ -262,16 +275,10 @@ impl Runtime {
             Some(refused) => Err(LifecycleError::unavailable(refused.error)),
             None => durable.wait().await.map_err(LifecycleError::unavailable),
         };
-        if let Err(error) = stored {
-            inner.writers.forget(id);
-            return Err(error.into());
-        }
+        stored?;
         tokio::select! {
-            Ok(written) = heard => Ok(Some(written)),
-            () = inner.clock.sleep(patience) => {
-                inner.writers.forget(id);
-                Ok(None)
-            }
+            Ok(written) = &mut waiting.told => Ok(Some(written)),
+            () = inner.clock.sleep(patience) => Ok(None),
         }
     }
 }

@@ -326,7 +326,6 @@ impl Runtime {
                 Err(error) => return Err(OperationError::unavailable(error)),
             }
         }
-        self.inner.operations.moved.notify_one();
         let changed = self.operation(id).await.map_err(OperationError::unavailable)?;
         changed.ok_or(OperationError::NotFound { id })
     }
@@ -355,7 +354,7 @@ fn check(bulk: &Bulk, wish: &Wish) -> Result<(), OperationError> {
 impl Inner {
     /// The operation, which stands as in `from`, stands so from now on; a conflict when it does not.
     async fn stand(
-        &self,
+        self: &Arc<Self>,
         id: OperationId,
         from: OperationState,
         state: OperationState,
@@ -371,14 +370,21 @@ impl Inner {
             i64::from(from.code()).into(),
         ];
         unit.add(&OPERATION_STAND, cells);
-        self.store.commit(unit).await?;
-        let mut open = self.operations.open.lock();
-        if ended.is_some() {
-            open.remove(&id);
-        } else if let Some(view) = open.get_mut(&id) {
-            (view.state, view.updated_at) = (state, now);
-        }
-        Ok(())
+        let inner = Arc::clone(self);
+        unit.on_done(move |outcome| {
+            if outcome.is_err() {
+                return;
+            }
+            let mut open = inner.operations.open.lock();
+            if ended.is_some() {
+                open.remove(&id);
+            } else if let Some(view) = open.get_mut(&id) {
+                (view.state, view.updated_at) = (state, now);
+            }
+            drop(open);
+            inner.operations.moved.notify_one();
+        });
+        self.store.commit(unit).await
     }
 
     /// Does what operations ask for until shutdown.
@@ -416,7 +422,7 @@ impl Inner {
     }
 
     /// Does it to the next page of runs. Gives how long to rest after it.
-    async fn page_of(&self, operation: &OperationView) -> Result<Duration, String> {
+    async fn page_of(self: &Arc<Self>, operation: &OperationView) -> Result<Duration, String> {
         let filter = RunFilter {
             created_before: Some(
                 operation

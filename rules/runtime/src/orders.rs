@@ -207,11 +207,7 @@ impl Runtime {
         }
         let orders = &self.inner.orders;
         let changing = orders.change().await;
-        let (given, revision) = orders.take_back(&about);
-        let mut taken = TakenBack {
-            orders,
-            order: given.map(|given| (about.clone(), given)),
-        };
+        let (taken, revision) = TakenBack::new(&self.inner, about);
         // The operation begins when all runs that the order stops are found as stopped in the record.
         tokio::select! {
             () = orders.turns.wait(service, revision) => {}
@@ -231,7 +227,7 @@ impl Runtime {
         let operation = self
             .stage_operation(&mut unit, id, bulk, wish)
             .map_err(unavailable)?;
-        self.stage_delete(&mut unit, about, taken.order.take().map(|(_, given)| given));
+        stage_delete(&mut unit, taken);
         unit.on_done(move |_| drop(changing));
         self.commit_order(unit).await?;
         Ok(operation)
@@ -268,7 +264,7 @@ impl Runtime {
             own.filter(|one| !rules.contains(&one.rule)).cloned().collect()
         };
         for one in gone {
-            self.stage_delete(&mut unit, one, None);
+            stage_delete(&mut unit, TakenBack::new(&self.inner, one).0);
         }
         let given = rules.iter().map(|rule| about(rule)).collect();
         self.stage_give(&mut unit, given, wish)?;
@@ -341,29 +337,29 @@ impl Runtime {
         Ok(())
     }
 
-    /// Has `unit` take an order out of the record, and `given` hold again if it does not.
-    fn stage_delete(&self, unit: &mut Unit, about: About, given: Option<Given>) {
-        let cells = [
-            about.service.as_str().into(),
-            about.workflow.as_str().into(),
-            about.kind.into(),
-            about.rule.as_str().into(),
-        ];
-        unit.add(&ORDER_DELETE, cells);
-        let inner = Arc::clone(&self.inner);
-        unit.on_done(move |outcome| match (outcome, given) {
-            (Ok(()), _) => drop(inner.orders.take_back(&about)),
-            (Err(_), Some(given)) => inner.orders.give(about, given),
-            (Err(_), None) => {}
-        });
-    }
-
     async fn commit_order(&self, unit: Unit) -> Result<(), OrderError> {
         let committed = self.inner.store.commit(unit).await;
         committed.map_err(|error| OrderError::Unavailable {
             reason: error.to_string(),
         })
     }
+}
+
+/// Has `unit` take an order out of the record.
+fn stage_delete(unit: &mut Unit, taken: TakenBack) {
+    let about = taken.about();
+    let cells = [
+        about.service.as_str().into(),
+        about.workflow.as_str().into(),
+        about.kind.into(),
+        about.rule.as_str().into(),
+    ];
+    unit.add(&ORDER_DELETE, cells);
+    unit.on_done(move |outcome| {
+        if outcome.is_ok() {
+            taken.removed();
+        }
+    });
 }
 
 /// Whether breakpoints name rules that there are.

@@ -390,7 +390,7 @@ pub(crate) static OPERATION_ADVANCE: Statement = Statement {
     head: "UPDATE operations SET bookmark = v.column2, seen = v.column3, done = v.column4, refused = v.column5, \
            updated_at = v.column6 FROM (VALUES ",
     row: "(?, ?/*uuid*/, ?, ?, ?, ?)",
-    tail: ") AS v WHERE id = v.column1",
+    tail: ") AS v WHERE id = v.column1 AND ended_at IS NULL",
     cells: 6,
     expect: Expect::Each,
 };

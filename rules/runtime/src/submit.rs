@@ -294,10 +294,8 @@ impl Runtime {
         durable.wait().await.map_err(SubmitError::unavailable)?;
         drop(accepting);
         let view = match (watch, wait) {
-            (Some(watch), Some(patience)) => self
-                .wait_heard(watch, run, patience)
-                .await
-                .map_err(SubmitError::unavailable)?,
+            // The run is accepted: that it cannot be read now is no refusal.
+            (Some(watch), Some(patience)) => self.wait_heard(watch, run, patience).await.unwrap_or_default(),
             _ => None,
         };
         Ok(Submitted {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Front;
-use super::unite::ANSWERS_MAX;
+use super::unite::whole_answer;
 use crate::problem::{Answer, Problem};
 use crate::publish::{BATCH, events_of, told};
 
@@ -56,7 +56,7 @@ impl Front {
             return Err(answer);
         }
         let (head, body) = answer.into_parts();
-        let bytes = axum::body::to_bytes(body, ANSWERS_MAX).await.unwrap_or_default();
+        let bytes = whole_answer(body).await?;
         match serde_json::from_slice::<Told>(&bytes) {
             Ok(told) => Ok(told.events),
             Err(_) => Err(Response::from_parts(head, Body::from(bytes))),

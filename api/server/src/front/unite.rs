@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use celesta_types::ErrorKind;
@@ -17,7 +17,7 @@ use crate::problem::Problem;
 /// The id of what a request begins in several partitions: 32 hexadecimal digits.
 pub(crate) const GIVEN_ID: HeaderName = HeaderName::from_static("celesta-id");
 /// Bytes of one partition's answer.
-pub(super) const ANSWERS_MAX: usize = 16 << 20;
+const ANSWERS_MAX: usize = 16 << 20;
 /// Rows of a page unless asked for otherwise, as each partition has it.
 const ROWS: usize = 100;
 /// What is added up.
@@ -55,15 +55,19 @@ pub(super) async fn united(uri: &Uri, answers: Vec<Response>) -> Response {
         return first;
     }
     let (mut head, body) = first.into_parts();
-    let bytes = axum::body::to_bytes(body, ANSWERS_MAX).await.unwrap_or_default();
+    let bytes = match whole_answer(body).await {
+        Ok(bytes) => bytes,
+        Err(broken) => return broken,
+    };
     let Ok(mut whole) = serde_json::from_slice::<Value>(&bytes) else {
         return Response::from_parts(head, Body::from(bytes));
     };
     let mut pages = Vec::new();
     for other in chosen {
-        let bytes = axum::body::to_bytes(other.into_body(), ANSWERS_MAX)
-            .await
-            .unwrap_or_default();
+        let bytes = match whole_answer(other.into_body()).await {
+            Ok(bytes) => bytes,
+            Err(broken) => return broken,
+        };
         let Ok(other) = serde_json::from_slice::<Value>(&bytes) else {
             continue;
         };
@@ -79,6 +83,15 @@ pub(super) async fn united(uri: &Uri, answers: Vec<Response>) -> Response {
     }
     head.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(head, Body::from(whole.to_string()))
+}
+
+/// The body of a partition's answer; a failure when it breaks off: what it says is not known.
+pub(super) async fn whole_answer(body: Body) -> Result<Bytes, Response> {
+    let read = axum::body::to_bytes(body, ANSWERS_MAX).await;
+    read.map_err(|error| {
+        let reason = format!("a partition's answer broke off ({error}); ask again");
+        Problem::failure(ErrorKind::Unavailable, &reason).into_response()
+    })
 }
 
 /// What a step is done to, as the path that shows it, when `path` is that of a step.

@@ -9,6 +9,7 @@ use celesta_types::Timestamp;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::runtime::Inner;
 use crate::under_way::{Seeing, UnderWay};
 use crate::view::{StoppedBy, StoppedView};
 
@@ -87,7 +88,7 @@ impl Orders {
     }
 
     /// Gives what was taken away, and the revision of which no turn has found it.
-    pub(super) fn take_back(&self, about: &About) -> (Option<Given>, u64) {
+    fn take_back(&self, about: &About) -> (Option<Given>, u64) {
         let mut all = self.all.write();
         let given = all.remove(about);
         self.any.store(!all.is_empty(), Ordering::Release);
@@ -138,15 +139,35 @@ impl Orders {
 }
 
 /// An order that holds no more, but is still in the record: dropped before that has changed, it holds again.
-pub(super) struct TakenBack<'a> {
-    pub(super) orders: &'a Orders,
-    pub(super) order: Option<(About, Given)>,
+pub(super) struct TakenBack {
+    inner: Arc<Inner>,
+    about: About,
+    given: Option<Given>,
 }
 
-impl Drop for TakenBack<'_> {
+impl TakenBack {
+    /// No turn of this revision, or a later one, finds the order.
+    pub(super) fn new(inner: &Arc<Inner>, about: About) -> (Self, u64) {
+        let (given, revision) = inner.orders.take_back(&about);
+        let inner = Arc::clone(inner);
+        (Self { inner, about, given }, revision)
+    }
+
+    pub(super) const fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// It is out of the record.
+    pub(super) fn removed(mut self) {
+        self.given = None;
+        self.inner.orders.take_back(&self.about);
+    }
+}
+
+impl Drop for TakenBack {
     fn drop(&mut self) {
-        if let Some((about, given)) = self.order.take() {
-            self.orders.give(about, given);
+        if let Some(given) = self.given.take() {
+            self.inner.orders.give(self.about.clone(), given);
         }
     }
 }
