@@ -42,6 +42,15 @@ const SESSIONS_MAX: usize = 12;
 const PREPARED_MAX: usize = 512;
 /// How long a transaction is tried again after its connection was lost: a server restarts within this.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one try to connect may take: a machine that is gone does not even refuse.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// What the server does with the transaction of a process that was stopped or cut off: nobody else would end it, and its row
+/// locks (the fence's before all) would keep the heir out for hours.
+const ABANDONED: [&str; 2] = [
+    "SELECT set_config('idle_in_transaction_session_timeout', '10s', false)",
+    "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), \
+     set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '10000', false)",
+];
 /// The first pause between two tries; it doubles.
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
 /// The longest pause between two tries.
@@ -314,8 +323,17 @@ impl Postgres {
     }
 
     pub(crate) async fn connect(&self) -> Result<PgConnection, Fault> {
-        let connected = self.shared.options.connect().await;
-        connected.map_err(|error| Fault::of("connect", &error))
+        let connecting = tokio::time::timeout(CONNECT_PATIENCE, self.shared.options.connect());
+        let silent = |_| Fault::Lost(format!("no connection within {CONNECT_PATIENCE:?}"));
+        let connected = connecting.await.map_err(silent)?;
+        let mut connection = connected.map_err(|error| Fault::of("connect", &error))?;
+        for limits in ABANDONED {
+            // A database that does not know them has its own.
+            if let Err(error) = sqlx::raw_sql(limits).execute(&mut connection).await {
+                tracing::debug!(%error, "a session keeps the database's own limits");
+            }
+        }
+        Ok(connection)
     }
 
     /// A connection whose transaction did not begin is closed: nobody knows in which state it is.
@@ -425,24 +443,23 @@ async fn query(
 /// Pauses between tries, counted in their own sum: the wall clock of the platform may stand still.
 struct Pauses {
     next: Duration,
-    spent: Duration,
+    begun: tokio::time::Instant,
 }
 
 impl Pauses {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             next: PAUSE_FIRST,
-            spent: Duration::ZERO,
+            begun: tokio::time::Instant::now(),
         }
     }
 
     /// Waits before the next try; gives the fault back when the patience is over.
     async fn wait(&mut self, fault: Fault) -> Result<(), Fault> {
-        if self.spent >= PATIENCE {
+        if self.begun.elapsed() >= PATIENCE {
             return Err(fault);
         }
         tokio::time::sleep(self.next).await;
-        self.spent += self.next;
         self.next = (self.next * 2).min(PAUSE_LAST);
         Ok(())
     }

@@ -394,12 +394,8 @@ impl Inner {
                     self.head(run).await?
                 } else {
                     let place = Partition::of_run(run, self.partition.count).index;
-                    let readers = self.readers.opened(&self.clock).await?;
-                    let reader = usize::try_from(place).ok().and_then(|at| readers.get(at));
-                    match reader {
-                        Some(reader) => reader.inner.head(run).await?,
-                        None => None,
-                    }
+                    let reader = self.readers.one(place, &self.clock).await?;
+                    reader.inner.head(run).await?
                 };
                 Ok(match head {
                     Some(head) if head.service == version.service && head.state != RunState::Canceled => {

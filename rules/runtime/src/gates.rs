@@ -150,33 +150,40 @@ impl Inner {
     /// # Errors
     /// When the store does not answer.
     pub(crate) async fn send_places_home(&self) -> Result<(), String> {
-        let sql = "SELECT place, stand, passage, gate FROM places ORDER BY gate, place";
-        let rows = self.store.fetch(sql, &[]).await;
+        let rows = self
+            .store
+            .fetch("SELECT DISTINCT gate FROM places ORDER BY gate", &[])
+            .await;
         let rows = rows.map_err(|error| error.to_string())?;
-        let gate = |row: &Row| row.blob(3)?.try_into().ok().map(u128::from_be_bytes);
-        let is_elsewhere = |gate: &u128| Partition::of_bits(*gate, self.partition.count) != self.partition;
-        let mut moving = Vec::new();
-        for row in &rows {
-            let Some(gate) = gate(row).filter(is_elsewhere) else {
-                continue;
-            };
-            moving.extend(stored(row).map(|(place, passage, stand)| (gate, place, passage, stand)));
+        let gates = rows.iter().filter_map(|row| row.blob(0)?.try_into().ok());
+        for gate in gates.map(u128::from_be_bytes) {
+            if Partition::of_bits(gate, self.partition.count) != self.partition {
+                self.send_home(gate).await?;
+            }
         }
-        for some in moving.chunks(PLACES_AT_ONCE) {
+        Ok(())
+    }
+
+    async fn send_home(&self, gate: u128) -> Result<(), String> {
+        let sql = "SELECT place, stand, passage, gate FROM places WHERE gate = ? AND place > ? ORDER BY place LIMIT ?";
+        let mut after = Some(i64::MIN);
+        while let Some(last) = after {
+            let limit = i64::try_from(PLACES_AT_ONCE).unwrap_or(i64::MAX);
+            let cells = [Cell::Id(gate.to_be_bytes()), last.into(), limit.into()];
+            let rows = self.store.fetch(sql, &cells).await;
+            let rows = rows.map_err(|error| error.to_string())?;
+            after = rows.last().and_then(|row| row.int(0));
             let mut unit = Unit::new();
-            let letters = some.iter().map(|(gate, _, passage, stand)| {
+            let mut letters = Vec::with_capacity(rows.len());
+            for (place, passage, stand) in rows.iter().filter_map(stored) {
                 let id = asked_id(passage.run, self.clock.now(), self.random.next_u128());
-                let message = HostMessage::TakeOver {
-                    passage: passage.clone(),
-                    stand: *stand,
-                };
-                to_gate(&self.runs_queue, *gate, id, passage.priority, &message)
-            });
-            self.post(&mut unit, letters);
-            for (gate, place, ..) in some {
-                let place = i64::try_from(*place).unwrap_or(i64::MAX);
+                let priority = passage.priority;
+                let message = HostMessage::TakeOver { passage, stand };
+                letters.push(to_gate(&self.runs_queue, gate, id, priority, &message));
+                let place = i64::try_from(place).unwrap_or(i64::MAX);
                 unit.add(&PLACE_FREE, [Cell::Id(gate.to_be_bytes()), place.into()]);
             }
+            self.post(&mut unit, letters);
             self.store.commit(unit).await.map_err(|error| error.to_string())?;
         }
         Ok(())

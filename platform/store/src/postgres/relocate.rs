@@ -222,30 +222,44 @@ impl Site {
     }
 }
 
-/// What stands in a fence: the epoch, and with which one the store left when it is a grave.
+/// What stands in a fence: the epoch, and with which one the store left when it is a grave. Held until the transaction
+/// ends.
 async fn stands(connection: &mut PgConnection, schema: &str) -> Result<Option<(i64, i64)>, Fault> {
+    loop {
+        let before = fence_of(connection, schema).await?;
+        match before {
+            None => return Ok(None),
+            Some(None) => return Ok(Some((0, 0))),
+            Some(Some(_)) => {}
+        }
+        let found = hold_fence(connection, schema).await?;
+        // While it was waited for, the schema may have got another name, and another one its own.
+        if fence_of(connection, schema).await? == before {
+            return Ok(Some(found));
+        }
+    }
+}
+
+/// Which table is the fence of a schema of that name; nothing when there is no schema, or no fence in it.
+async fn fence_of(connection: &mut PgConnection, schema: &str) -> Result<Option<Option<i64>>, Fault> {
     let fault = |error: sqlx::Error| Fault::of("grave", &error);
-    let known = sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = $1")
+    let sql = "SELECT c.oid::bigint FROM pg_namespace n \
+               LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'store_fence' AND c.relkind = 'r' \
+               WHERE n.nspname::text = $1";
+    let row = sqlx::query(sql)
         .bind(schema)
-        .fetch_optional(&mut *connection)
+        .fetch_optional(connection)
         .await
         .map_err(fault)?;
-    if known.is_none() {
-        return Ok(None);
-    }
-    let fenced =
-        sqlx::query("SELECT 1 FROM pg_tables WHERE schemaname::text = $1 AND tablename = 'store_fence'")
-            .bind(schema)
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(fault)?;
-    if fenced.is_none() {
-        return Ok(Some((0, 0)));
-    }
+    row.map(|row| row.try_get(0)).transpose().map_err(fault)
+}
+
+async fn hold_fence(connection: &mut PgConnection, schema: &str) -> Result<(i64, i64), Fault> {
+    let fault = |error: sqlx::Error| Fault::of("grave", &error);
     let rows = sqlx::raw_sql(AssertSqlSafe(format!(
         "SELECT one, epoch FROM {schema}.store_fence ORDER BY one FOR UPDATE"
     )))
-    .fetch_all(&mut *connection)
+    .fetch_all(connection)
     .await
     .map_err(fault)?;
     let mut found = (0, 0);
@@ -257,7 +271,7 @@ async fn stands(connection: &mut PgConnection, schema: &str) -> Result<Option<(i
             _ => found.1 = read(1)?,
         }
     }
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// Gives the schema another name under which nobody looks for it.

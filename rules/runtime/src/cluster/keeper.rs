@@ -110,7 +110,7 @@ pub(super) async fn run(partitions: Partitions, table: Table) {
 }
 
 /// Where a partition is, and where it is wanted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 struct Placed {
     place: Option<String>,
     wanted: Option<String>,
@@ -174,19 +174,11 @@ impl Keeper {
         for (partition, place) in cluster.readers.stale(&look.rows) {
             self.read(cluster, partition, place);
         }
-        let placed: BTreeMap<u32, Placed> = look
-            .rows
-            .iter()
-            .map(|row| {
-                let (place, wanted) = (row.place.clone(), row.wanted.clone());
-                (row.partition, Placed { place, wanted })
-            })
-            .collect();
         *self.partitions.shared.look.write() = look;
         self.partitions.changed();
         let any = !steps.is_empty();
         for step in steps {
-            self.step(cluster, step, &placed).await;
+            self.step(cluster, step).await;
         }
         if self.own.leaving && !any && !mine && self.own.standings.is_empty() {
             if let Err(error) = self.table.forget().await {
@@ -215,7 +207,7 @@ impl Keeper {
             });
     }
 
-    async fn step(&mut self, cluster: &Cluster, step: Step, placed: &BTreeMap<u32, Placed>) {
+    async fn step(&mut self, cluster: &Cluster, step: Step) {
         match step {
             Step::Claim { partition, epoch } => match self.table.claim(partition, epoch).await {
                 Ok(Some(claimed)) => {
@@ -225,10 +217,6 @@ impl Keeper {
                 Ok(None) => tracing::debug!(partition, "somebody else was faster"),
                 Err(error) => tracing::warn!(partition, %error, "cannot be claimed"),
             },
-            Step::Open { partition, epoch } => {
-                let placed = placed.get(&partition).cloned().unwrap_or_default();
-                self.open(cluster, partition, epoch, placed);
-            }
             Step::GiveUp { partition } => self.give_up(cluster, partition),
             Step::Drop { partition } => self.lose(partition),
             Step::Free { partition, epoch } => {

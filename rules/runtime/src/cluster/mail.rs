@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use celesta_queue::{Key, NewMessage, QueueName};
+use celesta_runtime::Clock;
 use celesta_store::{Cell, CommitError, Expect, Migration, QueryError, Row, Statement, Store, Unit};
 use celesta_types::{MessageId, Partition, Priority, RunId, Timestamp};
 use futures_util::future::join_all;
@@ -30,8 +31,12 @@ use crate::runtime::{Inner, Runtime};
 
 /// Letters are looked for everywhere after this time, whether somebody said that there are some or not.
 const LOOK: Duration = Duration::from_secs(1);
-/// Letters of one sender taken at once.
+/// Letters of one sender taken at once, by all partitions of a node together.
 const LETTERS: usize = 512;
+/// And by each of them at least.
+const LETTERS_LEAST: usize = 32;
+/// How long a database may take to answer in one round of mail; what is not known then is asked for again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// With this word a node says to the others that some of its partitions have sent letters.
 const NEWS: &str = "mail";
 /// All senders of a [`Post`].
@@ -283,15 +288,16 @@ struct Page {
     sender: i64,
     /// By the partition they go to, in the order they were written.
     letters: BTreeMap<u32, Vec<Letter>>,
-    /// Beyond this position there may be more.
-    until: i64,
+    /// Beyond this position there may be more to that partition.
+    until: BTreeMap<u32, i64>,
 }
 
 impl Page {
     /// Whether the letter of that receipt is gone.
     fn lacks(&self, to: u32, (sender, position): (i64, i64)) -> bool {
         let is_there = |letters: &Vec<Letter>| letters.iter().any(|letter| letter.position == position);
-        sender == self.sender && position <= self.until && !self.letters.get(&to).is_some_and(is_there)
+        let until = self.until.get(&to).copied().unwrap_or(i64::MAX);
+        sender == self.sender && position <= until && !self.letters.get(&to).is_some_and(is_there)
     }
 }
 
@@ -302,16 +308,24 @@ pub(super) async fn deliver(partitions: Partitions) {
     };
     let shutdown = cluster.parts.tasks.shutdown().clone();
     let post = Arc::clone(cluster.readers.post());
+    let clock = &cluster.parts.clock;
     let mut receipts = BTreeMap::new();
+    let mut look_at = clock.monotonic() + LOOK;
     loop {
+        let now = clock.monotonic();
+        if look_at <= now {
+            // However much news there is meanwhile.
+            look_at = now + LOOK;
+            post.look();
+        }
         tokio::select! {
             () = shutdown.requested() => return,
             () = post.news.notified() => {}
-            () = cluster.parts.clock.sleep(LOOK) => post.look(),
+            () = clock.sleep(look_at.saturating_sub(now)) => continue,
         }
         let sent = post.sent.swap(0, Ordering::Acquire);
         if sent != 0 {
-            tell(&partitions, cluster, sent).await;
+            in_time(clock, tell(&partitions, cluster, sent)).await;
         }
         let senders = sent | post.heard.swap(0, Ordering::Acquire);
         if senders == 0 {
@@ -322,6 +336,14 @@ pub(super) async fn deliver(partitions: Partitions) {
             Ok(more) => post.hear(more),
             Err(error) => tracing::warn!(%error, "mail between partitions waits"),
         }
+    }
+}
+
+/// What `work` gives, if that does not take too long: a database that does not answer holds up no other one's mail.
+async fn in_time<T>(clock: &Clock, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = clock.sleep(PATIENCE) => None,
     }
 }
 
@@ -352,27 +374,32 @@ async fn round(
     if members.is_empty() || readers.is_empty() {
         return Ok(0);
     }
-    read_receipts(&members, receipts).await?;
-    let (wanted, cells) = addressees(&members);
+    let clock = &cluster.parts.clock;
+    read_receipts(clock, &members, receipts).await;
+    let asking = Asking::of(&members);
     let looked = (0_u32..)
         .zip(&readers)
         .filter(|(sender, _)| senders & (1 << sender) != 0)
         .filter_map(|(sender, reader)| Some((sender, reader.as_ref()?)));
-    let pages = looked.map(|(sender, reader)| page(sender, reader, &wanted, &cells));
-    let mut pages: Vec<Page> = join_all(pages).await.into_iter().flatten().collect();
+    let pages = looked.map(|(sender, reader)| in_time(clock, page(sender, reader, &asking)));
+    let mut pages: Vec<Page> = join_all(pages).await.into_iter().flatten().flatten().collect();
     if senders == ALL {
-        pages.push(former_page(cluster, &members, &wanted, &cells).await?);
+        pages.push(former_page(cluster, &members, &asking).await?);
     }
-    let full = pages.iter().filter(|page| page.until < i64::MAX);
-    let more = full.filter_map(|page| u32::try_from(page.sender).ok());
-    let more = more.fold(0, |bits, sender| bits | (1 << sender));
     let taken = members.iter().map(|member| {
         let known = receipts.remove(&member.partition.index);
-        take_in(member, &pages, known)
+        in_time(clock, take_in(member, &pages, known))
     });
+    let mut more = 0;
     // A member without an entry is asked for its receipts at the next look.
-    for (to, known) in join_all(taken).await.into_iter().flatten() {
+    for (to, known, new) in join_all(taken).await.into_iter().flatten().flatten() {
         receipts.insert(to, known);
+        // Where nothing new was taken in, looking again at once would show the same letters.
+        let full = pages
+            .iter()
+            .filter(|page| page.until.contains_key(&to) && new.contains(&page.sender));
+        let senders = full.filter_map(|page| u32::try_from(page.sender).ok());
+        more |= senders.fold(0, |bits, sender| bits | (1 << sender));
     }
     let removed = pages.iter().map(|page| {
         let has_receipt = |to: u32, letter: &Letter| {
@@ -394,7 +421,7 @@ async fn round(
         let reader = usize::try_from(page.sender).ok().and_then(|at| readers.get(at));
         let reader = reader.and_then(Option::as_ref);
         let store = reader.map_or(&cluster.parts.store, |reader| &reader.inner.store);
-        remove(store, unit)
+        in_time(clock, remove(store, unit))
     });
     join_all(removed).await;
     Ok(more)
@@ -410,10 +437,7 @@ async fn remove(store: &Store, unit: Unit) {
 }
 
 /// Receipts of partitions that have come to this node are read, those of others forgotten.
-async fn read_receipts(
-    members: &[Arc<Member>],
-    receipts: &mut BTreeMap<u32, Receipts>,
-) -> Result<(), QueryError> {
+async fn read_receipts(clock: &Clock, members: &[Arc<Member>], receipts: &mut BTreeMap<u32, Receipts>) {
     receipts.retain(|partition, known| {
         let owned = |member: &&Arc<Member>| member.partition.index == *partition;
         members
@@ -421,40 +445,99 @@ async fn read_receipts(
             .find(owned)
             .is_some_and(|member| member.epoch == known.epoch)
     });
-    for member in members {
+    let new = members
+        .iter()
+        .filter(|member| !receipts.contains_key(&member.partition.index));
+    let reading = new.map(|member| async move {
+        let rows = member.store.fetch("SELECT sender, position FROM mail_in", &[]);
+        (member, in_time(clock, rows).await)
+    });
+    for (member, rows) in join_all(reading).await {
         let (partition, epoch) = (member.partition.index, member.epoch);
-        if receipts.contains_key(&partition) {
-            continue;
+        match rows {
+            Some(Ok(rows)) => {
+                let kept = rows.iter().filter_map(|row| Some((row.int(0)?, row.int(1)?)));
+                let kept = kept.collect();
+                receipts.insert(partition, Receipts { epoch, kept });
+            }
+            // It takes nothing in meanwhile, and keeps nobody waiting.
+            Some(Err(error)) => tracing::warn!(partition, %error, "mail to a partition waits"),
+            None => tracing::warn!(
+                partition,
+                "mail to a partition waits: its database does not answer"
+            ),
         }
-        let rows = member
-            .store
-            .fetch("SELECT sender, position FROM mail_in", &[])
-            .await?;
-        let kept = rows.iter().filter_map(|row| Some((row.int(0)?, row.int(1)?)));
-        let kept = kept.collect();
-        receipts.insert(partition, Receipts { epoch, kept });
     }
-    Ok(())
 }
 
-/// The partitions of this node as a list of places and their cells, with that of the limit.
-fn addressees(members: &[Arc<Member>]) -> (String, Vec<Cell>) {
-    let places = vec!["?"; members.len()].join(", ");
-    let indexes = members.iter().map(|member| i64::from(member.partition.index));
-    let mut cells: Vec<Cell> = indexes.map(Cell::from).collect();
-    cells.push(i64::try_from(LETTERS).unwrap_or(i64::MAX).into());
-    (places, cells)
+/// How the partitions of this node ask for their letters.
+struct Asking {
+    /// How many of them there are.
+    members: usize,
+    /// What each of them is given at most.
+    each: usize,
+    cells: Vec<Cell>,
+}
+
+impl Asking {
+    fn of(members: &[Arc<Member>]) -> Self {
+        let each = (LETTERS / members.len().max(1)).max(LETTERS_LEAST);
+        let limit = i64::try_from(each).unwrap_or(i64::MAX);
+        let cells = members
+            .iter()
+            .flat_map(|member| [i64::from(member.partition.index).into(), limit.into()]);
+        Self {
+            members: members.len(),
+            each,
+            cells: cells.collect(),
+        }
+    }
+
+    /// The first letters to each: what waits for others, however much, is not looked at.
+    fn sql(&self, columns: &str, table: &str) -> String {
+        let one = format!("(SELECT {columns} FROM {table} WHERE partition = ? ORDER BY position LIMIT ?)");
+        vec![one; self.members].join(" UNION ALL ")
+    }
+
+    fn page(&self, sender: i64, rows: &mut [Row], message: impl Fn(&mut Row) -> Option<NewMessage>) -> Page {
+        let mut page = Page {
+            sender,
+            letters: BTreeMap::new(),
+            until: BTreeMap::new(),
+        };
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        for row in rows {
+            let to = row.int(1).and_then(|to| u32::try_from(to).ok());
+            let (Some(position), Some(to)) = (row.int(0), to) else {
+                continue;
+            };
+            let count = counts.entry(to).or_default();
+            *count += 1;
+            if *count == self.each {
+                page.until.insert(to, position);
+            }
+            match message(row) {
+                Some(message) => page
+                    .letters
+                    .entry(to)
+                    .or_default()
+                    .push(Letter { position, message }),
+                None => tracing::error!(sender, position, "a letter cannot be read and stays where it is"),
+            }
+        }
+        page
+    }
 }
 
 /// The letters of one sender; nothing when it cannot be read now, which is no reason to keep others waiting.
-async fn page(sender: u32, reader: &Runtime, wanted: &str, cells: &[Cell]) -> Option<Page> {
-    let sql = format!(
-        "SELECT position, partition, id, key, rank, deadline, payload FROM mail_out WHERE partition IN ({wanted}) \
-         ORDER BY position LIMIT ?"
+async fn page(sender: u32, reader: &Runtime, asking: &Asking) -> Option<Page> {
+    let sql = asking.sql(
+        "position, partition, id, key, rank, deadline, payload",
+        "mail_out",
     );
     let queue = &reader.inner.runs_queue;
-    match reader.inner.store.fetch(&sql, cells).await {
-        Ok(mut rows) => Some(paged(sender.into(), &mut rows, |row| letter(row, queue))),
+    match reader.inner.store.fetch(&sql, &asking.cells).await {
+        Ok(mut rows) => Some(asking.page(sender.into(), &mut rows, |row| letter(row, queue))),
         Err(error) => {
             tracing::warn!(sender, %error, "letters of a partition wait");
             None
@@ -466,40 +549,15 @@ async fn page(sender: u32, reader: &Runtime, wanted: &str, cells: &[Cell]) -> Op
 async fn former_page(
     cluster: &Cluster,
     members: &[Arc<Member>],
-    wanted: &str,
-    cells: &[Cell],
+    asking: &Asking,
 ) -> Result<Page, QueryError> {
-    let sql = format!(
-        "SELECT position, partition, run, payload FROM cluster_mail WHERE partition IN ({wanted}) \
-         ORDER BY position LIMIT ?"
-    );
-    let mut rows = cluster.parts.store.fetch(&sql, cells).await?;
-    Ok(paged(FORMER, &mut rows, |row| {
+    let sql = asking.sql("position, partition, run, payload", "cluster_mail");
+    let mut rows = cluster.parts.store.fetch(&sql, &asking.cells).await?;
+    Ok(asking.page(FORMER, &mut rows, |row| {
         let run = RunId::from_bytes(row.blob(2)?)?;
         let payload = row.take_blob(3)?;
         Some(members.first()?.runtime.inner.message_of(run, payload))
     }))
-}
-
-fn paged(sender: i64, rows: &mut [Row], message: impl Fn(&mut Row) -> Option<NewMessage>) -> Page {
-    let last = rows.last().and_then(|row| row.int(0));
-    let until = last.filter(|_| rows.len() == LETTERS).unwrap_or(i64::MAX);
-    let mut letters: BTreeMap<u32, Vec<Letter>> = BTreeMap::new();
-    for row in rows {
-        let to = row.int(1).and_then(|to| u32::try_from(to).ok());
-        let (Some(position), Some(to)) = (row.int(0), to) else {
-            continue;
-        };
-        match message(row) {
-            Some(message) => letters.entry(to).or_default().push(Letter { position, message }),
-            None => tracing::error!(sender, position, "a letter cannot be read and stays where it is"),
-        }
-    }
-    Page {
-        sender,
-        letters,
-        until,
-    }
 }
 
 fn letter(row: &mut Row, queue: &QueueName) -> Option<NewMessage> {
@@ -516,8 +574,12 @@ fn letter(row: &mut Row, queue: &QueueName) -> Option<NewMessage> {
 }
 
 /// Gives the member the messages of its letters, with receipts, and forgets receipts of letters that are gone; all in one
-/// unit. Gives the receipts there are then; nothing when that is not known.
-async fn take_in(member: &Arc<Member>, pages: &[Page], known: Option<Receipts>) -> Option<(u32, Receipts)> {
+/// unit. Gives the receipts there are then, and whose letters were new; nothing when that is not known.
+async fn take_in(
+    member: &Arc<Member>,
+    pages: &[Page],
+    known: Option<Receipts>,
+) -> Option<(u32, Receipts, BTreeSet<i64>)> {
     let to = member.partition.index;
     let mut known = known?;
     let mut unit = Unit::new();
@@ -528,16 +590,18 @@ async fn take_in(member: &Arc<Member>, pages: &[Page], known: Option<Receipts>) 
         known.kept.remove(&receipt);
     }
     let mut messages = Vec::new();
+    let mut new = BTreeSet::new();
     for page in pages {
         for letter in page.letters.get(&to).into_iter().flatten() {
             if known.kept.insert((page.sender, letter.position)) {
                 unit.add(&RECEIPT, [page.sender.into(), letter.position.into()]);
                 messages.push(letter.message.clone());
+                new.insert(page.sender);
             }
         }
     }
     if unit.is_empty() {
-        return Some((to, known));
+        return Some((to, known, new));
     }
     let staged = member.queues.stage_enqueue(&mut unit, messages);
     let committed = match staged {
@@ -547,7 +611,7 @@ async fn take_in(member: &Arc<Member>, pages: &[Page], known: Option<Receipts>) 
         }),
     };
     match committed {
-        Ok(()) => Some((to, known)),
+        Ok(()) => Some((to, known, new)),
         // Refused when this process does not own the partition any more: its heir takes the letters.
         Err(error) => {
             tracing::warn!(partition = to, %error, "mail between partitions waits");

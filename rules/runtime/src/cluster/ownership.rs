@@ -43,10 +43,8 @@ pub(crate) enum Standing {
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Take it over from whoever has `epoch`.
+    /// Take it over from whoever has `epoch`, and read it.
     Claim { partition: u32, epoch: i64 },
-    /// It is this process' by the table: read it.
-    Open { partition: u32, epoch: i64 },
     /// Take nothing new, let what is under way end, close it, free its row.
     GiveUp { partition: u32 },
     /// It is somebody else's by the table: close it at once.
@@ -87,7 +85,8 @@ enum Verdict {
     Nothing,
     /// May be claimed when there is room.
     Claimable,
-    Open,
+    /// Has its room, and is to be claimed anew: what this process had open with that epoch may still write.
+    Anew,
     Drop,
 }
 
@@ -95,7 +94,7 @@ fn verdict(whose: Whose, epoch: i64, standing: Option<Standing>) -> Verdict {
     match (whose, standing) {
         (Whose::Free | Whose::Former | Whose::Other { overdue: true }, None) => Verdict::Claimable,
         (Whose::Other { overdue: false }, None) => Verdict::Nothing,
-        (Whose::Mine, None) => Verdict::Open,
+        (Whose::Mine, None) => Verdict::Anew,
         (Whose::Mine, Some(Standing::Opening { epoch: own } | Standing::Open { epoch: own })) => {
             if own == epoch {
                 Verdict::Nothing
@@ -158,13 +157,13 @@ pub(crate) fn decide(own: &Own, alive: usize, rows: &[Row]) -> (Vec<Step>, BTree
             // What this node had before it was started again comes first: its share is most likely the same.
             Verdict::Claimable if !refused => claimable.push((whose != Whose::Former, partition, row.epoch)),
             Verdict::Claimable => {}
-            Verdict::Open if refused => steps.push(Step::Free {
+            Verdict::Anew if refused => steps.push(Step::Free {
                 partition,
                 epoch: row.epoch,
             }),
-            Verdict::Open => {
+            Verdict::Anew => {
                 held.push((partition, None));
-                steps.push(Step::Open {
+                steps.push(Step::Claim {
                     partition,
                     epoch: row.epoch,
                 });

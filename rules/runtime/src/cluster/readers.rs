@@ -52,6 +52,17 @@ pub(super) struct Reader {
     pub(super) keepers: TaskSet,
 }
 
+impl Slot {
+    fn read(&self, partition: u32) -> Result<Runtime, QueryError> {
+        match &self.reader {
+            Ok(reader) => Ok(reader.runtime.clone()),
+            Err(reason) => Err(QueryError {
+                reason: format!("partition {partition} cannot be read: {reason}"),
+            }),
+        }
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         // Who still reads goes on; the committer, which nobody uses, ends.
@@ -67,12 +78,32 @@ impl Readers {
 
     /// All of them, once they are open.
     pub(crate) async fn opened(&self, clock: &Clock) -> Result<Vec<Runtime>, QueryError> {
+        self.wait(clock).await?;
+        self.all()
+    }
+
+    async fn wait(&self, clock: &Clock) -> Result<(), QueryError> {
         tokio::select! {
-            _ = self.shelf.opened.wait() => self.all(),
+            _ = self.shelf.opened.wait() => Ok(()),
             () = clock.sleep(PATIENCE) => Err(QueryError {
                 reason: "not every partition is open yet".to_owned(),
             }),
         }
+    }
+
+    /// That of one partition, once they are open.
+    pub(crate) async fn one(&self, partition: u32, clock: &Clock) -> Result<Runtime, QueryError> {
+        self.wait(clock).await?;
+        let slots = self.shelf.slots.read();
+        let slot = usize::try_from(partition).ok().and_then(|at| slots.get(at));
+        slot.map_or_else(
+            || {
+                Err(QueryError {
+                    reason: format!("there is no partition {partition}"),
+                })
+            },
+            |slot| slot.read(partition),
+        )
     }
 
     /// Each of them by number, those that can be read now; none while the deployment starts.
@@ -89,13 +120,8 @@ impl Readers {
 
     fn all(&self) -> Result<Vec<Runtime>, QueryError> {
         let slots = self.shelf.slots.read();
-        let read = |(partition, slot): (usize, &Slot)| match &slot.reader {
-            Ok(reader) => Ok(reader.runtime.clone()),
-            Err(reason) => Err(QueryError {
-                reason: format!("partition {partition} cannot be read: {reason}"),
-            }),
-        };
-        slots.iter().enumerate().map(read).collect()
+        let numbered = (0_u32..).zip(&*slots);
+        numbered.map(|(partition, slot)| slot.read(partition)).collect()
     }
 
     /// Only the first ones count; each with its database.

@@ -82,7 +82,6 @@ fn the_table_in_the_docs_is_what_is_decided() {
             let said = match steps.as_slice() {
                 [] => "–",
                 [Step::Claim { epoch: 7, .. }] => "claim",
-                [Step::Open { epoch: 7, .. }] => "open",
                 [Step::Drop { .. }] => "drop",
                 [Step::GiveUp { .. }] => "give up",
                 other => unreachable!("{other:?}"),
@@ -237,7 +236,7 @@ fn nodes_that_come_and_go_end_with_even_shares() {
                         Step::Drop { partition } => {
                             node.standings.remove(&partition);
                         }
-                        Step::Open { .. } | Step::Free { .. } => unreachable!("nothing is half open here"),
+                        Step::Free { .. } => unreachable!("nothing is half open here"),
                     }
                 }
             }
