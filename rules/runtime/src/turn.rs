@@ -4,31 +4,30 @@
 //! messages whose ids derive from (run, seq, index); move the run's state; write the journal record. Nothing here waits
 //! or reads the store: a turn that needs more (messages of a quarantined run) is given it.
 
+mod asked;
 mod held;
 mod wishes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use celesta_engine::{CallError, Effect, Event, FactChange, Outcome, Section, Stopped, Stops, Turn};
-use celesta_functions::{ReportOutcome, RunMessage};
+use celesta_engine::{Effect, Event, FactChange, Outcome, Section, Stopped, Stops, Turn};
 use celesta_queue::{Leased, NewMessage, QueueName};
 use celesta_store::{Cell, Unit};
-use celesta_types::{CallId, ErrorClass, MessageId, Priority, SweepId};
+use celesta_types::{MessageId, Priority};
 
+use self::asked::Asked;
 use self::held::{hold, kept, pause};
 use self::wishes::Wishes;
 pub(crate) use self::wishes::wakes;
-use crate::facts::{Written, events_of};
+use crate::facts::Written;
 use crate::invariants;
 use crate::live::Live;
-use crate::message::{HostMessage, Onward};
-use crate::record::{Cause, Change, Firing, Note, Ran, Record, Recorded};
+use crate::record::{Cause, Change, Firing, Note, Record, Recorded};
 use crate::release::{Upgraded, upgrade};
 use crate::schema::{JOURNAL_APPEND, SNAPSHOT_UPSERT};
 use crate::send::{Outgoing, Steered};
 use crate::state::{RunState, RunStep};
-use crate::sweep::Order;
 use crate::view::{ProgressView, StoppedBy, StoppedView};
 
 /// A snapshot is taken when the deltas since the last one are this many,
@@ -62,42 +61,6 @@ pub(crate) struct Done {
     pub(crate) firings: usize,
     /// Whether a sweep's order changed the run, besides what fired.
     pub(crate) changed: bool,
-}
-
-/// What the messages of a lease ask for.
-#[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a wish of its own, and any may come with any other"
-)]
-struct Asked {
-    causes: Vec<Cause>,
-    events: Vec<Event>,
-    cancel: Option<String>,
-    retry: bool,
-    resume: bool,
-    woken: bool,
-    upgraded: Option<Upgraded>,
-    sweeps: Vec<SweepId>,
-    /// The run has passed its gates with this turn.
-    admitted: bool,
-    /// An order still stops the run's workflow.
-    ordered: bool,
-    /// Requests that were not answered in time.
-    late: Vec<CallId>,
-    /// Requests that were answered before their time was over.
-    in_time: Vec<CallId>,
-    avoided: u64,
-    writes: Vec<Writes>,
-    rejected: Vec<String>,
-}
-
-/// The writes of one client's request.
-struct Writes {
-    message: MessageId,
-    /// Where they stand among the causes and the events.
-    cause: usize,
-    events: std::ops::Range<usize>,
 }
 
 /// Evaluates one turn of `live` for `messages`; `held` is what was kept for a run that goes on with this turn.
@@ -230,208 +193,6 @@ fn take_turn(
                 format!("internal error: {text}"),
             )
         }
-    }
-}
-
-impl Asked {
-    /// What becomes of each client's writes; `refusal` says why the event at a place changed nothing.
-    fn answers(&self, turn: u64, refusal: impl Fn(usize) -> Option<String>) -> Vec<(MessageId, Written)> {
-        let answers = self.writes.iter().map(|writes| {
-            let refused = (0_u32..)
-                .zip(writes.events.clone())
-                .filter_map(|(at, event)| Some((at, refusal(event)?)))
-                .collect();
-            let written = Written {
-                turn,
-                writes: writes.events.len(),
-                refused,
-            };
-            (writes.message, written)
-        });
-        answers.collect()
-    }
-
-    fn read(&mut self, live: &mut Live, id: Option<MessageId>, payload: &[u8]) {
-        match RunMessage::decode(payload) {
-            Ok(RunMessage::Report(report)) => {
-                let call = report.call;
-                let ran = Ran {
-                    attempts: report.attempt,
-                    started: report.started,
-                    ended: report.ended,
-                    worker: report.worker.to_owned(),
-                };
-                self.avoided += u64::from(report.avoided);
-                match report.outcome {
-                    ReportOutcome::Succeeded { result } => self.succeeded(call, result, ran),
-                    ReportOutcome::Failed {
-                        class,
-                        message,
-                        attempts,
-                    } => {
-                        self.failed(
-                            call,
-                            class,
-                            message.to_owned(),
-                            String::new(),
-                            Ran { attempts, ..ran },
-                        );
-                    }
-                }
-            }
-            Ok(RunMessage::Host(tag, bytes)) => match HostMessage::decode(tag, bytes) {
-                Ok(message) => self.read_host(live, id, message),
-                Err(error) => self.rejected.push(error.to_string()),
-            },
-            Err(error) => self.rejected.push(error.to_string()),
-        }
-    }
-
-    /// The request itself, before everything else a run is sent; nothing when a turn has used it.
-    fn start(&mut self, live: &mut Live) {
-        let Some(input) = live.input.take() else { return };
-        let Some(operation) = live.version.bundle.operations.get(&*live.head.operation) else {
-            self.rejected.push(format!(
-                "operation `{}` is not in version {}",
-                live.head.operation, live.head.version
-            ));
-            return;
-        };
-        match operation.request_event(live.head.run, &input) {
-            Ok(event) => {
-                self.causes.push(Cause::Started);
-                self.events.push(event);
-            }
-            Err(error) => self.rejected.push(error.to_string()),
-        }
-    }
-
-    fn read_host(&mut self, live: &mut Live, id: Option<MessageId>, message: HostMessage) {
-        match message {
-            HostMessage::Start => self.start(live),
-            HostMessage::Timer(call) => {
-                self.causes.push(Cause::TimerFired { call });
-                self.events.push(Event::TimerFired { call });
-            }
-            HostMessage::Cancel { .. } if live.head.state.after(RunStep::Cancel).is_err() => {
-                // It has completed since somebody wished so, and goes on as completed runs do.
-                self.rejected.push("the run has completed".to_owned());
-            }
-            HostMessage::Cancel { reason, by } => {
-                self.causes.push(Cause::CancelRequested {
-                    reason: reason.clone(),
-                    by,
-                });
-                self.events.push(Event::Cancel {
-                    reason: reason.clone(),
-                });
-                self.cancel = Some(reason);
-            }
-            HostMessage::Retry { reason, by } => {
-                self.causes.push(Cause::RetryRequested { reason, by });
-                self.events.push(Event::RetryFailed);
-                self.retry = true;
-            }
-            HostMessage::Refused {
-                call,
-                class,
-                message,
-                target,
-            } => {
-                if live.requests.remove(&call) && class == ErrorClass::Timeout && live.timed.remove(&call) {
-                    self.late.push(call);
-                }
-                self.failed(call, class, message, target, Ran::default());
-            }
-            HostMessage::Answered { call, result } => {
-                live.requests.remove(&call);
-                if live.timed.remove(&call) {
-                    self.in_time.push(call);
-                }
-                self.succeeded(call, result.as_bytes(), Ran::default());
-            }
-            HostMessage::Restart { writes, reason, by } => {
-                // What the run goes on with was open in another one, or had failed there; nothing when it has just begun.
-                self.events.extend([Event::Remake, Event::RetryFailed]);
-                match events_of(writes.as_bytes()) {
-                    Ok(events) => self.events.extend(events),
-                    Err(error) => self.rejected.push(error),
-                }
-                self.causes.push(Cause::Restarted { writes, reason, by });
-            }
-            HostMessage::Facts { writes, by } => match events_of(writes.as_bytes()) {
-                Ok(events) => {
-                    let first = self.events.len();
-                    self.events.extend(events);
-                    self.writes.push(Writes {
-                        message: id.unwrap_or(MessageId::from_bits(0)),
-                        cause: self.causes.len(),
-                        events: first..self.events.len(),
-                    });
-                    self.causes.push(Cause::FactsWritten {
-                        writes,
-                        refused: Vec::new(),
-                        by,
-                    });
-                }
-                Err(error) => self.rejected.push(error),
-            },
-            // A pause that means nothing here: the run has ended, or goes on in the same turn.
-            HostMessage::Pause { .. } => {}
-            HostMessage::Wake => self.woken = true,
-            HostMessage::Swept { sweep, order } => {
-                self.sweeps.push(sweep);
-                match order {
-                    // A turn looks at all there is.
-                    Order::Look => {}
-                }
-            }
-            // The run moves in this very turn, so it is not what the archive holds.
-            HostMessage::Archive(_) | HostMessage::Compact => {}
-            HostMessage::Resume { reason, by, how } => {
-                if how != Onward::Scope || (live.is_stopped_by_order() && !self.ordered) {
-                    self.causes.push(Cause::Resumed { reason, by });
-                    self.resume = true;
-                }
-            }
-            // Taken in before, whatever state the run is in.
-            HostMessage::Prioritize { .. } | HostMessage::Breakpoints { .. } => {}
-            // Not for runs.
-            HostMessage::Enter(_)
-            | HostMessage::Leave { .. }
-            | HostMessage::TakeOver { .. }
-            | HostMessage::Copy(_) => {}
-        }
-    }
-
-    fn succeeded(&mut self, call: CallId, result: &[u8], ran: Ran) {
-        match serde_json::from_slice(result) {
-            Ok(value) => {
-                let result = String::from_utf8_lossy(result).into_owned();
-                self.causes.push(Cause::Succeeded { call, result, ran });
-                self.events.push(Event::CallSucceeded { call, result: value });
-            }
-            Err(error) => {
-                let message = format!("the result is not JSON: {error}");
-                self.failed(call, ErrorClass::Internal, message, String::new(), ran);
-            }
-        }
-    }
-
-    fn failed(&mut self, call: CallId, class: ErrorClass, message: String, function: String, ran: Ran) {
-        let error = CallError {
-            kind: class,
-            message: message.clone(),
-            function,
-            attempts: ran.attempts,
-        };
-        self.causes.push(Cause::Failed {
-            call,
-            class,
-            message,
-            ran,
-        });
-        self.events.push(Event::CallFailed { call, error });
     }
 }
 

@@ -4,18 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_artifacts::Artifacts;
-use celesta_functions::names::{RUNS_QUEUE, function_queue};
-use celesta_functions::{Invocation, ReportOutcome, RunMessage};
-use celesta_queue::{LeaseKeys, Leased, NewMessage, Options, QueueName, Queues, Settings};
-use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
+use celesta_functions::{ReportOutcome, RunMessage};
+use celesta_runtime::{Clock, Shutdown, TaskSet};
 use celesta_store::testing::TestDatabase;
-use celesta_store::{Store, StoreOptions, Unit};
-use celesta_types::{CallId, MessageId, Partition, RunId};
-use celesta_worker::{PartedFeed, QueueFeed, SharedResults, Worker, WorkerConfig, WorkerParts};
+use celesta_store::{Store, StoreOptions};
+use celesta_types::{CallId, Partition, RunId};
+use celesta_worker::{PartedFeed, SharedResults};
 use tempfile::TempDir;
 
-use crate::stage::{BUNDLE, Function, guard, packages};
+use crate::bed::{Ask, Part, work};
+use crate::stage::{Function, packages};
 
 const COUNT: u32 = 2;
 /// Its result is another one each time it runs.
@@ -34,7 +32,7 @@ attempts = 1
 /// A node of a deployment of two partitions, as far as a worker needs one.
 struct House {
     main: Store,
-    parts: Vec<(Store, Queues)>,
+    parts: Vec<Part>,
     _folder: TempDir,
 }
 
@@ -70,48 +68,12 @@ impl House {
         let feed = PartedFeed::new(COUNT, &clock, Arc::new(|_| {}), Some(results));
         let mut parts = Vec::new();
         for partition in 0..COUNT {
-            let migrations = [celesta_queue::OWNED_MIGRATIONS, celesta_worker::MIGRATIONS].concat();
             let place = StoreOptions::postgres(database.url()).in_schema(&format!("p{partition}"));
-            let store = Store::open(&place, &migrations, &clock, &tasks)
-                .await
-                .expect("a store");
-            let options = Options {
-                templates: vec![
-                    celesta_worker::queue_template(),
-                    (RUNS_QUEUE.to_owned(), Settings::exclusive()),
-                ],
-                ..Options::default()
-            };
-            let queues = Queues::open(&store, &clock, &tasks, options)
-                .await
-                .expect("queues");
-            let runs = QueueName::new(RUNS_QUEUE).expect("a name");
-            queues.configure(&runs, Settings::exclusive()).expect("settings");
-            let own = QueueFeed::start(
-                queues.clone(),
-                store.clone(),
-                &clock,
-                &tasks,
-                "house",
-                Arc::clone(&packages),
-                Arc::new(|_| {}),
-            );
-            feed.add(partition, own.expect("a feed"));
-            parts.push((store, queues));
+            let part = Part::open(&place, celesta_queue::OWNED_MIGRATIONS, &clock, &tasks).await;
+            feed.add(partition, part.feed(&clock, &tasks, &packages));
+            parts.push(part);
         }
-        let artifacts = Artifacts::open(&folder.path().join("artifacts"))
-            .await
-            .expect("artifacts");
-        let parts_of = WorkerParts {
-            clock,
-            random: Random::seeded(1),
-            tasks,
-            feed,
-            packages,
-            artifacts,
-        };
-        let config = WorkerConfig::new("house", folder.path().join("worker"), guard());
-        Worker::new(config, parts_of).run().expect("a worker");
+        work(folder.path(), feed, packages, clock, tasks).await;
         Self {
             main,
             parts,
@@ -119,7 +81,7 @@ impl House {
         }
     }
 
-    fn part(&self, partition: u32) -> &(Store, Queues) {
+    fn part(&self, partition: u32) -> &Part {
         &self.parts[usize::try_from(partition).expect("it is small")]
     }
 
@@ -130,46 +92,17 @@ impl House {
             count: COUNT,
         };
         let run = place.place(RunId::from_bits(42));
-        let queue = QueueName::new(&function_queue("test", function)).expect("a name");
-        let messages = inputs.iter().zip(0..).map(|(input, index)| {
-            let call = CallId { seq, index };
-            let invocation = Invocation {
-                run,
-                call,
-                service: "test",
-                function,
-                bundle: BUNDLE,
-                input: input.as_bytes(),
-                has_artifacts: false,
-                timeout_ms: None,
-                trace: None,
-                fresh,
-            };
-            NewMessage::new(MessageId::derived(run, call), queue.clone(), invocation.encode())
+        let asks = inputs.iter().zip(0..).map(|(input, index)| Ask {
+            call: CallId { seq, index },
+            input: (*input).to_owned(),
+            fresh,
         });
-        let (_, queues) = self.part(partition);
-        let outcomes = queues.enqueue(messages.collect()).await.expect("a commit");
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        self.part(partition).ask(run, function, asks).await;
     }
 
     /// What the partition's run hears next.
     async fn heard(&self, partition: u32) -> Vec<Heard> {
-        let (store, queues) = self.part(partition);
-        let request = LeaseKeys {
-            metadata: Vec::new(),
-            queue: QueueName::new(RUNS_QUEUE).expect("a name"),
-            max_keys: 1,
-            max_messages_per_key: 1_000,
-            lease_ms: None,
-            wait: Duration::from_secs(20),
-            consumer: "run".into(),
-        };
-        let keys = queues.lease_keys(&request).await.expect("a lease");
-        let messages = keys.into_iter().next().expect("it comes in time").messages;
-        let mut unit = Unit::new();
-        let leases: Vec<_> = messages.iter().map(Leased::lease).collect();
-        queues.stage_complete(&mut unit, &leases).expect("our leases");
-        store.commit(unit).await.expect("a commit");
+        let messages = self.part(partition).heard().await;
         let heard = messages.iter().map(|message| {
             let RunMessage::Report(report) = RunMessage::decode(&message.payload).expect("a message") else {
                 panic!("a report")
@@ -224,7 +157,7 @@ async fn a_result_of_one_partition_is_reused_in_another() {
     let there = house.call(1, "unique", 1, "7", false).await;
     assert_eq!((there.avoided, there.attempt), (true, 0), "nothing was tried");
     assert_eq!(there.result, first.result);
-    let own = &house.part(1).0;
+    let own = &house.part(1).store;
     assert_eq!(
         House::count(own, "recorded_results").await,
         1,

@@ -1,5 +1,6 @@
 //! Workers with real processes: both protocols, their limits, and what is left behind.
 
+mod bed;
 mod durable;
 mod elsewhere;
 mod exec;

@@ -17,7 +17,7 @@ use celesta_store::testing::TestDatabase;
 use celesta_store::{Store, StoreOptions, Unit};
 use celesta_types::{Partition, RunId};
 
-use crate::given::{self, COUNT};
+use crate::given::{self, COUNT, ECHO};
 
 const SERVICE: &str = r#"
 name = "bench"
@@ -27,13 +27,11 @@ workflow = "count"
 fact = "Counter"
 "#;
 
-const FUNCTION: &str = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
-
 fn files() -> Files {
     given::files([
         ("service.toml", SERVICE),
         ("rules/count.rules", COUNT),
-        ("functions/echo/function.toml", FUNCTION),
+        ("functions/echo/function.toml", ECHO),
     ])
 }
 
@@ -146,12 +144,10 @@ impl Node {
 }
 
 pub(crate) async fn submit(runtime: &Runtime, total: u32, key: Option<&str>) -> Result<RunId, SubmitError> {
+    let input = format!(r#"{{"id":"c","total":{total}}}"#);
     let request = Submit {
-        service: "bench".to_owned(),
-        operation: "count".to_owned(),
-        input: format!("{{\"id\":\"c\",\"total\":{total}}}").into_bytes(),
         idempotency_key: key.map(str::to_owned),
-        ..Submit::default()
+        ..given::request("bench", "count", &input)
     };
     runtime.submit(request, None).await.map(|submitted| submitted.run)
 }

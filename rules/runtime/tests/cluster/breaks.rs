@@ -1,10 +1,11 @@
 //! What a push would do to runs is asked of all partitions, whoever owns them and whichever node is asked.
 
-use celesta_bundle::{FileEntry, Files};
+use celesta_bundle::Files;
 use celesta_runs::PushError;
 use celesta_store::testing::TestDatabase;
 
 use crate::bed::{Node, submit};
+use crate::given::{self, ECHO};
 
 /// The service of the bed with other facts: what a run has of them does not fit when `breaks`.
 fn next(breaks: bool) -> Files {
@@ -21,14 +22,11 @@ fn next(breaks: bool) -> Files {
            action {{ c.state = \"waiting\"; call(\"echo\", #{{ n: c.done }}); }}\n\
            reaction {{ c.done = c.done + 1; c.state = \"idle\"; }} }}\n"
     );
-    let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
-    let entries = [
+    given::files([
         ("service.toml", service),
         ("rules/count.rules", &rules),
-        ("functions/echo/function.toml", function),
-    ];
-    let entries = entries.map(|(path, text)| (path.to_owned(), FileEntry::text(text)));
-    entries.into_iter().collect()
+        ("functions/echo/function.toml", ECHO),
+    ])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,48 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_bundle::{FileEntry, Files};
-use celesta_engine::Value;
-use celesta_runs::{
-    Member, RunState, Runtime, SWEEP_RATE, SharedWrite, SharedWritten, Submit, SweepState, WriteShared, lead,
-};
+use celesta_runs::{Member, RunState, Runtime, SharedWrite, SharedWritten, SweepState, lead};
 use celesta_store::testing::TestDatabase;
 use celesta_types::RunId;
 use futures_util::future::join_all;
 
 use crate::bed::Node;
 use crate::doctor::look;
+use crate::given::recipes::{self, insert, update};
 
 const COUNT: u32 = 4;
 
-const RULES: &str = r#"
-workflow encode;
-
-fact Job     { id: string, recipe: string }
-fact Applied { crf: int }
-shared fact Recipe { name: string, crf: int }
-
-rule "no recipe" {
-    match  { job: Job; no shared Recipe r where r.name == job.recipe; }
-    action { complete(#{ crf: () }); }
-}
-
-rule "apply" {
-    match  { job: Job; r: shared Recipe where r.name == job.recipe; }
-    action { insert("Applied", #{ crf: r.crf }); complete(#{ crf: r.crf }); }
-}
-"#;
-
-fn files() -> Files {
-    let service = "name = \"encoder\"\n[operations.encode]\nworkflow = \"encode\"\nfact = \"Job\"\n";
-    let entries = [("service.toml", service), ("rules/encode.rules", RULES)];
-    let entries = entries.map(|(path, text)| (path.to_owned(), FileEntry::text(text)));
-    entries.into_iter().collect()
-}
-
 async fn started(database: &TestDatabase) -> Node {
     let node = Node::start(database, "a", COUNT).await;
-    let pushed = node.partitions.home().push("encoder", files()).await;
+    let pushed = node.partitions.home().push("encoder", recipes::encoder()).await;
     pushed.expect("a good bundle");
     node
 }
@@ -54,47 +26,15 @@ fn leading(node: &Node) -> Arc<Member> {
     node.partitions.here(lead).expect("it is here")
 }
 
-fn insert(name: &str, crf: i64) -> SharedWrite {
-    SharedWrite {
-        insert: Some("Recipe".to_owned()),
-        fields: Some(Value::map([("name", Value::from(name)), ("crf", crf.into())])),
-        fact: None,
-        update: None,
-        retract: None,
-        version: None,
-    }
-}
-
-fn update(fact: u64, crf: i64) -> SharedWrite {
-    SharedWrite {
-        insert: None,
-        update: Some(fact),
-        fields: Some(Value::map([("crf", Value::from(crf))])),
-        ..insert("", 0)
-    }
-}
-
 async fn share(lead: &Member, write: SharedWrite) -> SharedWritten {
-    let request = WriteShared {
-        writes: vec![write],
-        idempotency_key: None,
-        sweep: None,
-        hold: false,
-        rate: SWEEP_RATE,
-        dry_run: false,
-    };
-    let written = lead.runtime.lead_shared("encoder", request).await;
+    let change = recipes::change(vec![write]);
+    let written = lead.runtime.lead_shared("encoder", change).await;
     written.expect("a good write")
 }
 
 async fn job(member: &Member, recipe: &str) -> RunId {
-    let request = Submit {
-        service: "encoder".to_owned(),
-        operation: "encode".to_owned(),
-        input: format!(r#"{{"recipe":"{recipe}"}}"#).into_bytes(),
-        ..Submit::default()
-    };
-    let run = member.runtime.submit(request, None).await.expect("accepted").run;
+    let submitted = member.runtime.submit(recipes::job(recipe), None).await;
+    let run = submitted.expect("accepted").run;
     let view = member.runtime.wait(run, Duration::from_secs(20)).await;
     let view = view.expect("the store answers").expect("there");
     assert_eq!(view.state, RunState::Completed, "{view:?}");

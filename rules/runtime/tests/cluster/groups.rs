@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use celesta_bundle::{FileEntry, Files};
-use celesta_runs::{Member, RunFilter, RunState, RunView, Runtime, Submit};
+use celesta_bundle::Files;
+use celesta_runs::{Member, RunFilter, RunState, RunView, Runtime};
 use celesta_runtime::Fate;
 use celesta_store::Cell;
 use celesta_store::testing::TestDatabase;
@@ -13,66 +13,20 @@ use celesta_types::{Partition, RunId};
 
 use crate::bed::{Node, answer, lease_one};
 use crate::doctor::{look, write};
+use crate::given::{self, ECHO, GROUPS};
 
 const COUNT: u32 = 4;
 
-const SERVICE: &str = r#"
-name = "bench"
-
-[operations.limited]
-workflow = "limited"
-fact = "Job"
-
-[operations.first]
-workflow = "first"
-fact = "Job"
-
-[operations.double]
-workflow = "double"
-fact = "Job"
-
-[workflows.limited]
-concurrency = "parallel(2)"
-
-[workflows.first]
-concurrency = "first-only"
-
-[[workflows.double.concurrency]]
-runs = "sequential"
-key = "/name"
-[[workflows.double.concurrency]]
-runs = "parallel(2)"
-"#;
-
-const FUNCTION: &str = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
-
-fn rules(workflow: &str) -> String {
-    let body = r#"
-fact Job { name: string, state: string = "new" }
-
-rule "work" {
-    match    { job: Job where job.state == "new"; }
-    action   { job.state = "asked"; call("echo", #{ name: job.name }); }
-    reaction { complete(#{ name: job.name }); }
-}
-"#;
-    format!("workflow {workflow};\n{body}")
-}
-
 fn files() -> Files {
-    let mut files = Files::new();
-    files.insert("service.toml".to_owned(), FileEntry::text(SERVICE));
-    files.insert(
-        "functions/echo/function.toml".to_owned(),
-        FileEntry::text(FUNCTION),
-    );
-    for workflow in ["limited", "first", "double"] {
-        files.insert(
-            format!("rules/{workflow}.rules"),
-            FileEntry::text(&rules(workflow)),
-        );
-    }
-    files
+    let service = format!("name = \"bench\"\n{GROUPS}");
+    let rules = ["limited", "first", "double"].map(given::one_call);
+    given::files([
+        ("service.toml", service.as_str()),
+        ("rules/limited.rules", &rules[0]),
+        ("rules/first.rules", &rules[1]),
+        ("rules/double.rules", &rules[2]),
+        ("functions/echo/function.toml", ECHO),
+    ])
 }
 
 async fn started(database: &TestDatabase, name: &str) -> Node {
@@ -83,12 +37,7 @@ async fn started(database: &TestDatabase, name: &str) -> Node {
 }
 
 async fn ask(member: &Member, operation: &str, name: &str) -> RunId {
-    let request = Submit {
-        service: "bench".to_owned(),
-        operation: operation.to_owned(),
-        input: format!(r#"{{"name":"{name}"}}"#).into_bytes(),
-        ..Submit::default()
-    };
+    let request = given::request("bench", operation, &format!(r#"{{"name":"{name}"}}"#));
     member.runtime.submit(request, None).await.expect("accepted").run
 }
 

@@ -1,5 +1,7 @@
 //! What the tests of one node and those of a deployment are given: services, requests, and damage done to a store.
 
+pub(crate) mod recipes;
+
 use std::time::Duration;
 
 use celesta_bundle::{FileEntry, Files};
@@ -25,6 +27,37 @@ rule "finish" {
 }
 "#;
 
+/// The manifest of `echo`, whose result is its input.
+pub(crate) const ECHO: &str = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
+
+/// The part of a service whose runs are in groups; each workflow has the rules of [`one_call`].
+pub(crate) const GROUPS: &str = r#"
+[operations.limited]
+workflow = "limited"
+fact = "Job"
+labels = { order = "/name" }
+
+[operations.first]
+workflow = "first"
+fact = "Job"
+
+[operations.double]
+workflow = "double"
+fact = "Job"
+
+[workflows.limited]
+concurrency = "parallel(2)"
+
+[workflows.first]
+concurrency = "first-only"
+
+[[workflows.double.concurrency]]
+runs = "sequential"
+key = "/name"
+[[workflows.double.concurrency]]
+runs = "parallel(2)"
+"#;
+
 /// The part of a service whose orders await payments, by their label and by the run's id.
 pub(crate) const PAYMENTS: &str = r#"
 [operations.await]
@@ -43,6 +76,23 @@ type = "shop.told"
 fact = "Payment"
 run = "/subject"
 "#;
+
+/// Rules with one call, whose result is the run's.
+pub(crate) fn one_call(workflow: &str) -> String {
+    format!(
+        r#"
+workflow {workflow};
+
+fact Job {{ name: string }}
+
+rule "work" {{
+    match    {{ job: Job; }}
+    action   {{ call("echo", #{{ name: job.name }}); }}
+    reaction {{ complete(#{{ name: result.name }}); }}
+}}
+"#
+    )
+}
 
 /// The files of a bundle.
 pub(crate) fn files<P: Into<String>, T: AsRef<str>>(entries: impl IntoIterator<Item = (P, T)>) -> Files {

@@ -12,7 +12,7 @@ use celesta_runtime::{Clock, Random, Shutdown, TaskSet};
 use celesta_store::{Migration, Store, StoreOptions, Unit};
 use celesta_types::{ErrorClass, RunId, Timestamp};
 
-use crate::given::{self, COUNT};
+use crate::given::{self, COUNT, ECHO};
 
 const CYCLE: &str = r#"
 workflow cycle;
@@ -76,14 +76,13 @@ finished = "30d"
 [retention.failing]
 finished = "30d"
 "#;
-    let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
     let entries = [
         ("service.toml", service),
         ("rules/count.rules", COUNT),
         ("rules/cycle.rules", CYCLE),
         ("rules/failing.rules", FAILING),
         ("rules/later.rules", LATER),
-        ("functions/echo/function.toml", function),
+        ("functions/echo/function.toml", ECHO),
     ];
     given::files(entries)
 }
@@ -160,11 +159,8 @@ impl Node {
         key: Option<&str>,
     ) -> Result<RunId, SubmitError> {
         let request = Submit {
-            service: "bench".to_owned(),
-            operation: operation.to_owned(),
-            input: input.as_bytes().to_vec(),
             idempotency_key: key.map(str::to_owned),
-            ..Submit::default()
+            ..given::request("bench", operation, input)
         };
         self.runtime
             .submit(request, None)

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use celesta_bundle::Files;
-use celesta_runs::{Restart, RestartError, RunState, Submit, Wish, WriteFacts};
+use celesta_runs::{Restart, RestartError, RunState, Wish, WriteFacts};
 use celesta_runtime::{Clock, ManualClock};
 use celesta_types::{RunId, Timestamp};
 
@@ -53,12 +53,7 @@ impl Ledger {
     }
 
     async fn account(&self) -> RunId {
-        let request = Submit {
-            service: "ledger".to_owned(),
-            operation: "open".to_owned(),
-            input: br#"{"name":"ann"}"#.to_vec(),
-            ..Submit::default()
-        };
+        let request = given::request("ledger", "open", r#"{"name":"ann"}"#);
         let run = self
             .node
             .runtime

@@ -7,16 +7,14 @@ use std::time::Duration;
 use celesta_artifacts::Artifacts;
 use celesta_functions::names::function_queue;
 use celesta_queue::{LeaseRequest, QueueName, Queues};
-use celesta_runs::{
-    Parts, RunState, Runtime, RuntimeConfig, SWEEP_RATE, Submit, Wish, WriteFacts, WriteShared,
-};
+use celesta_runs::{Parts, RunState, Runtime, RuntimeConfig, Submit, Wish, WriteFacts};
 use celesta_runtime::{Clock, ManualClock, Random, Shutdown, TaskSet};
 use celesta_store::driven::{Ending, Hand, Record};
 use celesta_types::{RunId, Timestamp};
 use futures_util::poll;
 
 use crate::bed::{answer_with, files, migrations};
-use crate::sharing::{catalogue, insert};
+use crate::given::{self, recipes};
 
 pub(crate) struct Driven {
     folder: tempfile::TempDir,
@@ -155,12 +153,7 @@ impl Driven {
     }
 
     fn count(total: u32) -> Submit {
-        Submit {
-            service: "bench".to_owned(),
-            operation: "count".to_owned(),
-            input: format!(r#"{{"total":{total}}}"#).into_bytes(),
-            ..Submit::default()
-        }
+        given::request("bench", "count", &format!(r#"{{"total":{total}}}"#))
     }
 
     pub(crate) async fn submit(&mut self, total: u32) -> RunId {
@@ -290,26 +283,13 @@ async fn a_request_is_not_forgotten_when_another_message_overtakes_it() {
 async fn a_change_finds_the_first_run_of_its_rules_though_its_turn_is_not_durable() {
     let mut driven = Driven::open(1 << 20).await;
     let runtime = driven.runtime.clone();
-    let pushed = driven.until(runtime.push("encoder", catalogue())).await;
+    let pushed = driven.until(runtime.push("encoder", recipes::encoder())).await;
     pushed.expect("a good bundle");
-    let request = Submit {
-        service: "encoder".to_owned(),
-        operation: "encode".to_owned(),
-        input: br#"{"recipe":"web"}"#.to_vec(),
-        ..Submit::default()
-    };
-    let mut submitting = pin!(runtime.submit(request, None));
+    let mut submitting = pin!(runtime.submit(recipes::job("web"), None));
     assert!(poll!(&mut submitting).is_pending());
     let turns = runtime.take_turns(1).await.expect("the queue answers");
     runtime.evaluate(turns).await;
-    let change = WriteShared {
-        writes: vec![insert("web", 23)],
-        idempotency_key: None,
-        sweep: None,
-        hold: false,
-        rate: SWEEP_RATE,
-        dry_run: false,
-    };
+    let change = recipes::change(vec![recipes::insert("web", 23)]);
     let mut writing = pin!(runtime.write_shared("encoder", change));
     assert!(poll!(&mut writing).is_pending(), "both wait for one commit");
     driven.until(writing).await.expect("it is written");

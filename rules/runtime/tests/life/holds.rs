@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use celesta_bundle::{FileEntry, Files};
-use celesta_runs::{Restart, RunState, Submit, Wish};
+use celesta_bundle::Files;
+use celesta_runs::{Restart, RunState, Wish};
 use celesta_types::RunId;
 use futures_util::poll;
 
 use crate::driven::Driven;
-use crate::versions::{FIRST, MOVES, SECOND, service};
+use crate::given::{self, COUNT, ECHO};
+use crate::versions::{MOVES, SECOND, service};
 
 const ENDS: &str = r#"
 workflow ends;
@@ -17,18 +18,6 @@ fact Thing { name: string, state: string = "new", noted: bool = false }
 
 rule "end"  { match { t: Thing where t.state == "new"; }              action { t.state = "done"; complete(#{}); } }
 rule "note" { match { t: Thing where t.state == "done" && !t.noted; } action { t.noted = true; } }
-"#;
-
-const ONE: &str = r#"
-workflow one;
-
-fact Thing { name: string }
-
-rule "try" {
-    match    { t: Thing; }
-    action   { call("echo", #{ name: t.name }); }
-    reaction { complete(#{ got: result.name }); }
-}
 "#;
 
 const SERVICE: &str = r#"
@@ -40,24 +29,19 @@ fact = "Thing"
 
 [operations.one]
 workflow = "one"
-fact = "Thing"
+fact = "Job"
 
 [workflows.one]
 concurrency = { runs = "sequential" }
 "#;
 
 fn holds() -> Files {
-    let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
-    let entries = [
+    given::files([
         ("service.toml", SERVICE),
         ("rules/ends.rules", ENDS),
-        ("rules/one.rules", ONE),
-        ("functions/echo/function.toml", function),
-    ];
-    let entries = entries.into_iter();
-    entries
-        .map(|(path, text)| (path.to_owned(), FileEntry::text(text)))
-        .collect()
+        ("rules/one.rules", &given::one_call("one")),
+        ("functions/echo/function.toml", ECHO),
+    ])
 }
 
 impl Driven {
@@ -70,12 +54,7 @@ impl Driven {
 
     async fn ask(&mut self, service: &str, operation: &str, input: &str) -> RunId {
         let runtime = self.runtime.clone();
-        let request = Submit {
-            service: service.to_owned(),
-            operation: operation.to_owned(),
-            input: input.as_bytes().to_vec(),
-            ..Submit::default()
-        };
+        let request = given::request(service, operation, input);
         self.until(runtime.submit(request, None))
             .await
             .expect("accepted")
@@ -120,7 +99,7 @@ async fn a_breakpoint_holds_a_run_that_only_the_time_has_moved() {
 #[tokio::test]
 async fn a_run_that_moves_to_another_version_and_stops_in_one_turn_can_be_read_again() {
     let mut driven = Driven::open(0).await;
-    driven.push("bench", service(FIRST, "")).await;
+    driven.push("bench", service(COUNT, "")).await;
     let run = driven.submit(1).await;
     driven.turn().await;
     driven.stop_before(run, "finish").await;

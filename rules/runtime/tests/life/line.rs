@@ -5,7 +5,7 @@ use celesta_runs::{RunView, Submit, SubmitError};
 use celesta_types::{Priority, RunId};
 
 use crate::bed::Node;
-use crate::given::{self, PAYMENTS};
+use crate::given::{self, ECHO, GROUPS, PAYMENTS};
 
 const SERVICE: &str = r#"
 name = "line"
@@ -14,17 +14,8 @@ name = "line"
 workflow = "one"
 fact = "Job"
 
-[operations.limited]
-workflow = "limited"
-fact = "Job"
-labels = { order = "/name" }
-
 [operations.strict]
 workflow = "strict"
-fact = "Job"
-
-[operations.first]
-workflow = "first"
 fact = "Job"
 
 [operations.last]
@@ -33,10 +24,6 @@ fact = "Job"
 
 [operations.latest]
 workflow = "latest"
-fact = "Job"
-
-[operations.double]
-workflow = "double"
 fact = "Job"
 
 [operations.ask]
@@ -51,26 +38,14 @@ fact = "Job"
 workflow = "announce"
 fact = "Job"
 
-[workflows.limited]
-concurrency = "parallel(2)"
-
 [workflows.strict]
 concurrency = { runs = "strict-sequential", key = "/name" }
-
-[workflows.first]
-concurrency = "first-only"
 
 [workflows.last]
 concurrency = "last-only"
 
 [workflows.latest]
 concurrency = "latest-only"
-
-[[workflows.double.concurrency]]
-runs = "sequential"
-key = "/name"
-[[workflows.double.concurrency]]
-runs = "parallel(2)"
 
 [subscriptions.announced]
 type = "line.announced"
@@ -85,23 +60,6 @@ input = { name = "/data/name" }
 labels = { order = "/data/name" }
 
 "#;
-
-/// One call, and its result is the run's.
-fn one(workflow: &str) -> String {
-    format!(
-        r#"
-workflow {workflow};
-
-fact Job {{ name: string }}
-
-rule "work" {{
-    match    {{ job: Job; }}
-    action   {{ call("echo", #{{ name: job.name }}); }}
-    reaction {{ complete(#{{ name: result.name }}); }}
-}}
-"#
-    )
-}
 
 const ASK: &str = r#"
 workflow ask;
@@ -170,18 +128,15 @@ rule "paid" {
 /// The files of the service.
 pub(crate) fn line() -> Files {
     let mut entries = vec![
-        ("service.toml".to_owned(), format!("{SERVICE}{PAYMENTS}")),
+        ("service.toml".to_owned(), format!("{SERVICE}{GROUPS}{PAYMENTS}")),
         ("rules/ask.rules".to_owned(), ASK.to_owned()),
         ("rules/stages.rules".to_owned(), STAGES.to_owned()),
         ("rules/announce.rules".to_owned(), ANNOUNCE.to_owned()),
         ("rules/await.rules".to_owned(), AWAIT.to_owned()),
-        (
-            "functions/echo/function.toml".to_owned(),
-            "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n".to_owned(),
-        ),
+        ("functions/echo/function.toml".to_owned(), ECHO.to_owned()),
     ];
     for workflow in ["one", "limited", "strict", "first", "last", "latest", "double"] {
-        entries.push((format!("rules/{workflow}.rules"), one(workflow)));
+        entries.push((format!("rules/{workflow}.rules"), given::one_call(workflow)));
     }
     given::files(entries)
 }

@@ -1,60 +1,13 @@
 //! Shared facts: durable, versioned, and what makes finished runs move again.
 
-use celesta_bundle::Files;
 use celesta_engine::Value;
 use celesta_runs::{
-    RunState, SWEEP_RATE, SharedWrite, SharedWritten, Submit, SweepState, SweepView, WriteShared,
-    WriteSharedError,
+    RunState, SharedWrite, SharedWritten, SweepState, SweepView, WriteShared, WriteSharedError,
 };
 use celesta_types::{RunId, SweepId};
 
 use crate::bed::{Node, node};
-use crate::given;
-
-const RULES: &str = r#"
-workflow encode;
-
-fact Job     { id: string, recipe: string }
-fact Applied { crf: int }
-shared fact Recipe { name: string, crf: int }
-
-rule "no recipe" {
-    match  { job: Job; no shared Recipe r where r.name == job.recipe; }
-    action { complete(#{ crf: () }); }
-}
-
-rule "apply" {
-    match  { job: Job; r: shared Recipe where r.name == job.recipe; }
-    action { insert("Applied", #{ crf: r.crf }); complete(#{ crf: r.crf }); }
-}
-"#;
-
-pub(crate) fn catalogue() -> Files {
-    let service = "name = \"encoder\"\n[operations.encode]\nworkflow = \"encode\"\nfact = \"Job\"\n";
-    let entries = [("service.toml", service), ("rules/encode.rules", RULES)];
-    given::files(entries)
-}
-
-pub(crate) fn insert(name: &str, crf: i64) -> SharedWrite {
-    SharedWrite {
-        insert: Some("Recipe".to_owned()),
-        fields: Some(Value::map([("name", Value::from(name)), ("crf", crf.into())])),
-        fact: None,
-        update: None,
-        retract: None,
-        version: None,
-    }
-}
-
-fn update(fact: u64, version: Option<u32>, crf: i64) -> SharedWrite {
-    SharedWrite {
-        insert: None,
-        update: Some(fact),
-        fields: Some(Value::map([("crf", Value::from(crf))])),
-        version,
-        ..insert("", 0)
-    }
-}
+use crate::given::recipes::{self, insert, update};
 
 fn retract(fact: u64) -> SharedWrite {
     SharedWrite {
@@ -75,25 +28,13 @@ impl Node {
         writes: Vec<SharedWrite>,
         with: impl FnOnce(WriteShared) -> WriteShared,
     ) -> Result<SharedWritten, WriteSharedError> {
-        let request = WriteShared {
-            writes,
-            idempotency_key: None,
-            sweep: None,
-            hold: false,
-            rate: SWEEP_RATE,
-            dry_run: false,
-        };
+        let request = recipes::change(writes);
         self.runtime.write_shared("encoder", with(request)).await
     }
 
     async fn job(&self, recipe: &str) -> RunId {
-        let request = Submit {
-            service: "encoder".to_owned(),
-            operation: "encode".to_owned(),
-            input: format!(r#"{{"recipe":"{recipe}"}}"#).into_bytes(),
-            ..Submit::default()
-        };
-        let run = self.runtime.submit(request, None).await.expect("accepted").run;
+        let submitted = self.runtime.submit(recipes::job(recipe), None).await;
+        let run = submitted.expect("accepted").run;
         assert_eq!(self.ended(run).await.state, RunState::Completed);
         run
     }
@@ -127,7 +68,7 @@ async fn a_new_recipe_moves_the_finished_runs_that_wait_for_it_and_no_others() {
     let first = node(folder.path()).await;
     first
         .runtime
-        .push("encoder", catalogue())
+        .push("encoder", recipes::encoder())
         .await
         .expect("a good bundle");
     let (mut web, mut tape) = (Vec::new(), Vec::new());
@@ -176,11 +117,17 @@ async fn a_new_recipe_moves_the_finished_runs_that_wait_for_it_and_no_others() {
     // The next version, in a life of its own again.
     second.stop().await;
     let third = node(folder.path()).await;
-    let written = third.share(vec![update(1, Some(1), 20)]).await.expect("written");
+    let written = third
+        .share(vec![SharedWrite {
+            version: Some(1),
+            ..update(1, 20)
+        }])
+        .await
+        .expect("written");
     assert_eq!(third.swept(&written).await.moved, 20);
     assert_eq!(third.result(web[3]).await, r#"{"crf":20} after 2"#);
     // The same again changes nothing and moves nobody.
-    let same = third.share(vec![update(1, None, 20)]).await.expect("written");
+    let same = third.share(vec![update(1, 20)]).await.expect("written");
     assert_eq!(
         (same.sweep, same.facts[0].changed, same.facts[0].version),
         (None, false, 2)
@@ -196,10 +143,10 @@ async fn writes_are_all_or_nothing_and_once_for_a_key() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let node = node(folder.path()).await;
     node.runtime
-        .push("encoder", catalogue())
+        .push("encoder", recipes::encoder())
         .await
         .expect("a good bundle");
-    let wrong = node.share(vec![insert("web", 23), update(9, None, 1)]).await;
+    let wrong = node.share(vec![insert("web", 23), update(9, 1)]).await;
     assert!(
         matches!(wrong, Err(WriteSharedError::Conflict { at: 1, .. })),
         "{wrong:?}"
@@ -243,7 +190,12 @@ async fn writes_are_all_or_nothing_and_once_for_a_key() {
         matches!(misuse, Err(WriteSharedError::IdempotencyConflict)),
         "{misuse:?}"
     );
-    let stale = node.share(vec![update(1, Some(7), 1)]).await;
+    let stale = node
+        .share(vec![SharedWrite {
+            version: Some(7),
+            ..update(1, 1)
+        }])
+        .await;
     assert!(stale.is_err_and(|error| error.to_string().contains("has version 1, not 7")));
     // The caller's own numbers and sweep, as somebody who asks several stores gives them.
     let sweep = SweepId::from_bits(5);
@@ -294,7 +246,7 @@ async fn writers_at_once_lose_no_write() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let node = node(folder.path()).await;
     node.runtime
-        .push("encoder", catalogue())
+        .push("encoder", recipes::encoder())
         .await
         .expect("a good bundle");
     let writers = (0..8).map(|at| node.share(vec![insert(&format!("r{at}"), at)]));
@@ -312,7 +264,7 @@ async fn a_held_change_shows_whom_it_concerns_before_it_moves_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let node = node(folder.path()).await;
     node.runtime
-        .push("encoder", catalogue())
+        .push("encoder", recipes::encoder())
         .await
         .expect("a good bundle");
     let run = node.job("web").await;
@@ -357,7 +309,7 @@ async fn a_run_told_of_late_changes_counts_once_in_each_sweep_across_a_crash() {
     let first = node(folder.path()).await;
     first
         .runtime
-        .push("encoder", catalogue())
+        .push("encoder", recipes::encoder())
         .await
         .expect("a good bundle");
     let mut runs = Vec::new();
@@ -388,7 +340,7 @@ async fn a_run_that_is_lost_to_the_index_is_found_by_the_check() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let node = node(folder.path()).await;
     node.runtime
-        .push("encoder", catalogue())
+        .push("encoder", recipes::encoder())
         .await
         .expect("a good bundle");
     node.share(vec![insert("web", 20)]).await.expect("written");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use celesta_runs::{CLONED_FROM, LifecycleError, RunState, Wish, WriteError, WriteFacts};
 
 use crate::bed::{Node, files, node};
+use crate::given;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -249,11 +250,8 @@ async fn calls_that_were_avoided_are_counted_and_a_run_may_want_none() {
     assert_eq!(avoided, [true, false, true]);
 
     let fresh = celesta_runs::Submit {
-        service: "bench".to_owned(),
-        operation: "count".to_owned(),
-        input: br#"{"total":1}"#.to_vec(),
         fresh: true,
-        ..celesta_runs::Submit::default()
+        ..given::request("bench", "count", r#"{"total":1}"#)
     };
     second.runtime.submit(fresh, None).await.expect("accepted");
     let leased = second.lease(1).await;

@@ -8,36 +8,22 @@ use celesta_runs::{PushError, ReleaseError, RunState, Share, Submit, SweepState,
 use celesta_types::{Digest, RunId};
 
 use crate::bed::{Node, node};
-use crate::given;
+use crate::given::{self, COUNT, ECHO};
 
 /// A service whose runs count; `policy` is what stands below `[versions.count]`.
 pub(crate) fn service(rules: &str, policy: &str) -> Files {
     let service = format!(
         "name = \"bench\"\n[operations.count]\nworkflow = \"count\"\nfact = \"Counter\"\n[versions.count]\n{policy}\n"
     );
-    let function = "name = \"echo\"\nprotocol = \"exec\"\ncommand = [\"/bin/cat\"]\n";
     let entries = [
         ("service.toml", service.as_str()),
         ("rules/count.rules", rules),
-        ("functions/echo/function.toml", function),
+        ("functions/echo/function.toml", ECHO),
     ];
     given::files(entries)
 }
 
-pub(crate) const FIRST: &str = r#"
-workflow count;
-fact Counter { id: string, total: int, done: int = 0, state: string = "idle" }
-rule "step" {
-    match    { c: Counter where c.state == "idle" && c.done < c.total; }
-    action   { c.state = "waiting"; call("echo", #{ n: c.done }); }
-    reaction { c.done = c.done + 1; c.state = "idle"; }
-}
-rule "finish" {
-    match    { c: Counter where c.state == "idle" && c.done >= c.total; }
-    action   { c.state = "done"; complete(#{ count: c.done }); }
-}
-"#;
-
+/// [`COUNT`] by other rules, over facts that [`MOVES`] makes of those of before.
 pub(crate) const SECOND: &str = r#"
 workflow count;
 fact Counter { id: string, total: int, made: int = 0, state: string = "idle", unit: string, twice: int }
@@ -56,6 +42,7 @@ rule "finish" {
 }
 "#;
 
+/// What becomes of the facts of [`COUNT`] below [`SECOND`].
 pub(crate) const MOVES: &str = r#"
 [[versions.count.facts]]
 fact = "Counter"
@@ -74,11 +61,8 @@ async fn submit(node: &Node, input: &str, labels: &[(&str, &str)]) -> RunId {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let request = Submit {
-        service: "bench".to_owned(),
-        operation: "count".to_owned(),
-        input: input.as_bytes().to_vec(),
         labels: labels.collect::<BTreeMap<_, _>>(),
-        ..Submit::default()
+        ..given::request("bench", "count", input)
     };
     node.runtime.submit(request, None).await.expect("accepted").run
 }
@@ -89,7 +73,7 @@ async fn a_run_moves_with_its_next_turn_and_its_open_call_comes_back() {
     let first_node = node(folder.path()).await;
     let first = first_node
         .runtime
-        .push("bench", service(FIRST, ""))
+        .push("bench", service(COUNT, ""))
         .await
         .expect("a good bundle");
     let run = submit(&first_node, r#"{"total":2}"#, &[]).await;
@@ -146,7 +130,7 @@ async fn a_pinned_run_keeps_the_version_it_began_with() {
     let node = node(folder.path()).await;
     let first = node
         .runtime
-        .push("bench", service(FIRST, ""))
+        .push("bench", service(COUNT, ""))
         .await
         .expect("a good bundle");
     let run = submit(&node, r#"{"total":1}"#, &[]).await;
@@ -171,7 +155,7 @@ async fn a_push_that_would_break_stored_facts_is_refused_and_says_what_to_write(
     let node = node(folder.path()).await;
     let first = node
         .runtime
-        .push("bench", service(FIRST, ""))
+        .push("bench", service(COUNT, ""))
         .await
         .expect("a good bundle");
     // Without a run nothing would break.
@@ -223,7 +207,7 @@ async fn resting_runs_are_moved_in_the_background_and_new_rules_fire_in_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let node = node(folder.path()).await;
     node.runtime
-        .push("bench", service(FIRST, ""))
+        .push("bench", service(COUNT, ""))
         .await
         .expect("a good bundle");
     let mut runs = Vec::new();
@@ -232,7 +216,7 @@ async fn resting_runs_are_moved_in_the_background_and_new_rules_fire_in_them() {
         drop(node.ended(run).await);
         runs.push(run);
     }
-    let later = FIRST.to_owned()
+    let later = COUNT.to_owned()
         + r#"rule "ask" { match { c: Counter where c.state == "done"; } action { c.state = "asked"; call("echo", #{ n: 7 }); } }"#;
     let preview = node
         .runtime
@@ -291,12 +275,12 @@ async fn a_canary_takes_its_share_and_is_taken_back_or_promoted() {
     let node = node(folder.path()).await;
     let first = node
         .runtime
-        .push("bench", service(FIRST, ""))
+        .push("bench", service(COUNT, ""))
         .await
         .expect("a good bundle")
         .version
         .digest;
-    let other = FIRST.replace("count: c.done", "counted: c.done");
+    let other = COUNT.replace("count: c.done", "counted: c.done");
     let pushed = node
         .runtime
         .push_for("bench", service(&other, ""), Some(Share::Percent(30)))
@@ -360,12 +344,12 @@ async fn runs_of_a_version_that_is_taken_back_go_back_with_their_next_turn() {
     let node = node(folder.path()).await;
     let first = node
         .runtime
-        .push("bench", service(FIRST, ""))
+        .push("bench", service(COUNT, ""))
         .await
         .expect("a good bundle")
         .version
         .digest;
-    let other = FIRST.replace("count: c.done", "counted: c.done");
+    let other = COUNT.replace("count: c.done", "counted: c.done");
     let policy = "policy = \"upgrade-on-touch\"";
     // Pushed later than the first by the clock of the store, which counts milliseconds.
     tokio::time::sleep(Duration::from_millis(2)).await;
