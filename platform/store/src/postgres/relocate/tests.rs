@@ -122,3 +122,47 @@ async fn what_a_later_owner_has_is_left_alone() {
     assert_eq!(remains.expect("it answers"), [""; 0]);
     tasks.shutdown().request();
 }
+
+#[tokio::test]
+async fn who_has_waited_for_a_fence_asks_again_whose_it_is() {
+    let database = TestDatabase::create().await;
+    let place = site(&database);
+    place.make_room(3).await.expect("it answers");
+    let mut first = place.database.connect().await.expect("it answers");
+    let mut late = place.database.connect().await.expect("it answers");
+    for connection in [&mut first, &mut late] {
+        control(connection, "BEGIN").await.expect("it answers");
+    }
+    let mut making = MakeRoom {
+        schema: SCHEMA,
+        epoch: 5,
+    };
+    making.run(&mut first).await.expect("nobody is in the way");
+    let mut making = MakeRoom {
+        schema: SCHEMA,
+        epoch: 4,
+    };
+    let mut waiting = std::pin::pin!(making.run(&mut late));
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(300), &mut waiting).await;
+    assert!(waited.is_err(), "the fence is held: {waited:?}");
+    control(&mut first, "COMMIT").await.expect("it answers");
+    let late = waiting.await;
+    assert!(matches!(late, Err(Fault::Fenced)), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_transaction_that_nobody_ends_keeps_no_heir_out() {
+    let database = TestDatabase::create().await;
+    let tasks = TaskSet::new(Shutdown::new());
+    drop(open(&database, 3, &tasks).await.expect("a new store"));
+    let place = site(&database);
+    let mut frozen = place.database.connect().await.expect("it answers");
+    control(&mut frozen, "BEGIN").await.expect("it answers");
+    fence::check(&mut frozen, Some(3)).await.expect("its own");
+    open(&database, 4, &tasks)
+        .await
+        .expect("the heir waits for a while");
+    let late = fence::check(&mut frozen, Some(4)).await;
+    assert!(late.is_err(), "the server has ended the session: {late:?}");
+    tasks.shutdown().request();
+}
