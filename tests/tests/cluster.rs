@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use celesta_tests::{Cluster, Server};
+use celesta_tests::{Cluster, Server, example};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -224,8 +224,6 @@ async fn events_reach_their_subscribers_once_whichever_node_is_asked() {
     assert!(looked.json()["runs"].as_u64() >= Some(7), "{looked:?}");
 }
 
-/// Each node is stopped and started again under load, as an upgrade does. Clients do what a load balancer does: they ask a
-/// node that is ready, and another one when a connection is refused.
 /// An operation has parts in all partitions, and is one: its counts are theirs together, and a step is taken by all.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_to_many_runs_is_one_operation() {
@@ -309,6 +307,47 @@ async fn what_is_done_to_many_runs_is_one_operation() {
     assert_eq!(done.json["done"], 6, "{done:?}");
 }
 
+/// A change of shared facts that waits for a look at it, and whoever lets it go on does not wait for the partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_held_goes_on_in_all_partitions() {
+    let Some((_cluster, first, second)) = nodes().await else {
+        return;
+    };
+    first.push(&example("shelf"));
+    second
+        .until("/v1/services", PATIENCE, |answer| answer.text.contains("shelf"))
+        .await;
+    for number in 0..16 {
+        let node = if number % 2 == 0 { &first } else { &second };
+        let title = json!({ "name": "Metropolis", "family": "film" });
+        let answer = node
+            .post("/v1/services/shelf/keep", &[("Prefer", "wait=30")], &title)
+            .await;
+        assert_eq!(answer.json["state"], "completed", "{answer:?}");
+    }
+    for (height, step, moved) in [(480, "abort", 0), (720, "resume", 16)] {
+        let recipe = json!({ "name": "web", "family": "film", "height": height });
+        let write = json!({ "writes": [{ "insert": "Recipe", "fields": recipe }], "hold": true });
+        let written = first.post("/v1/services/shelf/facts", &[], &write).await;
+        let sweep = written.json["sweep"].as_str().expect("a sweep");
+        let path = format!("/v1/sweeps/{sweep}");
+        // Held until it is let go on; asked for at once, by a node that may not have counted yet.
+        loop {
+            let stepped = second.post(&format!("{path}/{step}"), &[], &json!({})).await;
+            if stepped.status == 200 {
+                break;
+            }
+            assert_eq!(stepped.status, 409, "it has not counted yet: {stepped:?}");
+        }
+        let ended = second
+            .until(&path, PATIENCE, |answer| answer.json["ended_at"].is_i64())
+            .await;
+        assert_eq!(ended.json["moved"], moved, "{ended:?}");
+    }
+}
+
+/// Each node is stopped and started again under load, as an upgrade does. Clients do what a load balancer does: they ask a
+/// node that is ready, and another one when a connection is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_fails_no_request() {
     let Some((_cluster, mut first, mut second)) = nodes().await else {
