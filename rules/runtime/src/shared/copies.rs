@@ -97,40 +97,24 @@ impl Inner {
                 Some(HostMessage::Copy(copy)) => Some(copy),
                 _ => None,
             });
-        let mut copied: Option<(String, Arc<Catalogue>)> = None;
+        let mut copied: Option<(String, Catalogue)> = None;
         for copy in copies {
-            let catalogue = match &copied {
-                Some((_, catalogue)) => Arc::clone(catalogue),
-                None => self.catalogue(&copy.service).await?,
-            };
+            let known = self.catalogue(&copy.service).await?;
+            let catalogue = copied.as_ref().map_or(&*known, |(_, catalogue)| catalogue);
             if catalogue.revision >= copy.until {
                 continue;
             }
             let versions = self.rows_of_lead(&copy, catalogue.revision).await?;
-            let after = self.stage_copy(&mut unit, &copy, &catalogue, versions).await?;
-            copied = Some((copy.service, Arc::new(after)));
+            let after = self.stage_copy(&mut unit, &copy, catalogue, versions).await?;
+            copied = Some((copy.service, after));
         }
         if let Err(error) = self.acknowledge(&mut unit, key) {
             tracing::warn!(%error, "the messages of a copy have come again elsewhere");
             return Ok(None);
         }
-        let keeper = Arc::clone(self);
-        unit.on_done(move |outcome| {
-            let Some((service, catalogue)) = copied else {
-                return;
-            };
-            match outcome {
-                Ok(()) => {
-                    keeper.keep_catalogue(&service, catalogue);
-                    keeper.sweeps.bell.notify_one();
-                }
-                // Somebody has written here: read again, it is known up to where.
-                Err(error) => {
-                    tracing::warn!(service, %error, "shared facts are copied again");
-                    keeper.shared.services.lock().remove(&service);
-                }
-            }
-        });
+        if let Some((service, catalogue)) = copied {
+            self.keep_when_done(&mut unit, &service, catalogue);
+        }
         Ok(Some(unit))
     }
 

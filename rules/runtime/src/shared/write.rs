@@ -295,7 +295,7 @@ impl Runtime {
 impl Inner {
     /// Commits what was prepared; nothing as the error when somebody else was first.
     async fn write_prepared(
-        &self,
+        self: &Arc<Self>,
         service: &str,
         leads: bool,
         request: &WriteShared,
@@ -357,23 +357,17 @@ impl Inner {
                 ],
             );
         }
-        match self.store.commit(unit).await {
-            Ok(()) => {}
-            Err(CommitError::Conflict { .. }) => return Err(None),
-            Err(error) => {
-                return Err(Some(WriteSharedError::Unavailable {
-                    reason: error.to_string(),
-                }));
-            }
-        }
         if !prepared.versions.is_empty() {
-            self.keep_catalogue(
-                service,
-                Arc::new(catalogue.with(prepared.versions).without(&forgotten)),
-            );
-            self.sweeps.bell.notify_one();
+            let after = catalogue.with(prepared.versions).without(&forgotten);
+            self.keep_when_done(&mut unit, service, after);
         }
-        Ok(written)
+        match self.store.commit(unit).await {
+            Ok(()) => Ok(written),
+            Err(CommitError::Conflict { .. }) => Err(None),
+            Err(error) => Err(Some(WriteSharedError::Unavailable {
+                reason: error.to_string(),
+            })),
+        }
     }
 
     /// The sweep that tells the runs which changed facts may concern.

@@ -1,5 +1,7 @@
 //! Shared facts: durable, versioned, and what makes finished runs move again.
 
+use std::pin::pin;
+
 use celesta_bundle::Files;
 use celesta_engine::Value;
 use celesta_runs::{
@@ -7,8 +9,10 @@ use celesta_runs::{
     WriteSharedError,
 };
 use celesta_types::{RunId, SweepId};
+use futures_util::poll;
 
 use crate::bed::{Node, node};
+use crate::driven::Driven;
 use crate::given;
 
 const RULES: &str = r#"
@@ -410,4 +414,33 @@ async fn a_run_that_is_lost_to_the_index_is_found_by_the_check() {
     };
     assert_eq!(found.invariant, celesta_runs::invariants::Invariant::Interest);
     assert_eq!(found.place, run.to_string());
+}
+
+#[tokio::test]
+async fn a_write_whose_client_has_gone_is_seen_and_told_at_once() {
+    let mut driven = Driven::open(1 << 20).await;
+    let runtime = driven.runtime.clone();
+    let pushed = driven.until(runtime.push("encoder", catalogue())).await;
+    pushed.expect("a good bundle");
+    let sweep = SweepId::from_bits(5);
+    let request = WriteShared {
+        writes: vec![insert("web", 23)],
+        idempotency_key: None,
+        sweep: Some(sweep),
+        hold: false,
+        rate: SWEEP_RATE,
+        dry_run: false,
+    };
+    {
+        let mut writing = pin!(runtime.write_shared("encoder", request));
+        assert!(poll!(&mut writing).is_pending(), "it waits for its commit");
+    }
+    // No time passes: what does not ring does not begin.
+    for _ in 0..20 {
+        driven.commit().await;
+    }
+    let page = runtime.list_shared("encoder", None, 0, 10).await;
+    assert_eq!(page.expect("the store answers").rows.len(), 1);
+    let view = runtime.show_sweep(sweep).await.expect("the store answers");
+    assert_eq!(view.expect("made").state, SweepState::Done);
 }
