@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::SHARED_WRITES_MAX;
-use super::catalogue::{Catalogue, oldest_kept};
+use super::catalogue::{Catalogue, Written, oldest_kept};
 use super::copies::Copy;
 use super::interest::key_of;
 use crate::runtime::{Inner, Runtime};
 use crate::sweep::{NewSweep, Order, Selection, SweepError, place};
-use prepare::{Prepared, bounded, cause, prepare, rules_of};
+use prepare::{Change, Prepared, bounded, cause, prepare, rules_of};
 
 /// Times a write is prepared anew because the facts are not those that are known here.
 const TRIES: usize = 16;
@@ -55,9 +55,10 @@ static KEY_INSERT: Statement = Statement {
     expect: Expect::Each,
 };
 
+/// Before the versions are added: the number of a forgotten fact may be given again.
 static SHARED_DROP: Statement = Statement {
     name: "shared_facts.drop",
-    rank: 30,
+    rank: 9,
     head: "DELETE FROM shared_facts WHERE (service, fact) IN (VALUES ",
     row: "(?, ?)",
     tail: ")",
@@ -328,7 +329,7 @@ impl Inner {
         }
         let mut unit = Unit::new();
         let sweep = new.id.unwrap_or_else(|| self.sweep_id());
-        let forgotten = Self::stage_versions(&mut unit, service, catalogue, &prepared);
+        let after = Self::stage_versions(&mut unit, service, catalogue, &prepared.versions);
         if !prepared.versions.is_empty() {
             place(&mut unit, sweep, &new, self.clock.now());
             written.sweep = Some(sweep);
@@ -358,7 +359,6 @@ impl Inner {
             );
         }
         if !prepared.versions.is_empty() {
-            let after = catalogue.with(prepared.versions).without(&forgotten);
             self.keep_when_done(&mut unit, service, after);
         }
         match self.store.commit(unit).await {
@@ -394,14 +394,18 @@ impl Inner {
         })
     }
 
-    /// Adds new versions to the unit, and removes those that are not kept any more; gives the facts that are forgotten.
+    /// Adds new versions to the unit, and removes those that are not kept any more; gives the catalogue after that.
     pub(super) fn stage_versions(
         unit: &mut Unit,
         service: &str,
         catalogue: &Catalogue,
-        prepared: &Prepared,
-    ) -> Vec<u64> {
-        for (fact, at) in &prepared.versions {
+        versions: &[Written],
+    ) -> Catalogue {
+        let (after, gone) = catalogue.with(versions);
+        for fact in gone {
+            unit.add(&SHARED_DROP, [service.into(), cell(fact)]);
+        }
+        for (fact, at) in versions {
             let fields = fact.fields.as_ref().map(Value::to_json);
             unit.add(
                 &SHARED_INSERT,
@@ -423,19 +427,11 @@ impl Inner {
                 unit.add(&SHARED_FORGET, [service.into(), cell(fact.fact), version]);
             }
         }
-        let forgotten = catalogue.forgotten();
-        for fact in &forgotten {
-            unit.add(&SHARED_DROP, [service.into(), cell(*fact)]);
-        }
-        forgotten
+        after
     }
 
     /// The index keys of changed facts, old and new.
-    async fn keys_of(
-        &self,
-        service: &str,
-        changes: &[(Arc<str>, Option<Value>, Option<Value>)],
-    ) -> Result<Vec<i64>, QueryError> {
+    async fn keys_of(&self, service: &str, changes: &[Change]) -> Result<Vec<i64>, QueryError> {
         let shapes: Vec<Shape> = self.shapes_of(service).await?;
         let mut keys = BTreeSet::new();
         for (fact_type, before, after) in changes {
