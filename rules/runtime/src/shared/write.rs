@@ -55,6 +55,18 @@ static KEY_INSERT: Statement = Statement {
     expect: Expect::Each,
 };
 
+/// The oldest keys beyond the time for which they are kept, 100 at a time: many more than one write adds.
+static KEYS_FORGET: Statement = Statement {
+    name: "shared_keys.forget",
+    rank: 30,
+    head: "DELETE FROM shared_keys WHERE (service, key) IN (SELECT service, key FROM shared_keys \
+           WHERE created_at < (SELECT max(v.column1) FROM (VALUES ",
+    row: "(?)",
+    tail: ") AS v) ORDER BY created_at LIMIT 100)",
+    cells: 1,
+    expect: Expect::Any,
+};
+
 /// Before the versions are added: the number of a forgotten fact may be given again.
 static SHARED_DROP: Statement = Statement {
     name: "shared_facts.drop",
@@ -345,18 +357,7 @@ impl Inner {
             }
         }
         if let Some(key) = &request.idempotency_key {
-            unit.add(
-                &KEY_INSERT,
-                [
-                    service.into(),
-                    key.as_str().into(),
-                    body.to_vec().into(),
-                    serde_json::to_string(&Kept::of(&written))
-                        .unwrap_or_default()
-                        .into(),
-                    self.clock.now().as_millis().into(),
-                ],
-            );
+            self.stage_key(&mut unit, service, key, body, &written);
         }
         if !prepared.versions.is_empty() {
             self.keep_when_done(&mut unit, service, after);
@@ -368,6 +369,23 @@ impl Inner {
                 reason: error.to_string(),
             })),
         }
+    }
+
+    /// Keeps what was written beside the client's key, and forgets old keys.
+    fn stage_key(&self, unit: &mut Unit, service: &str, key: &str, body: &[u8], written: &SharedWritten) {
+        let answer = serde_json::to_string(&Kept::of(written)).unwrap_or_default();
+        let now = self.clock.now();
+        unit.add(
+            &KEY_INSERT,
+            [
+                service.into(),
+                key.into(),
+                body.to_vec().into(),
+                answer.into(),
+                now.as_millis().into(),
+            ],
+        );
+        unit.add(&KEYS_FORGET, [self.events.kept_from(now).into()]);
     }
 
     /// The sweep that tells the runs which changed facts may concern.

@@ -1,6 +1,7 @@
 //! Shared facts: durable, versioned, and what makes finished runs move again.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use celesta_bundle::Files;
 use celesta_engine::Value;
@@ -443,4 +444,35 @@ async fn a_write_whose_client_has_gone_is_seen_and_told_at_once() {
     assert_eq!(page.expect("the store answers").rows.len(), 1);
     let view = runtime.show_sweep(sweep).await.expect("the store answers");
     assert_eq!(view.expect("made").state, SweepState::Done);
+}
+
+#[tokio::test]
+async fn a_key_counts_for_a_week_and_is_forgotten_then() {
+    let mut driven = Driven::open(1 << 20).await;
+    let runtime = driven.runtime.clone();
+    let pushed = driven.until(runtime.push("encoder", catalogue())).await;
+    pushed.expect("a good bundle");
+    let keyed = |key: &str| WriteShared {
+        writes: vec![insert(key, 23)],
+        idempotency_key: Some(key.to_owned()),
+        sweep: None,
+        hold: false,
+        rate: SWEEP_RATE,
+        dry_run: false,
+    };
+    let day = Duration::from_secs(24 * 3_600);
+    // Days that pass, the key of a write, and whether it still counts.
+    let steps = [
+        (0, "old", false),
+        (6, "young", false),
+        (0, "old", true),
+        (2, "another", false),
+        (0, "young", true),
+        (0, "old", false),
+    ];
+    for (days, key, existing) in steps {
+        driven.time.advance(day * days);
+        let written = driven.until(runtime.write_shared("encoder", keyed(key))).await;
+        assert_eq!(written.expect("written").existing, existing, "{key}");
+    }
 }
