@@ -20,7 +20,7 @@ use celesta_bundle::{Correlation, Delivery, Mapping, Subscription};
 use celesta_functions::INLINE_JSON_MAX;
 use celesta_queue::NewMessage;
 use celesta_store::{Cell, CommitError, QueryError, Unit};
-use celesta_types::{ErrorKind, Partition, Priority, RunId};
+use celesta_types::{ErrorKind, Partition, Priority, RunId, Timestamp};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -131,6 +131,11 @@ impl Events {
             since: AtomicUsize::new(0),
         }
     }
+
+    /// Names that came before this, in milliseconds, may be forgotten; clients' keys of shared facts are kept as long.
+    pub(crate) const fn kept_from(&self, now: Timestamp) -> i64 {
+        now.as_millis().saturating_sub(self.kept_ms)
+    }
 }
 
 /// What routing adds to a unit.
@@ -203,8 +208,7 @@ impl Inner {
                 let [source, id] = name;
                 unit.add(&EVENT_INSERT, [source, id, now.as_millis().into()]);
                 if self.events.since.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
-                    let before = now.as_millis().saturating_sub(self.events.kept_ms);
-                    unit.add(&EVENTS_FORGET, [before.into()]);
+                    unit.add(&EVENTS_FORGET, [self.events.kept_from(now).into()]);
                 }
             }
             all.push(published);

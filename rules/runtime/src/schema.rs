@@ -236,6 +236,7 @@ CREATE TABLE operations (
     crate::archive::MIGRATION,
     shared::STEP,
     releases::MIGRATION,
+    shared::KEYS_BY_TIME,
 ];
 
 pub(crate) static VERSION_INSERT: Statement = Statement {

@@ -17,7 +17,7 @@ mod write;
 use std::sync::Arc;
 
 use celesta_engine::{RuleSet, SharedFacts};
-use celesta_store::QueryError;
+use celesta_store::{QueryError, Unit};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
@@ -93,6 +93,22 @@ impl Inner {
             *known = found;
         }
         Arc::clone(known)
+    }
+
+    /// Has the facts be as `after` says once the unit is durable, and the sweep that tells of them begin: whether or not
+    /// whoever has asked for it still waits. When it fails somebody else has written here, and they are read again.
+    fn keep_when_done(self: &Arc<Self>, unit: &mut Unit, service: &str, after: Catalogue) {
+        let (keeper, service) = (Arc::clone(self), service.to_owned());
+        unit.on_done(move |outcome| match outcome {
+            Ok(()) => {
+                keeper.keep_catalogue(&service, Arc::new(after));
+                keeper.sweeps.bell.notify_one();
+            }
+            Err(error) => {
+                tracing::warn!(service, %error, "shared facts did not change and are read again");
+                keeper.shared.services.lock().remove(&service);
+            }
+        });
     }
 
     /// What a turn under these rules is given of its service's shared facts; it is known to be under way until `Seeing` is

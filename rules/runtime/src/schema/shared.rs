@@ -121,3 +121,11 @@ CREATE TABLE swept (
 );
 ",
 };
+
+/// Schema step 6: the oldest keys of clients are found without reading all of them.
+pub(super) const KEYS_BY_TIME: Migration = Migration {
+    subsystem: "runs",
+    version: 6,
+    sql: "CREATE INDEX shared_keys_by_time ON shared_keys (created_at);",
+    postgres: "CREATE INDEX shared_keys_by_time ON shared_keys (created_at);",
+};

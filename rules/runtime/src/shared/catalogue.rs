@@ -1,6 +1,6 @@
 //! The shared facts of one service in memory: all kept versions, immutable; a change makes another catalogue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use celesta_engine::{RuleSet, SharedFacts, SharedVersion, Value};
@@ -47,25 +47,41 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Another catalogue with these versions too.
-    pub(super) fn with(&self, versions: Vec<Written>) -> Self {
+    /// Another catalogue with these versions too, and the facts of which nothing earlier is in it any more.
+    pub(super) fn with(&self, versions: &[Written]) -> (Self, Vec<u64>) {
         let mut next = Self {
             revision: self.revision,
             facts: self.facts.clone(),
             views: Mutex::default(),
         };
+        let mut gone = self.forgotten();
+        gone.extend(self.begun_anew(versions));
+        for fact in &gone {
+            next.facts.remove(fact);
+        }
         for written in versions {
             next.revision = next.revision.max(written.0.revision);
             let known = next.facts.entry(written.0.fact).or_default();
             let oldest = oldest_kept(written.0.version);
             known.retain(|known| known.0.version >= oldest);
-            known.push(Arc::new(written));
+            known.push(Arc::new(written.clone()));
         }
-        next
+        (next, gone)
+    }
+
+    /// Facts of which the first of these versions does not follow the last that is known.
+    fn begun_anew(&self, versions: &[Written]) -> Vec<u64> {
+        let mut seen = BTreeSet::new();
+        let firsts = versions.iter().filter(|(version, _)| seen.insert(version.fact));
+        let anew = firsts.filter(|(first, _)| {
+            let last = self.last(first.fact);
+            last.is_some_and(|(last, _)| last.version + 1 != first.version)
+        });
+        anew.map(|(first, _)| first.fact).collect()
     }
 
     /// The retracted facts beyond those that are kept, the oldest first; some of them at a time.
-    pub(super) fn forgotten(&self) -> Vec<u64> {
+    fn forgotten(&self) -> Vec<u64> {
         let last = self.facts.values().filter_map(|versions| versions.last());
         let mut retracted: Vec<(u64, u64)> = last
             .filter(|written| written.0.fields.is_none())
@@ -75,14 +91,6 @@ impl Catalogue {
         retracted.sort_unstable();
         let oldest = retracted.into_iter().take(beyond.min(FORGOTTEN_MAX));
         oldest.map(|(_, fact)| fact).collect()
-    }
-
-    /// Without these facts.
-    pub(super) fn without(mut self, facts: &[u64]) -> Self {
-        for fact in facts {
-            self.facts.remove(fact);
-        }
-        self
     }
 
     /// What `rules` see of it.

@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::SHARED_WRITES_MAX;
-use super::catalogue::{Catalogue, oldest_kept};
+use super::catalogue::{Catalogue, Written, oldest_kept};
 use super::copies::Copy;
 use super::interest::key_of;
 use crate::runtime::{Inner, Runtime};
 use crate::sweep::{NewSweep, Order, Selection, SweepError, place};
-use prepare::{Prepared, bounded, cause, prepare, rules_of};
+use prepare::{Change, Prepared, bounded, cause, prepare, rules_of};
 
 /// Times a write is prepared anew because the facts are not those that are known here.
 const TRIES: usize = 16;
@@ -55,9 +55,22 @@ static KEY_INSERT: Statement = Statement {
     expect: Expect::Each,
 };
 
+/// The oldest keys beyond the time for which they are kept, 100 at a time: many more than one write adds.
+static KEYS_FORGET: Statement = Statement {
+    name: "shared_keys.forget",
+    rank: 30,
+    head: "DELETE FROM shared_keys WHERE (service, key) IN (SELECT service, key FROM shared_keys \
+           WHERE created_at < (SELECT max(v.column1) FROM (VALUES ",
+    row: "(?)",
+    tail: ") AS v) ORDER BY created_at LIMIT 100)",
+    cells: 1,
+    expect: Expect::Any,
+};
+
+/// Before the versions are added: the number of a forgotten fact may be given again.
 static SHARED_DROP: Statement = Statement {
     name: "shared_facts.drop",
-    rank: 30,
+    rank: 9,
     head: "DELETE FROM shared_facts WHERE (service, fact) IN (VALUES ",
     row: "(?, ?)",
     tail: ")",
@@ -295,7 +308,7 @@ impl Runtime {
 impl Inner {
     /// Commits what was prepared; nothing as the error when somebody else was first.
     async fn write_prepared(
-        &self,
+        self: &Arc<Self>,
         service: &str,
         leads: bool,
         request: &WriteShared,
@@ -328,7 +341,7 @@ impl Inner {
         }
         let mut unit = Unit::new();
         let sweep = new.id.unwrap_or_else(|| self.sweep_id());
-        let forgotten = Self::stage_versions(&mut unit, service, catalogue, &prepared);
+        let after = Self::stage_versions(&mut unit, service, catalogue, &prepared.versions);
         if !prepared.versions.is_empty() {
             place(&mut unit, sweep, &new, self.clock.now());
             written.sweep = Some(sweep);
@@ -344,36 +357,35 @@ impl Inner {
             }
         }
         if let Some(key) = &request.idempotency_key {
-            unit.add(
-                &KEY_INSERT,
-                [
-                    service.into(),
-                    key.as_str().into(),
-                    body.to_vec().into(),
-                    serde_json::to_string(&Kept::of(&written))
-                        .unwrap_or_default()
-                        .into(),
-                    self.clock.now().as_millis().into(),
-                ],
-            );
-        }
-        match self.store.commit(unit).await {
-            Ok(()) => {}
-            Err(CommitError::Conflict { .. }) => return Err(None),
-            Err(error) => {
-                return Err(Some(WriteSharedError::Unavailable {
-                    reason: error.to_string(),
-                }));
-            }
+            self.stage_key(&mut unit, service, key, body, &written);
         }
         if !prepared.versions.is_empty() {
-            self.keep_catalogue(
-                service,
-                Arc::new(catalogue.with(prepared.versions).without(&forgotten)),
-            );
-            self.sweeps.bell.notify_one();
+            self.keep_when_done(&mut unit, service, after);
         }
-        Ok(written)
+        match self.store.commit(unit).await {
+            Ok(()) => Ok(written),
+            Err(CommitError::Conflict { .. }) => Err(None),
+            Err(error) => Err(Some(WriteSharedError::Unavailable {
+                reason: error.to_string(),
+            })),
+        }
+    }
+
+    /// Keeps what was written beside the client's key, and forgets old keys.
+    fn stage_key(&self, unit: &mut Unit, service: &str, key: &str, body: &[u8], written: &SharedWritten) {
+        let answer = serde_json::to_string(&Kept::of(written)).unwrap_or_default();
+        let now = self.clock.now();
+        unit.add(
+            &KEY_INSERT,
+            [
+                service.into(),
+                key.into(),
+                body.to_vec().into(),
+                answer.into(),
+                now.as_millis().into(),
+            ],
+        );
+        unit.add(&KEYS_FORGET, [self.events.kept_from(now).into()]);
     }
 
     /// The sweep that tells the runs which changed facts may concern.
@@ -400,14 +412,18 @@ impl Inner {
         })
     }
 
-    /// Adds new versions to the unit, and removes those that are not kept any more; gives the facts that are forgotten.
+    /// Adds new versions to the unit, and removes those that are not kept any more; gives the catalogue after that.
     pub(super) fn stage_versions(
         unit: &mut Unit,
         service: &str,
         catalogue: &Catalogue,
-        prepared: &Prepared,
-    ) -> Vec<u64> {
-        for (fact, at) in &prepared.versions {
+        versions: &[Written],
+    ) -> Catalogue {
+        let (after, gone) = catalogue.with(versions);
+        for fact in gone {
+            unit.add(&SHARED_DROP, [service.into(), cell(fact)]);
+        }
+        for (fact, at) in versions {
             let fields = fact.fields.as_ref().map(Value::to_json);
             unit.add(
                 &SHARED_INSERT,
@@ -429,19 +445,11 @@ impl Inner {
                 unit.add(&SHARED_FORGET, [service.into(), cell(fact.fact), version]);
             }
         }
-        let forgotten = catalogue.forgotten();
-        for fact in &forgotten {
-            unit.add(&SHARED_DROP, [service.into(), cell(*fact)]);
-        }
-        forgotten
+        after
     }
 
     /// The index keys of changed facts, old and new.
-    async fn keys_of(
-        &self,
-        service: &str,
-        changes: &[(Arc<str>, Option<Value>, Option<Value>)],
-    ) -> Result<Vec<i64>, QueryError> {
+    async fn keys_of(&self, service: &str, changes: &[Change]) -> Result<Vec<i64>, QueryError> {
         let shapes: Vec<Shape> = self.shapes_of(service).await?;
         let mut keys = BTreeSet::new();
         for (fact_type, before, after) in changes {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use celesta_runs::{Member, RunState, Runtime, SharedWrite, SharedWritten, SweepState, lead};
+use celesta_runs::{
+    Member, RunState, Runtime, SHARED_RETRACTED_KEPT, SHARED_WRITES_MAX, SharedWrite, SharedWritten,
+    SweepState, lead,
+};
 use celesta_store::testing::TestDatabase;
 use celesta_types::RunId;
 use futures_util::future::join_all;
@@ -26,8 +29,29 @@ fn leading(node: &Node) -> Arc<Member> {
     node.partitions.here(lead).expect("it is here")
 }
 
+fn retract(fact: u64) -> SharedWrite {
+    SharedWrite {
+        insert: None,
+        retract: Some(fact),
+        fields: None,
+        ..insert("", 0)
+    }
+}
+
+/// A new fact under a number of the caller's.
+fn numbered(fact: u64, name: &str) -> SharedWrite {
+    SharedWrite {
+        fact: Some(fact),
+        ..insert(name, 1)
+    }
+}
+
 async fn share(lead: &Member, write: SharedWrite) -> SharedWritten {
-    let change = recipes::change(vec![write]);
+    share_all(lead, vec![write]).await
+}
+
+async fn share_all(lead: &Member, writes: Vec<SharedWrite>) -> SharedWritten {
+    let change = recipes::change(writes);
     let written = lead.runtime.lead_shared("encoder", change).await;
     written.expect("a good write")
 }
@@ -121,6 +145,46 @@ async fn a_change_moves_runs_of_all_partitions_under_one_sweep_whoever_dies() {
             .await;
         }
     }
+    heir.leave().await;
+    let findings = look(&database, None).await;
+    assert!(findings.is_sound(), "{findings:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_copies_what_its_lead_has_forgotten_ends_with_the_same_facts() {
+    let database = TestDatabase::create().await;
+    let first = started(&database).await;
+    let lead = leading(&first);
+    let mut facts = Vec::new();
+    for name in ["forgotten", "given again", "changed", "left alone"] {
+        facts.push(share(&lead, insert(name, 1)).await.facts[0].fact);
+    }
+    let [forgotten, again, changed, _] = facts[..] else {
+        panic!("four facts: {facts:?}")
+    };
+    all_alike(&first).await;
+    // The node's carriers are gone: the letters wait.
+    first.tasks.shutdown().request();
+    share(&lead, retract(forgotten)).await;
+    share(&lead, retract(again)).await;
+    for crf in 2..22 {
+        share(&lead, update(changed, crf)).await;
+    }
+    // One request retracts half of its writes; the last ones find more retracted facts than are kept.
+    let passing = SHARED_WRITES_MAX as u64 / 2;
+    let requests = SHARED_RETRACTED_KEPT as u64 / passing + 2;
+    for request in 1..=requests {
+        let numbers = (0..passing).map(|number| 1_000 * request + number);
+        let pairs = numbers.map(|fact| [numbered(fact, "passing"), retract(fact)]);
+        share_all(&lead, pairs.flatten().collect()).await;
+    }
+    share(&lead, numbered(again, "another")).await;
+    drop(lead);
+    let heir = Node::start(&database, "b", COUNT).await;
+    heir.until(|node| node.owned() == [0, 1, 2, 3]).await;
+    all_alike(&heir).await;
+    let known = leading(&heir).runtime.shared_fact("encoder", forgotten).await;
+    assert!(known.expect("the store answers").is_none());
     heir.leave().await;
     let findings = look(&database, None).await;
     assert!(findings.is_sound(), "{findings:#?}");

@@ -1,12 +1,17 @@
 //! Shared facts: durable, versioned, and what makes finished runs move again.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use celesta_engine::Value;
 use celesta_runs::{
     RunState, SharedWrite, SharedWritten, SweepState, SweepView, WriteShared, WriteSharedError,
 };
 use celesta_types::{RunId, SweepId};
+use futures_util::poll;
 
 use crate::bed::{Node, node};
+use crate::driven::Driven;
 use crate::given::recipes::{self, insert, update};
 
 fn retract(fact: u64) -> SharedWrite {
@@ -362,4 +367,56 @@ async fn a_run_that_is_lost_to_the_index_is_found_by_the_check() {
     };
     assert_eq!(found.invariant, celesta_runs::invariants::Invariant::Interest);
     assert_eq!(found.place, run.to_string());
+}
+
+#[tokio::test]
+async fn a_write_whose_client_has_gone_is_seen_and_told_at_once() {
+    let mut driven = Driven::open(1 << 20).await;
+    let runtime = driven.runtime.clone();
+    let pushed = driven.until(runtime.push("encoder", recipes::encoder())).await;
+    pushed.expect("a good bundle");
+    let sweep = SweepId::from_bits(5);
+    let request = WriteShared {
+        sweep: Some(sweep),
+        ..recipes::change(vec![insert("web", 23)])
+    };
+    {
+        let mut writing = pin!(runtime.write_shared("encoder", request));
+        assert!(poll!(&mut writing).is_pending(), "it waits for its commit");
+    }
+    // No time passes: what does not ring does not begin.
+    for _ in 0..20 {
+        driven.commit().await;
+    }
+    let page = runtime.list_shared("encoder", None, 0, 10).await;
+    assert_eq!(page.expect("the store answers").rows.len(), 1);
+    let view = runtime.show_sweep(sweep).await.expect("the store answers");
+    assert_eq!(view.expect("made").state, SweepState::Done);
+}
+
+#[tokio::test]
+async fn a_key_counts_for_a_week_and_is_forgotten_then() {
+    let mut driven = Driven::open(1 << 20).await;
+    let runtime = driven.runtime.clone();
+    let pushed = driven.until(runtime.push("encoder", recipes::encoder())).await;
+    pushed.expect("a good bundle");
+    let keyed = |key: &str| WriteShared {
+        idempotency_key: Some(key.to_owned()),
+        ..recipes::change(vec![insert(key, 23)])
+    };
+    let day = Duration::from_secs(24 * 3_600);
+    // Days that pass, the key of a write, and whether it still counts.
+    let steps = [
+        (0, "old", false),
+        (6, "young", false),
+        (0, "old", true),
+        (2, "another", false),
+        (0, "young", true),
+        (0, "old", false),
+    ];
+    for (days, key, existing) in steps {
+        driven.time.advance(day * days);
+        let written = driven.until(runtime.write_shared("encoder", keyed(key))).await;
+        assert_eq!(written.expect("written").existing, existing, "{key}");
+    }
 }

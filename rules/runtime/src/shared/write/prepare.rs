@@ -18,11 +18,13 @@ const FACT_MAX: u64 = 1 << 50;
 /// Changes that are named in the cause of a sweep.
 const NAMED: usize = 3;
 
+/// The type of a fact, and its fields before and after a change.
+pub(in crate::shared) type Change = (Arc<str>, Option<Value>, Option<Value>);
+
 /// What writes come to, on the catalogue they were checked against.
 pub(in crate::shared) struct Prepared {
     pub(in crate::shared) versions: Vec<Written>,
-    /// Fields before and after each change.
-    pub(in crate::shared) changes: Vec<(Arc<str>, Option<Value>, Option<Value>)>,
+    pub(in crate::shared) changes: Vec<Change>,
     pub(in crate::shared) outcomes: Vec<SharedOutcome>,
     pub(in crate::shared) revision: u64,
 }
@@ -248,10 +250,7 @@ fn weight(version: &SharedVersion) -> usize {
 }
 
 /// The rules of the current version that may match a changed fact, before or after.
-pub(super) fn rules_of(
-    version: &Version,
-    changes: &[(Arc<str>, Option<Value>, Option<Value>)],
-) -> Vec<String> {
+pub(super) fn rules_of(version: &Version, changes: &[Change]) -> Vec<String> {
     let mut rules = BTreeSet::new();
     for (workflow, set) in &version.bundle.workflows {
         for (fact_type, before, after) in changes {
