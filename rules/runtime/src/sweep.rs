@@ -1,27 +1,26 @@
 //! Sweeps: what finds many resting runs and has each take one turn, in the background.
 //!
 //! A sweep has a *selection* (which runs: those an index of interests names, or those a filter names) and an *order*
-//! (what each is told). It is a row: its state, where it is, what it has counted. One driver for each store takes open
-//! sweeps in turn, a batch at a time: it reads the next runs, sends each one message of the background class, waits
-//! until their turns are durable, and keeps its place and counts in one commit. So it is rate-limited, never has more
-//! than a batch on the way, and goes on at its place after a crash; a run that is told twice notices and counts once,
-//! because what became of it (`swept`) is a row of its own turn's commit.
+//! (what each is told). It is a row: its state, where it is, what it has counted. One driver for each store (`drive.rs`)
+//! has each open sweep take its steps, a batch at a time: a step (`step.rs`) reads the next runs, sends each one message
+//! of the background class, waits until their turns are durable, and keeps its place and counts in one commit. So a sweep
+//! is rate-limited, never has more than a batch on the way, and goes on at its place after a crash; a run that is told
+//! twice notices and counts once, because what became of it (`swept`) is a row of its own turn's commit. Sweeps do not
+//! wait for each other: neither one that is slow, nor one whose runs are silent, nor one that fails holds up the rest.
 //!
 //! To sweep for another reason: add an [`Order`], read it in the turn where `HostMessage::Swept` is read, and call
 //! [`Runtime::sweep`] with [`Selection::Runs`]. Counting, pausing, crashing and reporting are taken care of.
 
+mod answers;
 mod drive;
 mod machine;
+mod rounds;
 mod rows;
 mod selected;
-
-use std::collections::BTreeSet;
+mod step;
 
 use celesta_store::{QueryError, Unit};
 use celesta_types::{Digest, ErrorKind, RunId, SweepId, Timestamp};
-use hashbrown::HashMap;
-use parking_lot::Mutex;
-use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -29,6 +28,7 @@ pub(crate) use drive::drive;
 pub use machine::{IllegalSweepStep, SweepState, SweepStep};
 pub(crate) use rows::{COLUMNS as SWEEP_COLUMNS, Found as StoredSweep, place};
 
+use self::answers::Answers;
 use crate::runtime::{Inner, Runtime};
 use crate::state::RunState;
 use crate::view::Page;
@@ -37,7 +37,7 @@ use crate::view::Page;
 pub const SWEEP_RATE: u32 = 1_000;
 /// The fastest and the slowest a sweep may be asked to be, in runs a second.
 pub const SWEEP_RATES: std::ops::RangeInclusive<u32> = 1..=100_000;
-/// Open sweeps of a service: each is looked at in turn by the driver.
+/// Open sweeps of a service: the driver knows when each is due.
 pub const SWEEPS_OPEN_MAX: usize = 1_000;
 /// Ended sweeps of a service that are kept for their reports; older ones are forgotten.
 pub const SWEEPS_KEPT: usize = 1_000;
@@ -242,27 +242,12 @@ impl From<QueryError> for SweepError {
     }
 }
 
-/// The driver's bell and the runs whose turns it waits for.
+/// The driver's bell, and what it waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Sweeps {
     /// Rung when a sweep is made or let go on.
     pub(crate) bell: Notify,
-    /// The batch on the way: runs that have not answered.
-    awaited: Mutex<HashMap<SweepId, BTreeSet<RunId>, FxBuildHasher>>,
-    answered: Notify,
-}
-
-impl Sweeps {
-    /// A run's turn for a sweep is durable.
-    pub(crate) fn told(&self, sweep: SweepId, run: RunId) {
-        let empty = match self.awaited.lock().get_mut(&sweep) {
-            Some(runs) => runs.remove(&run) && runs.is_empty(),
-            None => false,
-        };
-        if empty {
-            self.answered.notify_one();
-        }
-    }
+    answers: Answers,
 }
 
 impl Runtime {
@@ -377,7 +362,7 @@ impl Runtime {
 impl Inner {
     /// Makes the sweep, unless there is no run for it, or one that is about the same runs has not ended.
     pub(crate) async fn sweep_unless_open(&self, new: &NewSweep) -> Result<(), SweepError> {
-        let open = self.open_sweeps(Some(&new.service)).await?;
+        let open = self.open_sweeps(&new.service).await?;
         let is_open = open
             .iter()
             .any(|found| found.plan.selection == new.selection && found.plan.order == new.order);
@@ -415,7 +400,7 @@ impl Inner {
             );
             return Err(SweepError::Invalid { reason });
         }
-        if self.open_sweeps(Some(&new.service)).await?.len() >= SWEEPS_OPEN_MAX {
+        if self.open_sweeps(&new.service).await?.len() >= SWEEPS_OPEN_MAX {
             return Err(SweepError::TooMany {
                 service: new.service.clone(),
             });

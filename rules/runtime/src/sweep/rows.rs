@@ -1,6 +1,7 @@
 //! Sweeps as rows: made, moved, counted, listed. The runs they are about are found in `selected`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use celesta_store::{Cell, CommitError, Expect, QueryError, Row, Statement, Unit};
 use celesta_types::{RunId, SweepId, Timestamp};
@@ -211,17 +212,21 @@ impl Inner {
         Ok(rows.first().and_then(Found::read))
     }
 
-    /// The sweeps that have not ended, the oldest first.
-    pub(super) async fn open_sweeps(&self, service: Option<&str>) -> Result<Vec<Found>, QueryError> {
-        let mut sql = format!("SELECT {COLUMNS} FROM sweeps WHERE ended_at IS NULL");
-        let mut cells: Vec<Cell> = Vec::new();
-        if let Some(service) = service {
-            sql.push_str(" AND service = ?");
-            cells.push(service.into());
-        }
-        sql.push_str(" ORDER BY id");
-        let rows = self.store.fetch(&sql, &cells).await?;
+    /// The service's sweeps that have not ended, the oldest first.
+    pub(super) async fn open_sweeps(&self, service: &str) -> Result<Vec<Found>, QueryError> {
+        let sql = format!("SELECT {COLUMNS} FROM sweeps WHERE ended_at IS NULL AND service = ? ORDER BY id");
+        let rows = self.store.fetch(&sql, &[service.into()]).await?;
         Ok(rows.iter().filter_map(Found::read).collect())
+    }
+
+    /// Those that have something to do by themselves, and the services they are of, the oldest first.
+    pub(super) async fn moving_sweeps(&self) -> Result<Vec<(SweepId, Arc<str>)>, QueryError> {
+        let sql = "SELECT id, service FROM sweeps WHERE ended_at IS NULL AND state IN (?, ?) ORDER BY id";
+        let states = [SweepState::Pending, SweepState::Running];
+        let cells = states.map(|state| Cell::from(i64::from(state.code())));
+        let rows = self.store.fetch(sql, &cells).await?;
+        let read = |row: &Row| Some((SweepId::from_bytes(row.blob(0)?)?, row.text(1)?.into()));
+        Ok(rows.iter().filter_map(read).collect())
     }
 
     pub(super) async fn sweeps_page(

@@ -1,11 +1,17 @@
-//! Sweeps over finished runs: counted, told once each, paused, given up, gone on with after a restart.
+//! Sweeps over finished runs: counted, told once each, paused, given up, gone on with after a restart, and never in
+//! each other's way.
+
+use std::time::Duration;
 
 use celesta_runs::{
-    NewSweep, Order, RunState, SWEEP_RATE, Selection, SweepError, SweepFilter, SweepState, SweepView,
+    NewSweep, Order, RunState, SWEEP_RATE, Selection, Submit, SweepError, SweepFilter, SweepState, SweepView,
 };
 use celesta_types::SweepId;
 
 use crate::bed::{Node, files, node};
+use crate::damage::damage;
+use crate::driven::Driven;
+use crate::sharing::catalogue;
 
 const RUNS: u64 = 30;
 
@@ -37,13 +43,17 @@ impl Node {
 
 /// A sweep over the finished runs of the workflow `count`.
 fn over_count(rate: u32, hold: bool) -> NewSweep {
+    over("bench", "count", rate, hold)
+}
+
+fn over(service: &str, workflow: &str, rate: u32, hold: bool) -> NewSweep {
     NewSweep {
         id: None,
-        service: "bench".to_owned(),
+        service: service.to_owned(),
         cause: "a test".to_owned(),
         rules: Vec::new(),
         selection: Selection::Runs(SweepFilter {
-            workflow: Some("count".to_owned()),
+            workflow: Some(workflow.to_owned()),
             states: vec![RunState::Completed],
             ..SweepFilter::default()
         }),
@@ -152,4 +162,130 @@ async fn a_paused_sweep_keeps_its_place_across_a_restart() {
         .await;
     assert_eq!((view.told, view.still, view.missed), (RUNS, RUNS, 0));
     third.stop().await;
+}
+
+/// Finished runs of each of the services `bench` and `encoder`.
+const RUNS_OF_EACH: u64 = 3;
+
+impl Driven {
+    /// A node where both services have finished runs.
+    async fn with_two_services() -> Self {
+        let mut driven = Self::open(1 << 20).await;
+        let runtime = driven.runtime.clone();
+        let pushed = driven.until(runtime.push("encoder", catalogue())).await;
+        pushed.expect("a good bundle");
+        for _ in 0..RUNS_OF_EACH {
+            driven.submit(0).await;
+            let request = Submit {
+                service: "encoder".to_owned(),
+                operation: "encode".to_owned(),
+                input: br#"{"recipe":"web"}"#.to_vec(),
+                ..Submit::default()
+            };
+            let submitted = driven.until(runtime.submit(request, None)).await;
+            submitted.expect("it is accepted");
+        }
+        driven.rest().await;
+        driven
+    }
+
+    async fn sweep(&mut self, new: NewSweep) -> SweepId {
+        let runtime = self.runtime.clone();
+        self.until(runtime.sweep(new)).await.expect("made")
+    }
+
+    async fn swept(&self, sweep: SweepId) -> SweepView {
+        let view = self.runtime.show_sweep(sweep).await.expect("the store answers");
+        view.expect("the sweep is there")
+    }
+
+    /// Takes turns until the sweep is as wanted, while hardly any time passes.
+    async fn sweep_until(&mut self, sweep: SweepId, wanted: impl Fn(&SweepView) -> bool) -> SweepView {
+        for _ in 0..200 {
+            // The driver first: nobody reads before it.
+            self.commit().await;
+            let view = self.swept(sweep).await;
+            if wanted(&view) {
+                return view;
+            }
+            self.turn().await;
+        }
+        panic!("it does not get there: {:?}", self.swept(sweep).await);
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_whose_run_is_silent_holds_up_no_other() {
+    let mut driven = Driven::with_two_services().await;
+    let silent = driven.sweep(over("bench", "count", SWEEP_RATE, false)).await;
+    let mut kept = driven.runtime.take_turns(8).await.expect("the queue answers");
+    while kept.messages() == 0 {
+        driven.commit().await;
+        kept = driven.runtime.take_turns(8).await.expect("the queue answers");
+    }
+    let other = driven.sweep(over("encoder", "encode", SWEEP_RATE, false)).await;
+    let view = driven
+        .sweep_until(other, |view| view.state == SweepState::Done)
+        .await;
+    assert_eq!((view.told, view.missed), (RUNS_OF_EACH, 0));
+    assert_eq!(driven.swept(silent).await.told, 0);
+    let runtime = driven.runtime.clone();
+    driven.until(runtime.evaluate(kept)).await;
+    let view = driven
+        .sweep_until(silent, |view| view.state == SweepState::Done)
+        .await;
+    assert_eq!((view.still, view.missed), (RUNS_OF_EACH, 0), "it was only late");
+}
+
+#[tokio::test]
+async fn a_sweep_that_is_slow_holds_up_no_other() {
+    let mut driven = Driven::with_two_services().await;
+    let slow = driven.sweep(over("bench", "count", 1, false)).await;
+    driven.sweep_until(slow, |view| view.told == 1).await;
+    let other = driven.sweep(over("encoder", "encode", SWEEP_RATE, false)).await;
+    let view = driven
+        .sweep_until(other, |view| view.state == SweepState::Done)
+        .await;
+    let ended = view.ended_at.expect("it has ended");
+    assert!(
+        ended.since(view.created_at) < Duration::from_millis(500),
+        "{view:?}"
+    );
+    assert_eq!(driven.swept(slow).await.told, 1, "its rate is one run a second");
+    for told in 2..=RUNS_OF_EACH {
+        driven.time.advance(Duration::from_secs(1));
+        driven.sweep_until(slow, |view| view.told == told).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_fails_holds_up_no_other() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let first = node(folder.path()).await;
+    first.finished_runs().await;
+    first.stop().await;
+    // The shared facts of this service cannot be read, which its sweep must.
+    let head = "INSERT INTO shared_facts (service, revision, fact, version, fact_type, fields, written_at) \
+                SELECT column1, 1, 1, 1, 'Recipe', 'not JSON', 0 FROM (VALUES ";
+    damage(folder.path(), head, ")", "encoder".into()).await;
+    let node = node(folder.path()).await;
+    let new = NewSweep {
+        selection: Selection::Interests {
+            keys: vec![1],
+            revision: 1,
+        },
+        ..over("encoder", "encode", SWEEP_RATE, false)
+    };
+    let failing = node.runtime.sweep(new).await.expect("made");
+    let other = node
+        .runtime
+        .sweep(over_count(SWEEP_RATE, false))
+        .await
+        .expect("made");
+    let done = node.sweep_until(other, |view| view.state == SweepState::Done);
+    let view = tokio::time::timeout(Duration::from_secs(20), done).await;
+    assert_eq!(view.expect("it is reached").told, RUNS);
+    let view = node.sweep_until(failing, |_| true).await;
+    assert_eq!(view.state, SweepState::Pending, "it is tried again");
+    node.stop().await;
 }
