@@ -32,6 +32,8 @@ pub const OPERATION_RATE: u32 = 1_000;
 pub const OPERATION_RATE_MAX: u32 = 100_000;
 /// Operations that have not ended.
 const OPEN_MAX: usize = 100;
+/// An operation that waits for turns under way looks again after this.
+const HELD: Duration = Duration::from_millis(10);
 /// After a page that could not be stored the operation rests for so long.
 const REST: Duration = Duration::from_secs(1);
 pub(crate) const OPERATION_COLUMNS: &str = "id, state, action, filter, reason, actor, rate, bookmark, seen, done, refused, created_at, \
@@ -146,6 +148,9 @@ impl OperationError {
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
     open: Mutex<BTreeMap<OperationId, OperationView>>,
+    /// Those that follow an order, by the service and the revision in which it was taken back: while turns are under way
+    /// that have seen less, they do not begin.
+    held: Mutex<BTreeMap<OperationId, (String, u64)>>,
     moved: Notify,
 }
 
@@ -158,6 +163,10 @@ impl Operations {
         let views = rows.iter().filter_map(stored);
         operations.open.lock().extend(views.map(|view| (view.id, view)));
         Ok(operations)
+    }
+
+    pub(crate) fn hold(&self, id: OperationId, service: String, revision: u64) {
+        self.held.lock().insert(id, (service, revision));
     }
 }
 
@@ -202,6 +211,10 @@ impl Runtime {
         }
     }
 
+    pub(crate) fn new_operation(&self) -> OperationId {
+        OperationId::new(self.inner.clock.now(), self.inner.random.next_u128())
+    }
+
     /// Has an operation begin when `unit` is durable.
     pub(crate) fn stage_operation(
         &self,
@@ -217,7 +230,7 @@ impl Runtime {
         }
         let now = inner.clock.now();
         let view = OperationView {
-            id: id.unwrap_or_else(|| OperationId::new(now, inner.random.next_u128())),
+            id: id.unwrap_or_else(|| self.new_operation()),
             state: OperationState::Running,
             action: bulk.action,
             filter: bulk.filter,
@@ -392,6 +405,8 @@ impl Inner {
         let shutdown = self.tasks.shutdown().clone();
         // When each may have its next page, on the monotonic clock.
         let mut due: BTreeMap<OperationId, Duration> = BTreeMap::new();
+        // Runs that were accepted later are none of its business.
+        let mut bounds: BTreeMap<OperationId, Timestamp> = BTreeMap::new();
         while !shutdown.is_requested() {
             let running: Vec<OperationView> = {
                 let open = self.operations.open.lock();
@@ -399,12 +414,24 @@ impl Inner {
                 running.cloned().collect()
             };
             due.retain(|id, _| running.iter().any(|operation| operation.id == *id));
+            bounds.retain(|id, _| running.iter().any(|operation| operation.id == *id));
             for operation in &running {
                 let now = self.clock.monotonic();
                 if due.get(&operation.id).is_some_and(|due| *due > now) {
                     continue;
                 }
-                let page = self.page_of(operation).await;
+                if self.is_held(operation.id) {
+                    due.insert(operation.id, now + HELD);
+                    continue;
+                }
+                let bound = *bounds
+                    .entry(operation.id)
+                    .or_insert_with(|| match operation.action {
+                        // The order has stopped runs up to the instant when it was taken back, which is later than the wish.
+                        Action::ResumeStopped => self.clock.now(),
+                        _ => operation.created_at,
+                    });
+                let page = self.page_of(operation, bound).await;
                 let rest = page.unwrap_or_else(|error| {
                     tracing::warn!(id = %operation.id, %error, "a page of an operation is tried again");
                     REST
@@ -421,14 +448,30 @@ impl Inner {
         }
     }
 
-    /// Does it to the next page of runs. Gives how long to rest after it.
-    async fn page_of(self: &Arc<Self>, operation: &OperationView) -> Result<Duration, String> {
+    /// Whether turns are under way that may still stop by the order which the operation follows.
+    fn is_held(&self, id: OperationId) -> bool {
+        let mut held = self.operations.held.lock();
+        let may_stop = held
+            .get(&id)
+            .is_some_and(|(service, revision)| self.orders.may_stop(service, *revision));
+        if !may_stop {
+            held.remove(&id);
+        }
+        may_stop
+    }
+
+    /// Does it to the next page of runs accepted until `bound`. Gives how long to rest after it.
+    async fn page_of(
+        self: &Arc<Self>,
+        operation: &OperationView,
+        bound: Timestamp,
+    ) -> Result<Duration, String> {
         let filter = RunFilter {
             created_before: Some(
                 operation
                     .filter
                     .created_before
-                    .map_or(operation.created_at, |before| before.min(operation.created_at))
+                    .map_or(bound, |before| before.min(bound))
                     .after_millis(1),
             ),
             ..operation.filter.clone()

@@ -19,7 +19,7 @@ use crate::state::RunState;
 use crate::steering::BREAKPOINTS_MAX;
 use crate::view::RunFilter;
 
-use standing::{About, BREAKPOINT, Given, PAUSE, TakenBack};
+use standing::{About, BREAKPOINT, Given, PAUSE};
 pub(crate) use standing::{KINDS, Orders};
 
 /// Standing orders of all services: they are meant for the time of an incident.
@@ -107,12 +107,6 @@ impl OrderError {
             }
             Self::TooMany { .. } | Self::ReasonTooLong { .. } => ErrorKind::Invalid,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
-        }
-    }
-
-    fn stopping() -> Self {
-        Self::Unavailable {
-            reason: "the node is stopping".to_owned(),
         }
     }
 }
@@ -207,12 +201,6 @@ impl Runtime {
         }
         let orders = &self.inner.orders;
         let changing = orders.change().await;
-        let (taken, revision) = TakenBack::new(&self.inner, about);
-        // The operation begins when all runs that the order stops are found as stopped in the record.
-        tokio::select! {
-            () = orders.turns.wait(service, revision) => {}
-            () = self.inner.tasks.shutdown().requested() => return Err(OrderError::stopping()),
-        }
         let bulk = Bulk {
             action: Action::ResumeStopped,
             filter: RunFilter {
@@ -223,11 +211,13 @@ impl Runtime {
             },
             rate: OPERATION_RATE,
         };
+        let id = id.unwrap_or_else(|| self.new_operation());
         let mut unit = Unit::new();
+        // Its hook comes first: the operation is held when somebody sees it.
+        self.stage_delete(&mut unit, about, Some(id));
         let operation = self
-            .stage_operation(&mut unit, id, bulk, wish)
+            .stage_operation(&mut unit, Some(id), bulk, wish)
             .map_err(unavailable)?;
-        stage_delete(&mut unit, taken);
         unit.on_done(move |_| drop(changing));
         self.commit_order(unit).await?;
         Ok(operation)
@@ -264,7 +254,7 @@ impl Runtime {
             own.filter(|one| !rules.contains(&one.rule)).cloned().collect()
         };
         for one in gone {
-            stage_delete(&mut unit, TakenBack::new(&self.inner, one).0);
+            self.stage_delete(&mut unit, one, None);
         }
         let given = rules.iter().map(|rule| about(rule)).collect();
         self.stage_give(&mut unit, given, wish)?;
@@ -337,29 +327,33 @@ impl Runtime {
         Ok(())
     }
 
+    /// Has `unit` take an order back. The operation of that id, if there is one, begins when every turn that has found the
+    /// order is durable: then it finds each run as stopped that the order has stopped.
+    fn stage_delete(&self, unit: &mut Unit, about: About, operation: Option<OperationId>) {
+        let cells = [
+            about.service.as_str().into(),
+            about.workflow.as_str().into(),
+            about.kind.into(),
+            about.rule.as_str().into(),
+        ];
+        unit.add(&ORDER_DELETE, cells);
+        let inner = Arc::clone(&self.inner);
+        unit.on_done(move |outcome| {
+            if outcome.is_ok() {
+                let revision = inner.orders.take_back(&about);
+                if let Some(operation) = operation {
+                    inner.operations.hold(operation, about.service, revision);
+                }
+            }
+        });
+    }
+
     async fn commit_order(&self, unit: Unit) -> Result<(), OrderError> {
         let committed = self.inner.store.commit(unit).await;
         committed.map_err(|error| OrderError::Unavailable {
             reason: error.to_string(),
         })
     }
-}
-
-/// Has `unit` take an order out of the record.
-fn stage_delete(unit: &mut Unit, taken: TakenBack) {
-    let about = taken.about();
-    let cells = [
-        about.service.as_str().into(),
-        about.workflow.as_str().into(),
-        about.kind.into(),
-        about.rule.as_str().into(),
-    ];
-    unit.add(&ORDER_DELETE, cells);
-    unit.on_done(move |outcome| {
-        if outcome.is_ok() {
-            taken.removed();
-        }
-    });
 }
 
 /// Whether breakpoints name rules that there are.

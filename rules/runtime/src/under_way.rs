@@ -42,7 +42,7 @@ impl UnderWay {
         }
     }
 
-    fn has_older(&self, service: &str, revision: u64) -> bool {
+    pub(crate) fn has_older(&self, service: &str, revision: u64) -> bool {
         let open = self.open.lock();
         let oldest = open.get(service).and_then(|turns| turns.keys().next().copied());
         oldest.is_some_and(|oldest| oldest < revision)

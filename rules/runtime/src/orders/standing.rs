@@ -9,7 +9,6 @@ use celesta_types::Timestamp;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::runtime::Inner;
 use crate::under_way::{Seeing, UnderWay};
 use crate::view::{StoppedBy, StoppedView};
 
@@ -37,7 +36,7 @@ pub(crate) struct Orders {
     /// How often one was taken back.
     revision: AtomicU64,
     /// The turns that have found one.
-    pub(super) turns: Arc<UnderWay>,
+    turns: Arc<UnderWay>,
     /// Whoever changes the orders holds this until it is durable.
     changing: Arc<Mutex<()>>,
 }
@@ -87,12 +86,17 @@ impl Orders {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Gives what was taken away, and the revision of which no turn has found it.
-    fn take_back(&self, about: &About) -> (Option<Given>, u64) {
+    /// Gives the revision of which no turn finds it.
+    pub(super) fn take_back(&self, about: &About) -> u64 {
         let mut all = self.all.write();
-        let given = all.remove(about);
+        all.remove(about);
         self.any.store(!all.is_empty(), Ordering::Release);
-        (given, self.revision.fetch_add(1, Ordering::AcqRel) + 1)
+        self.revision.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Whether a turn of the service is under way that has seen less than `revision`, and may still stop.
+    pub(crate) fn may_stop(&self, service: &str, revision: u64) -> bool {
+        self.turns.has_older(service, revision)
     }
 
     /// What stops the runs of this workflow, for a turn. It is known to be under way until `Seeing` is dropped.
@@ -135,39 +139,5 @@ impl Orders {
             about.kind == BREAKPOINT && about.service == service && about.workflow == workflow
         });
         rules.extend(about.map(|about| about.rule.clone()));
-    }
-}
-
-/// An order that holds no more, but is still in the record: dropped before that has changed, it holds again.
-pub(super) struct TakenBack {
-    inner: Arc<Inner>,
-    about: About,
-    given: Option<Given>,
-}
-
-impl TakenBack {
-    /// No turn of this revision, or a later one, finds the order.
-    pub(super) fn new(inner: &Arc<Inner>, about: About) -> (Self, u64) {
-        let (given, revision) = inner.orders.take_back(&about);
-        let inner = Arc::clone(inner);
-        (Self { inner, about, given }, revision)
-    }
-
-    pub(super) const fn about(&self) -> &About {
-        &self.about
-    }
-
-    /// It is out of the record.
-    pub(super) fn removed(mut self) {
-        self.given = None;
-        self.inner.orders.take_back(&self.about);
-    }
-}
-
-impl Drop for TakenBack {
-    fn drop(&mut self) {
-        if let Some(given) = self.given.take() {
-            self.inner.orders.give(self.about.clone(), given);
-        }
     }
 }

@@ -11,7 +11,7 @@ use celesta_types::SweepId;
 use crate::bed::{Node, files, node};
 use crate::damage::damage;
 use crate::driven::Driven;
-use crate::sharing::catalogue;
+use crate::given::recipes;
 
 const RUNS: u64 = 30;
 
@@ -172,7 +172,7 @@ impl Driven {
     async fn with_two_services() -> Self {
         let mut driven = Self::open(1 << 20).await;
         let runtime = driven.runtime.clone();
-        let pushed = driven.until(runtime.push("encoder", catalogue())).await;
+        let pushed = driven.until(runtime.push("encoder", recipes::encoder())).await;
         pushed.expect("a good bundle");
         for _ in 0..RUNS_OF_EACH {
             driven.submit(0).await;
