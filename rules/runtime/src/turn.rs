@@ -131,7 +131,7 @@ fn take_turn(
             answers,
             ..Done::nothing_of()
         };
-        if wishes.start {
+        if wishes.start || wishes.retry {
             // Its gates let it in too late.
             sender.leave_gates(&live, &mut done);
         }

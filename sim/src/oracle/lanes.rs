@@ -203,7 +203,8 @@ impl Lane {
         }
         let now = after(way, turn);
         self.runs.insert(run, now);
-        if way != Way::Before {
+        // What a run does after its end is nobody's business here, though its gate may not have heard of that yet.
+        if way == Way::Under || canceled {
             found.extend(self.gate.turn(run, canceled, now != Way::Under));
         }
         if !self.limit.turns_away && self.turned_away.contains(&run) {
