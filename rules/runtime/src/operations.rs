@@ -391,6 +391,7 @@ impl Inner {
             let mut open = inner.operations.open.lock();
             if ended.is_some() {
                 open.remove(&id);
+                inner.operations.held.lock().remove(&id);
             } else if let Some(view) = open.get_mut(&id) {
                 (view.state, view.updated_at) = (state, now);
             }

@@ -135,16 +135,9 @@ impl Inner {
 
     /// What was written in the lead after what is `known` here, up to the letter's revision, in that order.
     async fn missing(&self, copy: &Copy, known: &Catalogue) -> Result<Vec<Written>, QueryError> {
-        let unreadable = |reason: &str| QueryError {
-            reason: format!("shared facts of `{}` in its lead: {reason}", copy.service),
-        };
-        let readers = self.readers.opened(&self.clock).await?;
         let lead = lead(&copy.service, self.partition.count).index;
-        let reader = usize::try_from(lead).ok().and_then(|at| readers.get(at));
-        let store = &(reader
-            .ok_or_else(|| unreadable("there is no such partition"))?
-            .inner)
-            .store;
+        let reader = self.readers.one(lead, &self.clock).await?;
+        let store = &reader.inner.store;
         let sql = "SELECT revision, fact, version, fact_type, fields, written_at FROM shared_facts WHERE service = ? \
                    AND revision > ? AND revision <= ? ORDER BY revision";
         let number = |revision: u64| i64::try_from(revision).unwrap_or(i64::MAX).into();
@@ -155,7 +148,9 @@ impl Inner {
         ];
         let rows = store.fetch(sql, &cells).await?;
         let versions: Option<Vec<Written>> = rows.iter().map(read).collect();
-        let versions = versions.ok_or_else(|| unreadable("a row cannot be read"))?;
+        let versions = versions.ok_or_else(|| QueryError {
+            reason: format!("a shared fact of `{}` in its lead cannot be read", copy.service),
+        })?;
         let revisions = known.revision + 1..=copy.until;
         if revisions.clone().count() == versions.len() {
             return Ok(versions);
