@@ -27,6 +27,8 @@ const RETRIES_MAX: usize = 2;
 /// A run that stands still.
 struct Standing {
     run: RunId,
+    service: String,
+    workflow: String,
     /// Whether others wait until it is settled.
     blocks: bool,
     stopped: Option<StoppedView>,
@@ -224,8 +226,10 @@ impl Sim<'_> {
     /// Runs that stand still for want of somebody's wish go on; says whether there were any.
     fn let_go(&mut self, retried: &mut BTreeMap<RunId, usize>) -> Result<bool, SimError> {
         let mut wishes = Vec::new();
+        let resumptions = self.resumptions()?;
         for stopped in self.runs_in(RunState::Paused)? {
-            if Self::is_forgotten(stopped.stopped.as_ref()) {
+            let abandoned = resumptions.have_abandoned(&stopped.service, &stopped.workflow);
+            if Self::is_forgotten(stopped.stopped.as_ref()) && !abandoned {
                 self.violation(format!(
                     "{} is still stopped, and nobody's order says so any more",
                     stopped.run
@@ -274,6 +278,8 @@ impl Sim<'_> {
             runs.extend(found.map(|view| Standing {
                 run: view.id,
                 blocks: blocks(&view.service, &view.operation),
+                service: view.service,
+                workflow: view.workflow,
                 stopped: view.stopped,
             }));
             match page.next.and_then(|next| next.parse().ok()) {
