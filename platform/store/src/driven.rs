@@ -278,14 +278,23 @@ impl Wake for Waiting {
     }
 }
 
+/// How often a thread that waits lets another one of its core go on before it sleeps: an answer takes microseconds, and
+/// nobody has to be woken then.
+const YIELDS: usize = 100;
+
 /// Waits for the connection's own thread without letting anything else run on this one.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Waiting(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
+    let mut yields = 0;
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(done) => return done,
+            Poll::Pending if yields < YIELDS => {
+                yields += 1;
+                std::thread::yield_now();
+            }
             Poll::Pending => std::thread::park(),
         }
     }
