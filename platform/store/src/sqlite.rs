@@ -1,6 +1,7 @@
 //! SQLite itself: how connections are opened, rows bound and read, and errors translated.
 
 mod groups;
+mod log;
 mod packed;
 
 use std::collections::HashMap;
@@ -26,6 +27,9 @@ const ROWS_PER_EXECUTION_MAX: usize = 256;
 const CELLS_PER_EXECUTION_MAX: usize = 32_000;
 /// Groups differ in which statements they have and which of their columns hold NULLs: some dozens of texts.
 const PREPARED_MAX: usize = 256;
+/// Rows that the connection's thread reads before whoever asked has taken the first: each time it waits costs two switches of
+/// threads.
+const ROWS_AHEAD: usize = 1_024;
 const BEGIN: &str = "BEGIN IMMEDIATE";
 const COMMIT: &str = "COMMIT";
 /// Another process that holds the file (a backup, a shell) is waited for this long.
@@ -39,6 +43,7 @@ pub(crate) fn connect_options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_PATIENCE)
         .statement_cache_capacity(PREPARED_MAX)
+        .row_buffer_size(ROWS_AHEAD)
         .foreign_keys(false)
         .pragma("temp_store", "memory")
         // The committer decides when to checkpoint, so that no commit waits for one.

@@ -1,30 +1,25 @@
-//! Groups of units on SQLite: one transaction with one fsync, and the write-ahead log folded back beside it.
+//! Groups of units on SQLite: one transaction with one fsync.
 
 use std::path::Path;
 
-use celesta_runtime::{Fate, TaskSet};
+use celesta_runtime::TaskSet;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
-use tokio::sync::mpsc;
 
+use super::log::{self, Folds};
 use super::{BEGIN, COMMIT, Writer, connect_options, control, packed};
 use crate::error::{CommitError, OpenError};
 use crate::migrate::{Migration, migrate_sqlite};
 use crate::unit::{Cell, Row, Rows};
 
-/// The log is folded back after this many commits.
-const COMMITS_PER_CHECKPOINT: u32 = 1_000;
-
 /// Commits groups of units.
 pub(crate) struct Groups {
     connection: SqliteConnection,
     writer: Writer,
-    commits_since_fold: u32,
-    fold: mpsc::Sender<()>,
-    folded: mpsc::Receiver<()>,
+    folds: Folds,
 }
 
 impl Groups {
-    /// Opens the file for writing, applies the missing migrations and starts folding in `tasks`.
+    /// Opens the file for writing, applies the missing migrations, and sees to the log in `tasks`.
     pub(crate) async fn open(
         path: &Path,
         migrations: &[Migration],
@@ -41,20 +36,11 @@ impl Groups {
             .execute(&mut connection)
             .await
             .map_err(connect)?;
-        let folder = connecting.connect().await.map_err(connect)?;
-        let (fold, folds) = mpsc::channel(1);
-        let (folded_by, folded) = mpsc::channel(1);
-        tasks.spawn(
-            "store.checkpoints",
-            Fate::Expendable,
-            fold_log(folder, folds, folded_by),
-        );
+        log::lengthen(&mut connection, path).await;
         Ok(Self {
             connection,
             writer: Writer::default(),
-            commits_since_fold: 0,
-            fold,
-            folded,
+            folds: Folds::start(&connecting, tasks).await.map_err(connect)?,
         })
     }
 
@@ -73,9 +59,7 @@ impl Groups {
         Ok(Self {
             connection,
             writer: Writer::default(),
-            commits_since_fold: 0,
-            fold: mpsc::channel(1).0,
-            folded: mpsc::channel(1).1,
+            folds: Folds::none(),
         })
     }
 
@@ -139,34 +123,11 @@ impl Groups {
 
     /// Has the log folded back by the other connection once it is long; says whether the rest of that is to be done here.
     pub(crate) fn wants_rest(&mut self) -> bool {
-        self.commits_since_fold += 1;
-        if self.commits_since_fold >= COMMITS_PER_CHECKPOINT && self.fold.try_send(()).is_ok() {
-            self.commits_since_fold = 0;
-        }
-        self.folded.try_recv().is_ok()
+        self.folds.wants_rest()
     }
 
     /// Folds back what was written meanwhile, so that the log begins anew.
     pub(crate) async fn finish_log(&mut self) {
-        checkpoint(&mut self.connection).await;
-    }
-}
-
-async fn fold_log(mut connection: SqliteConnection, mut folds: mpsc::Receiver<()>, folded: mpsc::Sender<()>) {
-    while folds.recv().await.is_some() {
-        checkpoint(&mut connection).await;
-        if folded.send(()).await.is_err() {
-            break;
-        }
-    }
-    connection.close().await.ok();
-}
-
-async fn checkpoint(connection: &mut SqliteConnection) {
-    if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
-        .execute(connection)
-        .await
-    {
-        tracing::warn!(%error, "the write-ahead log could not be folded back");
+        log::checkpoint(&mut self.connection).await;
     }
 }
