@@ -126,6 +126,24 @@ async fn a_thousand_units_become_durable_and_survive_reopening(ground: Ground) {
     assert_eq!(count(&store).await, 1_000);
 }
 
+#[tokio::test]
+async fn a_new_log_is_long_and_what_was_committed_to_it_is_found_again() {
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder"));
+    let [log, left_behind] = [&first, &second].map(|folder| folder.path().join("test.db-wal"));
+    let [first, second] = [first, second].map(Ground::Sqlite);
+    let length = || std::fs::metadata(&log).expect("a log").len();
+    let (store, _tasks) = first.open().await;
+    assert_eq!(length(), 8 << 20);
+    store.commit(insert(1)).await.expect("it fits");
+    assert_eq!(length(), 8 << 20);
+    // As a process that is killed leaves them.
+    for name in ["test.db", "test.db-wal"] {
+        std::fs::copy(log.with_file_name(name), left_behind.with_file_name(name)).expect("a copy");
+    }
+    let (store, _tasks) = second.open().await;
+    assert_eq!(count(&store).await, 1);
+}
+
 async fn a_conflict_fails_its_own_unit_whole_and_no_other(ground: Ground) {
     let (store, _tasks) = ground.open().await;
     store.commit(insert(5)).await.expect("the first of a key stands");
