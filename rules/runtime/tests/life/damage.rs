@@ -1,6 +1,7 @@
 //! A sound store has no violation; each kind of damage, made on purpose in a real file, is found and named.
 
 use std::path::Path;
+use std::time::Duration;
 
 use celesta_artifacts::Artifacts;
 use celesta_runs::invariants::{Blobs, Findings, Invariant, check};
@@ -54,11 +55,24 @@ async fn patient(folder: &Path) -> Patient {
     // One is of the paused run, whose result waits.
     node.serve(3).await;
     node.stop().await;
+    closed(folder).await;
     Patient {
         done,
         waiting,
         failed,
     }
+}
+
+/// Waits until the last connection has gone and what stood in the log is in the file.
+async fn closed(folder: &Path) {
+    let log = folder.join("celesta.db-wal");
+    for _ in 0..1_000 {
+        if !log.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the log is still there: a connection is open");
 }
 
 pub(crate) async fn look(folder: &Path) -> Findings {
