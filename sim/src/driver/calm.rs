@@ -226,10 +226,10 @@ impl Sim<'_> {
     /// Runs that stand still for want of somebody's wish go on; says whether there were any.
     fn let_go(&mut self, retried: &mut BTreeMap<RunId, usize>) -> Result<bool, SimError> {
         let mut wishes = Vec::new();
-        let resumptions = self.resumptions()?;
         for stopped in self.runs_in(RunState::Paused)? {
-            let abandoned = resumptions.have_abandoned(&stopped.service, &stopped.workflow);
-            if Self::is_forgotten(stopped.stopped.as_ref()) && !abandoned {
+            if Self::is_forgotten(stopped.stopped.as_ref())
+                && !self.is_abandoned(&stopped.service, &stopped.workflow)?
+            {
                 self.violation(format!(
                     "{} is still stopped, and nobody's order says so any more",
                     stopped.run

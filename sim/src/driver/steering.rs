@@ -1,9 +1,7 @@
 //! The events that are somebody's wish for many runs, or for a run once more: pauses of workflows, bulk operations, restarts,
 //! breakpoints, sweeps that are steered; and what people do about them when everything is to come to rest.
 
-use celesta_runs::{
-    Action, OperationState, OperationStep, OperationView, StoppedBy, SweepState, SweepsFilter,
-};
+use celesta_runs::{Action, OperationState, OperationStep, StoppedBy, SweepState, SweepsFilter};
 
 use super::Sim;
 use crate::clients::{Ask, How, Known, Model, SCOPES, SweepWish};
@@ -28,26 +26,6 @@ const BULK_STEPS: &[(OperationStep, usize)] = &[
     (OperationStep::Resume, 6),
     (OperationStep::Abort, 1),
 ];
-
-/// The operations that followed orders taken back.
-pub(super) struct Resumptions(Vec<OperationView>);
-
-impl Resumptions {
-    /// Whether somebody has aborted the last that was for the runs of the workflow: some stay stopped then, as was asked for.
-    pub(super) fn have_abandoned(&self, service: &str, workflow: &str) -> bool {
-        let concerned = self.0.iter().filter(|view| {
-            view.filter.service.as_deref() == Some(service)
-                && view
-                    .filter
-                    .workflow
-                    .as_deref()
-                    .is_none_or(|only| only == workflow)
-        });
-        // Of two of the same instant the aborted one counts: nobody knows which was asked for first.
-        let last = concerned.max_by_key(|view| (view.created_at, view.state == OperationState::Aborted));
-        last.is_some_and(|view| view.state == OperationState::Aborted)
-    }
-}
 
 impl Sim<'_> {
     /// Whether somebody waits for something like that.
@@ -267,17 +245,21 @@ impl Sim<'_> {
         Ok(states.any(|state| state == OperationState::Running))
     }
 
-    /// What was done to let stopped runs go on.
-    pub(super) fn resumptions(&mut self) -> Result<Resumptions, SimError> {
+    /// Whether somebody has aborted the last operation that was to let the runs of the workflow go on after an order: some stay
+    /// stopped then, as was asked for.
+    pub(super) fn is_abandoned(&mut self, service: &str, workflow: &str) -> Result<bool, SimError> {
         let node = self.node()?;
         let operations = node.now(node.runtime.operations(None, LOOKED_AT));
         let operations = operations.map_err(SimError::of("list operations"))?.rows;
-        Ok(Resumptions(
-            operations
-                .into_iter()
-                .filter(|view| view.action == Action::ResumeStopped)
-                .collect(),
-        ))
+        let concerned = operations.iter().filter(|view| {
+            let only = view.filter.workflow.as_deref();
+            view.action == Action::ResumeStopped
+                && view.filter.service.as_deref() == Some(service)
+                && only.is_none_or(|only| only == workflow)
+        });
+        // Of two of the same instant the aborted one counts: nobody knows which was asked for first.
+        let last = concerned.max_by_key(|view| (view.created_at, view.state == OperationState::Aborted));
+        Ok(last.is_some_and(|view| view.state == OperationState::Aborted))
     }
 
     /// Whether what has stopped a run holds no more: nobody will let it go on then.
